@@ -1,0 +1,90 @@
+"""Carries a plan out on named tensors: gather along layers, gather along experts, then treat the copies.
+
+It knows nothing of modules, strategies or files. Sharded tensors (``DTensor``) are grown shard by shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, MutableMapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_recycle.growth.names import Naming, Place
+from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.shards import ExpertRows, gather_experts
+
+T = TypeVar("T")
+
+
+def grow_tensors(
+    plan: GrowthPlan, naming: Naming, tensors: MutableMapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of the grown model, one at a time; see :func:`grow_tensor` and :func:`each_source`."""
+    for place, source in each_source(plan, naming, tensors):
+        yield place.name, grow_tensor(plan, place, source)
+
+
+def each_source(
+    plan: GrowthPlan, naming: Naming, sources: MutableMapping[str, T]
+) -> Iterator[tuple[Place, T]]:
+    """Each place of the grown model with what stands at its source; a source leaves ``sources`` after its last use."""
+    places = list(naming.grown(plan, sources))
+    uses = Counter(place.source(plan).name for place in places)
+    for place in places:
+        name = place.source(plan).name
+        uses[name] -= 1
+        yield place, sources[name] if uses[name] else sources.pop(name)
+
+
+def grow_tensor(plan: GrowthPlan, place: Place, source: Tensor) -> Tensor:
+    """The weight at ``place`` of the grown model, from the weight at its source.
+
+    An original that changes in nothing is returned as it is, not copied; a copy never shares memory with its source.
+    """
+    if place.layer is None:
+        return source
+    role = place.role
+    layer_copy = plan.is_layer_copy(place.layer)
+    if plan.zero_output and role.output and layer_copy:
+        source = torch.zeros_like(source)
+    if role.expert_axis and plan.grows_experts(place.layer):
+        return gather_experts(source, plan.experts[place.layer], lambda rows: _treat_rows(plan, place, rows))
+    if place.expert is not None and plan.is_expert_copy(place.layer, place.expert):
+        return _treat_copy(plan, place, place.expert, source)
+    return source.clone() if layer_copy else source
+
+
+def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows) -> None:
+    """Apply to each copied expert among the gathered rows what the operator does to copies."""
+    assert place.layer is not None
+    if place.role.balance and plan.reset_balance:
+        rows.values.zero_()
+    for row, expert in enumerate(rows.experts):
+        if plan.is_expert_copy(place.layer, expert):
+            rows.values[row] = _treat_copy(plan, place, expert, rows.values[row])
+
+
+def _treat_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
+    """A copied expert's tensor: the source's plus noise, ε ~ N(0, (α·σ)²) with σ of each matrix on its own."""
+    copy, matrices = source.clone(), place.role.matrices
+    if plan.noise > 0 and matrices:
+        for matrix, values in zip(matrices, copy.chunk(len(matrices)), strict=True):
+            values.copy_(_noisy(plan, (plan.seed, plan.event, place.layer, matrix, expert), values))
+    return copy
+
+
+def _noisy(plan: GrowthPlan, key: tuple[object, ...], values: Tensor) -> Tensor:
+    """Noise that depends on the key and on the values alone: no shard, no order of draws, no device enters.
+
+    Drawn in float32 on the CPU. The deviation is summed in float64, where the order of summation is lost in rounding.
+    """
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    epsilon = torch.empty(values.shape, dtype=torch.float32).normal_(generator=generator)
+    sigma = values.double().std(correction=0).float()
+    exact = values.to(torch.promote_types(values.dtype, torch.float32))
+    return exact + epsilon.to(values.device).mul_(plan.noise * sigma)

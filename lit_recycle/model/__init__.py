@@ -1,0 +1,1 @@
+"""The Mixture-of-Experts transformer in plain torch."""

@@ -1,0 +1,76 @@
+"""Causal grouped-query attention with rotary positions.
+
+Axes: B batch, S new positions, C cached and new positions, H query heads, G key and value heads, P head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_recycle.model.config import MoEConfig
+
+KeyValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer's past positions, each of shape ``[B, G, C, P]``."""
+
+
+def rotary_angles(config: MoEConfig, start: int, length: int, device: torch.device) -> Tensor:
+    """Angles ``[length, head_dim / 2]`` of positions ``start …``, in float32 (Su et al. 2021)."""
+    assert config.head_dim is not None
+    exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
+    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
+    return torch.outer(positions, 1.0 / config.rope_theta**exponents)
+
+
+def rotate(x_BHSP: Tensor, angles_SP2: Tensor) -> Tensor:
+    """Rotate the pairs ``(i, i + P/2)`` of each head by the angles of their positions."""
+    cos, sin = angles_SP2.cos(), angles_SP2.sin()
+    first, second = (
+        x_BHSP.float().chunk(2, dim=-1) if x_BHSP.dtype != torch.float64 else x_BHSP.chunk(2, dim=-1)
+    )
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BHSP.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm computed in the type of its weight, whatever autocast made of the input; the input's type comes out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over ``scaled_dot_product_attention``, with optional QK-norm and QKV biases."""
+
+    def __init__(self, config: MoEConfig) -> None:
+        super().__init__()
+        assert config.num_kv_heads is not None and config.head_dim is not None
+        self.config = config
+        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        if config.qk_norm != "none":
+            full = config.qk_norm == "full"
+            self.q_norm = RMSNorm(width if full else config.head_dim, eps=config.norm_eps)
+            self.k_norm = RMSNorm(kv_width if full else config.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self, x_BSD: Tensor, angles_SP2: Tensor, past: KeyValues | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Attend to the past and to the positions of ``x_BSD`` itself; returns the output and all keys and values."""
+        q, k, v = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
+        if self.config.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (t.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for t in (q, k, v))
+        if self.config.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, angles_SP2), rotate(k, angles_SP2)
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
+        assert past is None or q.shape[2] == 1, "a cache is continued one position at a time"
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=past is None, enable_gqa=k.shape[1] != q.shape[1]
+        )
+        return self.o_proj(out.transpose(1, 2).flatten(-2)), (k, v)

@@ -1,0 +1,44 @@
+"""Learning-rate schedules for pretraining."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmupStableDecay(LambdaLR):
+    """Linear warm-up, a constant rate, and a linear decay to ``final_factor`` over the last steps (Hu et al. 2024).
+
+    Growth belongs into the constant phase.
+
+    Args:
+        optimizer: The optimizer.
+        total_steps: Optimizer steps of the whole run, usually ``${trainer.max_steps}``.
+        warmup_steps: Steps from zero to the full rate.
+        decay_steps: Steps of the decay, at the end.
+        final_factor: What is left of the rate at the end.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 0,
+        decay_steps: int = 0,
+        final_factor: float = 0.1,
+    ) -> None:
+        if warmup_steps < 0 or decay_steps < 0 or warmup_steps + decay_steps > total_steps:
+            raise ValueError(
+                f"warmup_steps {warmup_steps} and decay_steps {decay_steps} do not fit into total_steps {total_steps}"
+            )
+        decay_start = total_steps - decay_steps
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / (warmup_steps + 1)
+            if step <= decay_start or decay_steps == 0:
+                return 1.0
+            done = min((step - decay_start) / decay_steps, 1.0)
+            return 1.0 - (1.0 - final_factor) * done
+
+        super().__init__(optimizer, factor)
