@@ -28,9 +28,7 @@ def grow_tensors(
         yield place.name, grow_tensor(plan, place, source)
 
 
-def each_source(
-    plan: GrowthPlan, naming: Naming, sources: MutableMapping[str, T]
-) -> Iterator[tuple[Place, T]]:
+def each_source(plan: GrowthPlan, naming: Naming, sources: MutableMapping[str, T]) -> Iterator[tuple[Place, T]]:
     """Each place of the grown model with what stands at its source; a source leaves ``sources`` after its last use."""
     places = list(naming.grown(plan, sources))
     uses = Counter(place.source(plan).name for place in places)

@@ -35,9 +35,7 @@ class Trigger:
     def __post_init__(self) -> None:
         given = [name for name in TRIGGERS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"at: give exactly one of {', '.join(TRIGGERS)}; got {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"at: give exactly one of {', '.join(TRIGGERS)}; got {', '.join(given) or 'none'}")
         if self.value < 0:
             raise ValueError(f"at.{self.unit} must not be negative, got {self.value}")
 
@@ -88,9 +86,7 @@ class Depth:
         if self.layers is not None:
             outside = [i for i in self.layers if not 0 <= i < num_layers]
             if outside or not self.layers:
-                raise ValueError(
-                    f"depth.layers must name layers 0..{num_layers - 1}, got {list(self.layers)}"
-                )
+                raise ValueError(f"depth.layers must name layers 0..{num_layers - 1}, got {list(self.layers)}")
             return tuple(self.layers)
         if self.keep_first + self.keep_last >= num_layers:
             raise ValueError(
@@ -172,9 +168,7 @@ class GrowthEvent:
         if self.depth is None and self.width is None:
             raise ValueError(f"the event at {self.at} grows nothing: give depth, width or both")
         if self.optimizer_state not in POLICIES:
-            raise ValueError(
-                f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}"
-            )
+            raise ValueError(f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types; ``GrowthEvent.from_dict`` gives the event back."""

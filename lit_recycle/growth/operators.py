@@ -19,8 +19,7 @@ def stack(num_layers: int, factor: int, keep_first: int = 0, keep_last: int = 0)
     With both kept this is SOLAR's depth up-scaling (Kim et al. 2023).
     """
     passes = [
-        range(keep_first if i > 0 else 0, num_layers - (keep_last if i < factor - 1 else 0))
-        for i in range(factor)
+        range(keep_first if i > 0 else 0, num_layers - (keep_last if i < factor - 1 else 0)) for i in range(factor)
     ]
     return tuple(layer for layers in passes for layer in layers)
 

@@ -66,9 +66,7 @@ def grow_optimizer_state(
     return grown
 
 
-def check_optimizer_state(
-    states: Mapping[str, ParamState], shapes: Mapping[str, torch.Size], optimizer: str
-) -> None:
+def check_optimizer_state(states: Mapping[str, ParamState], shapes: Mapping[str, torch.Size], optimizer: str) -> None:
     """Refuse state that cannot be grown, before anything is.
 
     Raises:
@@ -102,8 +100,7 @@ def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows, power: int, fr
     layer = place.layer
     assert layer is not None
     factors = [
-        0.0 if fresh and plan.is_expert_copy(layer, e) else plan.multiplicity(layer, e) ** -power
-        for e in rows.experts
+        0.0 if fresh and plan.is_expert_copy(layer, e) else plan.multiplicity(layer, e) ** -power for e in rows.experts
     ]
     shape = (-1,) + (1,) * (rows.values.dim() - 1)
     rows.values.mul_(torch.tensor(factors, dtype=rows.values.dtype, device=rows.values.device).view(shape))

@@ -86,9 +86,7 @@ def stages(
         end = Progress(step, now.tokens + taken * tokens_per_step, now.flops + taken * flops_per_step)
         result.append(Stage(config, now, end, event, plan))
         if following is not None:
-            config, plan = grow_config(
-                config, following.depth, following.width, seed, event=first_event + number
-            )
+            config, plan = grow_config(config, following.depth, following.width, seed, event=first_event + number)
         now, event = end, following
     return result
 
@@ -111,14 +109,8 @@ def _flops(trigger: Trigger, config: MoEConfig) -> float:
 
 def _check(event: GrowthEvent, step: int, now: Progress, max_steps: int, is_first: bool) -> None:
     if step < now.steps:
-        where = (
-            f"in the past: the run is at step {now.steps:,}"
-            if is_first
-            else "before the event that precedes it"
-        )
-        raise ValueError(
-            f"the growth at {event.at} (step {step:,}) lies {where}; put the events in order of time"
-        )
+        where = f"in the past: the run is at step {now.steps:,}" if is_first else "before the event that precedes it"
+        raise ValueError(f"the growth at {event.at} (step {step:,}) lies {where}; put the events in order of time")
     if step >= max_steps:
         raise ValueError(
             f"the growth at {event.at} (step {step:,}) cannot be reached: the run ends at trainer.max_steps "

@@ -26,9 +26,7 @@ def rotary_angles(config: MoEConfig, start: int, length: int, device: torch.devi
 def rotate(x_BHSP: Tensor, angles_SP2: Tensor) -> Tensor:
     """Rotate the pairs ``(i, i + P/2)`` of each head by the angles of their positions."""
     cos, sin = angles_SP2.cos(), angles_SP2.sin()
-    first, second = (
-        x_BHSP.float().chunk(2, dim=-1) if x_BHSP.dtype != torch.float64 else x_BHSP.chunk(2, dim=-1)
-    )
+    first, second = x_BHSP.float().chunk(2, dim=-1) if x_BHSP.dtype != torch.float64 else x_BHSP.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BHSP.dtype)
 
 
@@ -56,9 +54,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(width if full else config.head_dim, eps=config.norm_eps)
             self.k_norm = RMSNorm(kv_width if full else config.head_dim, eps=config.norm_eps)
 
-    def forward(
-        self, x_BSD: Tensor, angles_SP2: Tensor, past: KeyValues | None = None
-    ) -> tuple[Tensor, KeyValues]:
+    def forward(self, x_BSD: Tensor, angles_SP2: Tensor, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
         """Attend to the past and to the positions of ``x_BSD`` itself; returns the output and all keys and values."""
         q, k, v = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
         if self.config.qk_norm == "full":
@@ -70,7 +66,5 @@ class Attention(nn.Module):
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         assert past is None or q.shape[2] == 1, "a cache is continued one position at a time"
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=past is None, enable_gqa=k.shape[1] != q.shape[1]
-        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=past is None, enable_gqa=k.shape[1] != q.shape[1])
         return self.o_proj(out.transpose(1, 2).flatten(-2)), (k, v)

@@ -132,7 +132,7 @@ class MoEConfig:
         return 6 * matrices + 12 * self.num_layers * self.num_heads * self.head_dim * seq_len
 
     def chinchilla_flops(self) -> int:
-        """FLOPs of compute-optimal training, F_c = 6·N_a·20·N_a with N_a active parameters (PAPER: 120·N_a²)."""
+        """FLOPs of compute-optimal training, F_c = 6·N_a·20·N_a with N_a active parameters (arXiv 2510.08008: 120·N_a²)."""
         active = self.num_active_params()
         return 6 * active * CHINCHILLA_TOKENS_PER_PARAMETER * active
 
@@ -154,9 +154,7 @@ class MoEConfig:
         heads = self.num_heads + self.num_kv_heads
         attention = 2 * self.hidden_size * heads * self.head_dim
         width = experts * self.expert_size + self.shared_expert_size
-        moe = (
-            3 * self.hidden_size * width + self.num_experts * self.hidden_size
-        )  # the router scores every expert
+        moe = 3 * self.hidden_size * width + self.num_experts * self.hidden_size  # the router scores every expert
         moe += self.hidden_size if self.shared_expert_gate else 0
         dense = 3 * self.hidden_size * self.dense_size
         return self.num_layers * attention + self.num_moe_layers * moe + len(self.dense_layers) * dense

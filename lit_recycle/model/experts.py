@@ -72,9 +72,7 @@ class _GatherRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, order: Tensor, inverse: Tensor, copies: int
-    ):
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, order: Tensor, inverse: Tensor, copies: int):
         ctx.save_for_backward(inverse)
         ctx.copies = copies
         return x[order if copies == 1 else order // copies]
@@ -94,9 +92,7 @@ class Experts(nn.Module):
 
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Parameter(
-            torch.empty(config.num_experts, 2 * config.expert_size, config.hidden_size)
-        )
+        self.gate_up = nn.Parameter(torch.empty(config.num_experts, 2 * config.expert_size, config.hidden_size))
         self.down = nn.Parameter(torch.empty(config.num_experts, config.hidden_size, config.expert_size))
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor, counts_E: Tensor) -> Tensor:
@@ -134,9 +130,7 @@ class MoE(nn.Module):
         super().__init__()
         self.router = Router(config)
         self.experts = Experts(config)
-        self.shared = (
-            SwiGLU(config.hidden_size, config.shared_expert_size) if config.shared_expert_size else None
-        )
+        self.shared = SwiGLU(config.hidden_size, config.shared_expert_size) if config.shared_expert_size else None
         self.shared_gate = nn.Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
 
     def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing]:
@@ -145,9 +139,7 @@ class MoE(nn.Module):
         y_TD = self.experts(x_TD, weights_TK, chosen_TK, routing.counts_E)
         if self.shared is not None:
             shared_TD = self.shared(x_TD)
-            y_TD = y_TD + (
-                shared_TD if self.shared_gate is None else self.shared_gate(x_TD).sigmoid() * shared_TD
-            )
+            y_TD = y_TD + (shared_TD if self.shared_gate is None else self.shared_gate(x_TD).sigmoid() * shared_TD)
         return y_TD.view_as(x_BSD), routing
 
 

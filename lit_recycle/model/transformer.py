@@ -99,13 +99,9 @@ class MoETransformer(nn.Module):
             std = self.config.init_std
             if name.endswith(("o_proj.weight", "down.weight", "experts.down")):
                 std /= (2 * self.config.num_layers) ** 0.5
-            full = torch.empty(param.shape, dtype=torch.float32).normal_(
-                0.0, std, generator=_generator(seed, name)
-            )
+            full = torch.empty(param.shape, dtype=torch.float32).normal_(0.0, std, generator=_generator(seed, name))
             if isinstance(param, DTensor):
-                full = distribute_tensor(
-                    full.to(param.device), param.device_mesh, param.placements, src_data_rank=None
-                )
+                full = distribute_tensor(full.to(param.device), param.device_mesh, param.placements, src_data_rank=None)
             param.copy_(full)
         for router in self.routers():
             if router.balance_bias is not None:
