@@ -1,0 +1,264 @@
+"""Tokenise once into a flat file of ids per split, memory-mapped ever after.
+
+    <cache_dir>/corpus-<key>/train.bin, val.bin    ids of all documents, each followed by the end-of-document id
+                             meta.json             counts that tell whether the files are whole
+
+The key is a hash of what was read (contents, not names or dates), the tokenizer and the split, so another corpus gets
+another folder. A folder appears whole, by one rename; of two processes that make it at once the slower discards its.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents
+from lit_recycle.data.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # part of the key: raise it when the same input would give other files
+BATCH = 1 << 22  # characters given to the tokenizer at a time, enough to keep all cores busy
+
+
+@dataclass(frozen=True)
+class Split:
+    """One flat file of token ids.
+
+    Attributes:
+        path: the file, ids of type `dtype` one after the other.
+        tokens: number of ids, the end-of-document ones included.
+        documents: number of documents.
+        bytes: length of the documents' text in UTF-8.
+    """
+
+    path: Path
+    dtype: str
+    tokens: int
+    documents: int
+    bytes: int
+
+    def samples(self, seq_len: int) -> int:
+        """How many samples of `seq_len` inputs there are; neighbours share one token, the last label of the first."""
+        return max(0, (self.tokens - 1) // seq_len)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Turns loss per token into loss per byte: bits per byte = loss / ln 2 / bytes_per_token."""
+        return self.bytes / self.tokens
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenised corpus on disk."""
+
+    key: str
+    train: Split
+    val: Split
+
+    @classmethod
+    def open(cls, folder: Path) -> "Corpus":
+        """Read the counts of a cache folder and check that its files are whole.
+
+        Raises:
+            ValueError: the folder is missing or damaged.
+        """
+        try:
+            meta = json.loads((folder / "meta.json").read_text())
+            splits = {
+                name: Split(path=folder / f"{name}.bin", dtype=meta["dtype"], **meta["splits"][name])
+                for name in ("train", "val")
+            }
+            whole = all(
+                split.path.stat().st_size == split.tokens * np.dtype(split.dtype).itemsize for split in splits.values()
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder} is not a whole tokenised corpus ({error!r}); remove it.") from error
+        if not whole:
+            raise ValueError(f"{folder} is not a whole tokenised corpus (a file has the wrong size); remove it.")
+        return cls(key=meta["key"], **splits)
+
+
+def prepare_corpus(
+    path: str | list[str], tokenizer: Tokenizer, cache_dir: str | Path, text_field: str, val_fraction: float
+) -> Path:
+    """Make sure that the tokenised corpus lies in the cache; safe to call from several processes at once.
+
+    Args:
+        path: see `lit_recycle.data.sources.find_files`.
+        tokenizer: makes the ids.
+        cache_dir: where corpora are kept; made if needed.
+        text_field: key or column of the text in JSON lines and Parquet.
+        val_fraction: share of the documents, chosen by a hash of their content, that are kept for validation.
+
+    Returns:
+        The folder to give to `Corpus.open`.
+
+    Raises:
+        ValueError: there is no text, or some of it cannot be read.
+    """
+    files = find_files(path)
+    key = corpus_key(files, tokenizer, text_field, val_fraction)
+    folder = Path(cache_dir) / f"corpus-{key}"
+    if folder.exists():
+        if _is_whole(folder):
+            return folder
+        log.warning("%s is damaged and is made anew.", folder)
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as beside:
+        made = Path(beside, "corpus")
+        made.mkdir()
+        meta = _tokenise(files, tokenizer, text_field, val_fraction, made)
+        if not meta["splits"]["train"]["tokens"]:
+            raise ValueError(f"path={path!r} holds no text to train on; every document is empty or was left out.")
+        (made / "meta.json").write_text(json.dumps({"key": key, **meta}, indent=2))
+        _publish(made, folder)
+    return folder
+
+
+def corpus_key(files: list[SourceFile], tokenizer: Tokenizer, text_field: str, val_fraction: float) -> str:
+    """Hash of everything that decides the ids and their split: the files' contents and order, and how they are read.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    how = [FORMAT, PIECE, tokenizer.fingerprint, text_field, val_fraction]
+    key = hashlib.blake2b(json.dumps(how).encode(), digest_size=16)
+    with ThreadPoolExecutor() as pool:
+        for file, digest in zip(files, pool.map(_content_hash, files), strict=True):
+            key.update(file.kind.encode() + digest)
+    return key.hexdigest()
+
+
+def _content_hash(file: SourceFile) -> bytes:
+    try:
+        with open(file.path, "rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").digest()
+    except OSError as error:
+        raise ValueError(f"{file.path} cannot be read ({error.strerror}).") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        Corpus.open(folder)
+    except ValueError:
+        return False
+    return True
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Give the finished folder its name, unless another process has been faster."""
+    if folder.exists() and not _is_whole(folder):
+        os.rename(folder, made.with_name("damaged"))
+    try:
+        os.rename(made, folder)
+    except OSError:
+        if not _is_whole(folder):
+            raise
+
+
+class _Writer:
+    """Appends documents to the file of one split and counts them."""
+
+    def __init__(self, path: Path, dtype: str, eos_id: int) -> None:
+        self.counts = Counter(tokens=0, documents=0, bytes=0)
+        self._dtype, self._eos = dtype, np.array([eos_id], dtype=dtype).tobytes()
+        self._stream = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.close()
+
+    def add(self, ids: np.ndarray, size: int) -> None:
+        self._stream.write(ids.astype(self._dtype).tobytes() + self._eos)
+        self.counts.update(tokens=len(ids) + 1, documents=1, bytes=size)
+
+
+def _tokenise(
+    files: list[SourceFile], tokenizer: Tokenizer, text_field: str, val_fraction: float, folder: Path
+) -> dict[str, Any]:
+    """Write train.bin and val.bin into `folder`; returns what meta.json holds besides the key."""
+    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    oddities: Counter[str] = Counter()
+    documents = (document for file in files for document in read_documents(file, text_field, oddities))
+    with ExitStack() as stack:
+        train, val = (
+            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in ("train", "val")
+        )
+        bar = stack.enter_context(_progress_bar())
+        total = sum(file.path.stat().st_size for file in files)
+        task = bar.add_task("Tokenising", total=total)
+        for texts, size in _in_batches(documents):
+            for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+                data = text.encode()
+                (val if _is_validation(data, val_fraction) else train).add(ids, len(data))
+            bar.advance(task, size)
+        bar.update(task, completed=total)
+    for reason, count in oddities.items():
+        log.warning("%d %s", count, reason)
+    splits = {"train": dict(train.counts), "val": dict(val.counts)}
+    if not val.counts["documents"]:
+        _cut_off_tail(folder, splits, dtype, tokenizer, val_fraction)
+    return {
+        "dtype": dtype,
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "splits": splits,
+        "oddities": dict(oddities),
+    }
+
+
+def _is_validation(document: bytes, val_fraction: float) -> bool:
+    """By content alone: a document stays where it is when others join, and its duplicates go with it."""
+    return int.from_bytes(hashlib.blake2b(document, digest_size=8).digest()) < val_fraction * 2**64
+
+
+def _cut_off_tail(
+    folder: Path, splits: dict[str, dict[str, int]], dtype: str, tokenizer: Tokenizer, val_fraction: float
+) -> None:
+    """Where no document fell to validation, as with one book, the last tokens of all do."""
+    train, val = splits["train"], splits["val"]
+    keep = train["tokens"] - int(train["tokens"] * val_fraction)
+    if keep == train["tokens"]:
+        return
+    itemsize = np.dtype(dtype).itemsize
+    tail = np.fromfile(folder / "train.bin", dtype=dtype, offset=keep * itemsize)
+    tail.tofile(folder / "val.bin")
+    os.truncate(folder / "train.bin", keep * itemsize)
+    size = len(tokenizer.decode(tail).encode())
+    val.update(tokens=len(tail), documents=1, bytes=size)
+    train.update(tokens=keep, bytes=train["bytes"] - size)
+
+
+def _in_batches(documents: Iterable[tuple[str, int]]) -> Iterator[tuple[list[str], int]]:
+    """Group documents until they hold `BATCH` characters."""
+    texts: list[str] = []
+    length = total = 0
+    for text, size in documents:
+        texts.append(text)
+        length, total = length + len(text), total + size
+        if length >= BATCH:
+            yield texts, total
+            texts, length, total = [], 0, 0
+    if texts:
+        yield texts, total
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    )
