@@ -68,12 +68,12 @@ class MoETransformer(nn.Module):
 
         With a ``cache`` the positions follow those in it, and the cache is extended in place.
         """
-        start = cache[0][0].shape[2] if cache else 0
+        start = cache[0][0].shape[2] if cache else 0  # known before the first block puts its own keys in
         angles = rotary_angles(self.config, start, tokens_BS.shape[1], tokens_BS.device)
         x_BSD = self.embed(tokens_BS)
         routings: list[Routing] = []
         for i, block in enumerate(self.layers):
-            past = cache[i] if cache else None
+            past = cache[i] if start else None
             if self.activation_checkpointing and self.training:
                 x_BSD, key_values, routing = checkpoint(block, x_BSD, angles, past, use_reentrant=False)
             else:
