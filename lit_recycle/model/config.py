@@ -132,7 +132,7 @@ class MoEConfig:
         return 6 * matrices + 12 * self.num_layers * self.num_heads * self.head_dim * seq_len
 
     def chinchilla_flops(self) -> int:
-        """FLOPs of compute-optimal training, F_c = 6·N_a·20·N_a with N_a active parameters (arXiv 2510.08008: 120·N_a²)."""
+        """FLOPs of compute-optimal training: F_c = 6·N_a·20·N_a for N_a active parameters (arXiv 2510.08008)."""
         active = self.num_active_params()
         return 6 * active * CHINCHILLA_TOKENS_PER_PARAMETER * active
 

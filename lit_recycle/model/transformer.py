@@ -60,7 +60,11 @@ class MoETransformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_embeddings:
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make the output layer the embedding matrix, where configured; again after weights were assigned."""
+        if self.config.tie_embeddings:
             self.lm_head.weight = self.embed.weight
 
     def forward(self, tokens_BS: Tensor, cache: Cache | None = None) -> tuple[Tensor, Routing | None]:

@@ -1,0 +1,201 @@
+"""Grow the model during training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.record import GrowthRecord
+from lit_recycle.growth.schedule import is_due, stages
+from lit_recycle.in_run import grow_in_run, refuse_incompatible
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.module import Batch, LitMoE
+from lit_recycle.text import human
+
+
+class GrowthCallback(L.Callback):
+    """Expands the model in depth and width at configured moments of a run that goes on.
+
+    An event fires at the start of the first batch at which its trigger holds. After the batch before, a checkpoint of
+    the small model is saved: the anchor. What has grown is recorded in the module's hyperparameters, so that a
+    resumed run never needs to be told, and no event is applied twice.
+
+    Args:
+        events: The growths, in order of time.
+        dirpath: Folder of the anchor checkpoints; ``checkpoints`` in the trainer's root folder when not given.
+        save_anchor: Save a checkpoint before each event.
+        seed: Seed of the noise on copies.
+
+    Example::
+
+        >>> from callbacks import GrowthCallback
+        >>> from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+        >>> growth = GrowthCallback([
+        ...     GrowthEvent(at=Trigger(steps=400), depth=Depth(factor=2)),
+        ...     GrowthEvent(at=Trigger(steps=800), width=Width(factor=2, noise=0.01)),
+        ... ])
+    """
+
+    def __init__(
+        self,
+        events: list[GrowthEvent],
+        dirpath: str | None = None,
+        save_anchor: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if not events:
+            raise ValueError("GrowthCallback.events is empty: list at least one growth, or leave the callback out")
+        self.events: Sequence[GrowthEvent] = tuple(events)
+        self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
+
+    # --- before training ---------------------------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, LitMoE):
+            raise ValueError(f"GrowthCallback grows a LitMoE, not a {type(pl_module).__name__}")
+        refuse_incompatible(trainer)
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        hook_rewarm(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        stages(
+            pl_module.config,
+            self._open_events(pl_module),
+            seq_len=data.seq_len,
+            tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
+            max_steps=trainer.max_steps,
+            start=pl_module.progress,
+        )
+
+    def _open_events(self, module: LitMoE) -> list[GrowthEvent]:
+        """The configured events that the model has not been through, matched by what they say."""
+        past = [GrowthEvent.from_dict(record["event"]) for record in module.growth]
+        open_events = []
+        for event in self.events:
+            if event in past:
+                past.remove(event)
+            else:
+                open_events.append(event)
+        return open_events
+
+    # --- in training -------------------------------------------------------------------------------------------------
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
+            trainer.save_checkpoint(self._folder(trainer) / f"anchor-step={trainer.global_step}.ckpt")
+
+    @override
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        while event := self._due(pl_module):
+            self._grow(trainer, pl_module, event, batch)
+
+    def _due(self, module: LitMoE) -> GrowthEvent | None:
+        event = next(iter(self._open_events(module)), None)
+        return event if event and is_due(event.at, module.progress, module.config) else None
+
+    def _grow(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent, batch: Batch) -> None:
+        before, progress, loss_before = module.config, module.progress, _loss(trainer, module, batch)
+        started = time.perf_counter()
+        after, plan = grow_config(before, event.depth, event.width, self.seed, event=len(module.growth))
+        grow_in_run(trainer, module, after, plan, event)
+        hook_rewarm(trainer, module)
+        seconds = time.perf_counter() - started
+        losses = (loss_before, _loss(trainer, module, batch))
+        record = GrowthRecord.of(event, progress, before, after, plan, losses)
+        module.set_shape(after, [*module.growth, record.to_dict()])
+        _log(trainer, record, seconds)
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
+
+
+def hook_rewarm(trainer: L.Trainer, module: LitMoE) -> None:
+    """Let each optimizer step use the scheduled rate times the re-warm factors of past growths.
+
+    The rate is put back after the step, because a schedule may compute the next rate from the present one.
+    """
+
+    def warm(optimizer: Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["scheduled_lr"], group["lr"] = group["lr"], group["lr"] * rewarm_factor(module)
+
+    def restore(optimizer: Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group.pop("scheduled_lr")
+
+    for optimizer in trainer.optimizers:
+        optimizer.register_step_pre_hook(warm)
+        optimizer.register_step_post_hook(restore)
+
+
+def rewarm_factor(module: LitMoE) -> float:
+    """Product of the re-warm factors of all growths so far, at the module's present step."""
+    factor = 1.0
+    for record in module.growth:
+        rewarm = GrowthEvent.from_dict(record["event"]).rewarm
+        factor *= rewarm.factor(module.trainer.global_step - record["steps"]) if rewarm else 1.0
+    return factor
+
+
+@torch.no_grad()
+def _loss(trainer: L.Trainer, module: LitMoE, batch: Batch) -> float:
+    """Loss on a batch, mean over all processes, in evaluation mode and through the strategy's own wrapping."""
+    module.eval()
+    module.val_metrics.reset()
+    trainer.strategy.validation_step(batch, 0)
+    loss = module.val_metrics.compute()["loss"].item()
+    module.val_metrics.reset()
+    module.train()
+    return loss
+
+
+def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
+    before, after = MoEConfig.from_dict(record.before), MoEConfig.from_dict(record.after)
+    values = {
+        "loss_before": record.loss_before,
+        "loss_after": record.loss_after,
+        "loss_jump": record.loss_after - record.loss_before,
+        "params": after.num_params(),
+        "active_params": after.num_active_params(),
+        "layers": after.num_layers,
+        "experts": after.num_experts,
+        "seconds": seconds,
+    }
+    for logger in trainer.loggers:
+        logger.log_metrics({f"growth/{name}": value for name, value in values.items()}, step=record.steps)
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text("growth/plan", f"layers from {record.layers}  \n{record.event}", record.steps)
+    trainer.print(
+        f"\ngrowth at step {record.steps:,}: {describe(before)} → {describe(after)}; "
+        f"loss {record.loss_before:.4f} → {record.loss_after:.4f} on the same batch; {seconds:.1f} s\n"
+    )
+
+
+def describe(config: MoEConfig) -> str:
+    """A model in half a line."""
+    params, active = config.num_params(), config.num_active_params()
+    experts = f" × {config.num_experts} experts (top {config.top_k})" if config.num_moe_layers else ""
+    return f"{config.num_layers} layers{experts}, {human(params)} parameters ({human(active)} active)"

@@ -1,0 +1,156 @@
+"""This project's own checkpoints on disk: found, checked, and grown without a trainer.
+
+A checkpoint is a Lightning checkpoint: one file, or a folder of shards. Nothing in one is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lit_recycle.growth.engine import grow_tensors
+from lit_recycle.growth.event import Depth, GrowthEvent, OptimizerPolicy, Trigger, Width
+from lit_recycle.growth.names import NATIVE
+from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
+from lit_recycle.growth.plan import GrowthPlan, grow_config
+from lit_recycle.growth.record import GrowthRecord
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model.config import MoEConfig
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+SHARDED_METADATA = "meta.pt"
+"""Beside the shards of a sharded checkpoint: all of it that is no tensor of the model or the optimizer."""
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """The newest checkpoint in the folders that a run's callbacks write to; None before the first."""
+    folders = {Path(trainer.default_root_dir) / "checkpoints"}
+    folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
+    found = [path for folder in folders for path in folder.glob("*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, tensors mapped from disk where the format allows it.
+
+    Raises:
+        ValueError: For a file that is missing, truncated, foreign, or holds more than plain types and tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / SHARDED_METADATA).exists():
+            raise ValueError(f"{path} is a folder without {SHARDED_METADATA}: no checkpoint, or one cut off in writing")
+        path = path / SHARDED_METADATA
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint at {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no checkpoint, or one that was cut off: its archive has no end; use an older one")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain types: {error}") from error
+    if not isinstance(checkpoint, dict) or "config" not in checkpoint.get("hyper_parameters", {}):
+        raise ValueError(
+            f"{path} was not written by lit-recycle (it holds no model config): bring a Hugging Face model in with "
+            "`lit-recycle import`"
+        )
+    return checkpoint
+
+
+def read_hyperparameters(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its model: shape, past growths, coefficients. Plain types; tensors are not read."""
+    return load_checkpoint(path)["hyper_parameters"]
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A path to write to, beside ``path``, which takes its place when all went well and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def grow_checkpoint(
+    src: Path,
+    dst: Path,
+    depth: Depth | None,
+    width: Width | None,
+    *,
+    seed: int = 0,
+    optimizer_state: OptimizerPolicy = "carry",
+) -> None:
+    """Grow a checkpoint as the callback grows a run: weights, optimizer state and history; training goes on from it.
+
+    Args:
+        src: A checkpoint of this project.
+        dst: Where the grown one is written; must not exist.
+        depth: Growth in depth, if any.
+        width: Growth in width, if any.
+        seed: Seed of the noise.
+        optimizer_state: What becomes of the optimizer's state; see :class:`GrowthEvent`.
+
+    Raises:
+        ValueError: For a source that cannot be read or grown, or a destination that exists.
+    """
+    src, dst = Path(src), Path(dst)
+    if dst.exists():
+        raise ValueError(f"{dst} exists already: remove it or choose another destination")
+    checkpoint = load_checkpoint(src)
+    saved = checkpoint["hyper_parameters"]
+    before = MoEConfig.from_dict(saved["config"])
+    after, plan = grow_config(before, depth, width, seed, event=len(saved["growth"]))
+    counters = checkpoint.get("progress", {})
+    progress = Progress(
+        checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
+    )
+    event = GrowthEvent(Trigger(steps=progress.steps), depth, width, optimizer_state)
+    record = GrowthRecord.of(event, progress, before, after, plan)
+    states = checkpoint.get("optimizer_states", [])
+    checkpoint["optimizer_states"] = [
+        _grow_optimizer(plan, s, checkpoint["state_dict"], optimizer_state) for s in states
+    ]
+    checkpoint["state_dict"] = dict(grow_tensors(plan, NATIVE, dict(checkpoint["state_dict"])))
+    checkpoint["hyper_parameters"] = saved | {
+        "config": after.to_dict(),
+        "growth": [*saved["growth"], record.to_dict()],
+    }
+    with beside(dst) as part:
+        torch.save(checkpoint, part)
+
+
+def _grow_optimizer(
+    plan: GrowthPlan, saved: dict[str, Any], weights: dict[str, torch.Tensor], policy: OptimizerPolicy
+) -> dict[str, Any]:
+    """An optimizer's ``state_dict``, grown: state by name, then numbered again in the grown order."""
+    groups = saved["param_groups"]
+    if any("param_names" not in group for group in groups):
+        raise ValueError("the checkpoint's optimizer does not name its parameters: use optimizer_state: reset")
+    order = {i: name for group in groups for i, name in zip(group["params"], group["param_names"], strict=True)}
+    states = {order[i]: state for i, state in saved["state"].items()}
+    if policy != "reset":
+        check_optimizer_state(states, {name: t.shape for name, t in weights.items()}, "the checkpoint's optimizer")
+    number, grown_groups, numbers = 0, [], {}
+    for group in groups:
+        names = [place.name for place in NATIVE.grown(plan, group["param_names"])]
+        ids = list(range(number, number + len(names)))
+        grown_groups.append(group | {"params": ids, "param_names": names})
+        numbers |= dict(zip(names, ids, strict=True))
+        number += len(names)
+    by_name = {name: states[name] for name in sorted(states, key=list(order.values()).index)}
+    grown = grow_optimizer_state(plan, NATIVE, by_name, policy, "the checkpoint's optimizer")
+    return {"state": {numbers[name]: state for name, state in grown.items()}, "param_groups": grown_groups}

@@ -1,0 +1,257 @@
+"""LitMoE: the Mixture-of-Experts transformer as a LightningModule that can change its shape during a run.
+
+Axes: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from typing_extensions import override
+
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.metrics import LanguageModelMetrics
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.experts import Routing
+from lit_recycle.model.transformer import MoETransformer
+from lit_recycle.schedules import WarmupStableDecay
+
+Batch = Mapping[str, Tensor]
+"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input."""
+
+
+_COUNTERS = ("samples_seen", "tokens_seen", "flops_spent")
+
+
+def default_optimizer(params: Any) -> Optimizer:
+    """AdamW as most language models are pretrained with it."""
+    return AdamW(params, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+class LitMoE(L.LightningModule):
+    """Next-token training of a :class:`MoETransformer`.
+
+    Args:
+        config: Shape of the model at the start of the run. A checkpoint that is resumed brings its own.
+        optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
+            AdamW (fused) when not given.
+        lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
+            decay over the last 20 % of ``trainer.max_steps`` when not given.
+        balance_loss: Coefficient of the load-balancing loss (Fedus et al. 2022), over the global batch.
+        z_loss: Coefficient of the router z-loss (Zoph et al. 2022).
+        balance_rate: Step of the balancing bias per optimizer step, where the model has one (Wang et al. 2024).
+        activation_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        growth: Records of the growths in the model's past. Kept by the program, not written by users.
+    """
+
+    def __init__(
+        self,
+        config: MoEConfig | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        balance_loss: float = 0.01,
+        z_loss: float = 0.0,
+        balance_rate: float = 1e-3,
+        activation_checkpointing: bool = False,
+        growth: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        config = config or MoEConfig()
+        self.config = config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config))
+        self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
+        self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
+        self.activation_checkpointing = activation_checkpointing
+        self.growth = list(growth or [])
+        self.model: MoETransformer | None = None
+        self.val_metrics = LanguageModelMetrics()
+        self.samples_seen = self.tokens_seen = self.flops_spent = 0
+        self._pending_samples = self._pending_tokens = 0
+        self.counts_LE: Tensor | None = None
+        """Tokens that each expert got in the optimizer step at hand, over all processes."""
+        self.save_hyperparameters(self._plain_hyperparameters())
+
+    def _plain_hyperparameters(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "growth": self.growth,
+            "balance_loss": self.balance_loss,
+            "z_loss": self.z_loss,
+            "balance_rate": self.balance_rate,
+            "activation_checkpointing": self.activation_checkpointing,
+        }
+
+    # --- shape -------------------------------------------------------------------------------------------------------
+
+    def build(self) -> MoETransformer:
+        """A new transformer of the present shape, weights not yet drawn."""
+        self.model = MoETransformer(self.config, self.activation_checkpointing)
+        return self.model
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is None:
+            self.build().init_weights(torch.initial_seed())
+
+    def set_shape(self, config: MoEConfig, growth: list[dict[str, Any]]) -> None:
+        """Take on another shape and history. The module is built anew when Lightning configures the model."""
+        if config != self.config:
+            self.model = None
+            self.counts_LE = None
+        self.config, self.growth = config, growth
+        self.hparams.update(config=config.to_dict(), growth=growth)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("hyper_parameters", {})
+        if "config" not in saved or "progress" not in checkpoint:
+            raise ValueError(
+                "this checkpoint was not written by lit-recycle (it holds no model config): "
+                "bring a Hugging Face model in with `lit-recycle import`"
+            )
+        built = self.model is not None
+        self.set_shape(MoEConfig.from_dict(saved["config"]), list(saved["growth"]))
+        if built:
+            self.configure_model()
+        for name in _COUNTERS:
+            setattr(self, name, checkpoint["progress"][name])
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["progress"] = {name: getattr(self, name) for name in _COUNTERS}
+
+    # --- progress ----------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is; equal on all processes, and changed only by a whole optimizer step."""
+        return Progress(self.trainer.global_step, self.tokens_seen, self.flops_spent)
+
+    @property
+    def flops_per_batch(self) -> int:
+        """Training FLOPs of this process's micro-batch, for Lightning's ThroughputMonitor."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.tokens_per_batch * self.config.num_flops_per_token(data.seq_len)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def next_token_loss(self, batch: Batch) -> tuple[Tensor, Routing | None]:
+        """Mean cross-entropy in nats per token, and how the tokens were routed."""
+        assert self.model is not None
+        logits, routing = self.model(batch["input_ids"])
+        return F.cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten()), routing
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        ce, routing = self.next_token_loss(batch)
+        counts_LE = routing.counts_E if routing else ce.new_zeros(0)
+        mean_ce, counts_LE = self._reduce(ce.detach(), counts_LE)
+        loss, values = ce, {"loss/train": mean_ce}
+        if routing:
+            balance, z = balance_loss(counts_LE, routing.scores_E), routing.z.mean()
+            loss = ce + self.balance_loss * balance + self.z_loss * z
+            values |= {"loss/balance": balance.detach(), "loss/router_z": z.detach()}
+            self.counts_LE = counts_LE if self.counts_LE is None else self.counts_LE + counts_LE
+        self.log_dict(values)
+        self.log("loss", mean_ce, prog_bar=True, logger=False)
+        self._pending_samples += batch["input_ids"].shape[0] * self.trainer.world_size
+        self._pending_tokens += batch["input_ids"].numel() * self.trainer.world_size
+        return loss
+
+    def _reduce(self, ce: Tensor, counts_LE: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and summed expert counts over all processes, in one message."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return ce, counts_LE
+        message = torch.cat((ce.view(1), counts_LE.flatten()))
+        dist.all_reduce(message)
+        return message[0] / dist.get_world_size(), message[1:].view_as(counts_LE)
+
+    @override
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, then counts: whatever ends a run between two steps leaves counters that fit the weights."""
+        super().optimizer_step(*args, **kwargs)
+        assert self.model is not None
+        if self.counts_LE is not None:
+            self._balance(self.counts_LE)
+        seq_len = self._pending_tokens // max(self._pending_samples, 1)
+        self.flops_spent += self._pending_tokens * self.config.num_flops_per_token(seq_len)
+        self.tokens_seen += self._pending_tokens
+        self.samples_seen += self._pending_samples
+        self._pending_samples = self._pending_tokens = 0
+
+    @torch.no_grad()
+    def _balance(self, counts_LE: Tensor) -> None:
+        """Nudge the balancing biases towards experts that got less than their share (Wang et al. 2024)."""
+        assert self.model is not None
+        for router, counts_E in zip(self.model.routers(), counts_LE, strict=True):
+            if router.balance_bias is not None:
+                router.balance_bias += self.balance_rate * (counts_E.mean() - counts_E).sign()
+
+    @override
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.counts_LE = None
+            self._pending_samples = self._pending_tokens = 0
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        matrices = [(name, p) for name, p in named if p.dim() > 1]
+        vectors = [(name, p) for name, p in named if p.dim() <= 1]
+        optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        if self.lr_scheduler is not None:
+            scheduler = self.lr_scheduler(optimizer)
+        else:
+            steps = self.trainer.max_steps
+            if steps < 1:
+                raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
+            scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self.val_metrics.bytes_per_token = getattr(data, "bytes_per_token", 1.0)
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        ce, _ = self.next_token_loss(batch)
+        self.val_metrics.update(ce, batch["labels"].numel())
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        values = self.val_metrics.compute()
+        self.val_metrics.reset()
+        self.log("loss/val", values["loss"], prog_bar=True)
+        self.log_dict({f"loss/val_{name}": values[name] for name in ("perplexity", "bits_per_byte")})
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Negative log-likelihood of each label, ``[B, S]``, in nats."""
+        assert self.model is not None
+        logits, _ = self.model(batch["input_ids"])
+        return F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
+
+
+def balance_loss(counts_LE: Tensor, scores_LE: Tensor) -> Tensor:
+    """Switch load-balancing loss E·Σ f·P, mean over layers; one when the load is even (Fedus et al. 2022, eq. 4).
+
+    ``counts_LE`` are the tokens of the global batch that each expert got, ``scores_LE`` the mean router scores, which
+    carry the gradient. f is normalised by the number of assignments, so that duplicating experts changes nothing.
+    """
+    fractions_LE = counts_LE / counts_LE.sum(-1, keepdim=True)
+    return counts_LE.shape[-1] * (fractions_LE * scores_LE).sum(-1).mean()
