@@ -31,8 +31,8 @@ class Samples:
     def __init__(self, split: Split, seq_len: int) -> None:
         if not split.samples(seq_len):
             raise ValueError(
-                f"{split.path.stem} has {split.tokens} tokens, fewer than one sample of seq_len + 1 = {seq_len + 1}; "
-                f"lower seq_len, give more text{', or raise val_fraction' if split.path.stem == 'val' else ''}."
+                f"The {split.path.stem} split has {split.tokens} tokens, fewer than one sample of seq_len + 1 = "
+                f"{seq_len + 1}; give more text, lower seq_len, or change val_fraction."
             )
         self.split, self.seq_len = split, seq_len
 

@@ -1,0 +1,96 @@
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches
+from lit_recycle.data.corpus import Split
+
+
+def split_of(folder: Path, tokens: int, name: str = "train") -> Split:
+    """A split whose token number i is i."""
+    path = folder / f"{name}.bin"
+    np.arange(tokens, dtype=np.uint16).tofile(path)
+    return Split(path=path, dtype="uint16", tokens=tokens, documents=1, bytes=tokens)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> Samples:
+    """23 samples of 4 tokens; sample i begins with token 4·i."""
+    return Samples(split_of(tmp_path_factory.mktemp("split"), 4 * 23 + 1), seq_len=4)
+
+
+def seen(batches) -> list[int]:
+    return [first // 4 for batch in batches for first in batch["input_ids"][:, 0].tolist()]
+
+
+def test_labels_are_the_tokens_after(samples):
+    batch = samples.batch(np.array([0, 22, 5]))
+    assert batch["input_ids"].tolist() == [[0, 1, 2, 3], [88, 89, 90, 91], [20, 21, 22, 23]]
+    assert batch["labels"].tolist() == [[1, 2, 3, 4], [89, 90, 91, 92], [21, 22, 23, 24]]
+    for tensor in batch.values():
+        assert tensor.dtype == torch.int64 and tensor.is_contiguous()
+
+
+def test_tokens_that_do_not_fill_a_sample_are_left_out(tmp_path):
+    assert [len(Samples(split_of(tmp_path, tokens), seq_len=4)) for tokens in (5, 8, 9, 12, 13)] == [1, 1, 2, 2, 3]
+    with pytest.raises(ValueError, match="The val split has 4 tokens, fewer than one sample of seq_len \\+ 1 = 5"):
+        Samples(split_of(tmp_path, 4, "val"), seq_len=4)
+    with pytest.raises(ValueError, match="has 0 tokens"):
+        Samples(split_of(tmp_path, 0, "val"), seq_len=4)
+
+
+@st.composite
+def runs(draw):
+    """Stretches of a run: (ranks, batch size, micro-steps) each, as when it is resumed elsewhere."""
+    return draw(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(0, 6)), min_size=1, max_size=5))
+
+
+@given(stretches=runs(), seed=st.integers(0, 9))
+def test_every_sample_once_per_epoch_however_the_world_changes(samples, stretches, seed):
+    n, position, order = len(samples), 0, []
+    for ranks, batch_size, steps in [*stretches, (1, n, 2)]:
+        streams = [
+            iter(TokenBatches(samples, batch_size, seed, start=position, rank=rank, world_size=ranks))
+            for rank in range(ranks)
+        ]
+        order += [sample for _ in range(steps) for stream in streams for sample in seen([next(stream)])]
+        position += ranks * batch_size * steps
+    assert order == seen(islice(TokenBatches(samples, 1, seed), len(order)))
+    for epoch in range(len(order) // n):
+        assert sorted(order[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loader_processes_keep_the_order(samples, workers):
+    loader = StreamLoader(TokenBatches(samples, 3, seed=1, rank=1, world_size=2), lambda: 5, num_workers=workers)
+    expected = TokenBatches(samples, 3, seed=1, start=5, rank=1, world_size=2)
+    assert seen(islice(loader, 11)) == seen(islice(expected, 11))
+
+
+def test_the_loader_asks_for_the_position_at_each_pass(samples):
+    position = 0
+    loader = StreamLoader(TokenBatches(samples, 2, seed=0), lambda: position)
+    first = seen(islice(loader, 4))
+    position = 4
+    assert seen(islice(loader, 2)) == first[4:]
+
+
+def test_the_map_does_not_travel_between_processes(samples):
+    expected = samples.batch(np.array([3]))["input_ids"]
+    state = pickle.dumps(samples)
+    assert len(state) < 1000
+    assert torch.equal(pickle.loads(state).batch(np.array([3]))["input_ids"], expected)
+
+
+def test_eval_batches_hold_every_sample_at_most_once_and_all_but_a_rest(samples):
+    batches = EvalBatches(samples, 4)
+    found = seen(batches[i] for i in range(len(batches)))
+    assert len(batches) == 5 and len(set(found)) == len(found) == 20
+    assert found[:4] != [0, 1, 2, 3]
+    assert found == seen(EvalBatches(samples, 4)[i] for i in range(5))

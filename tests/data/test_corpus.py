@@ -1,0 +1,173 @@
+import json
+import logging
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_recycle.data import corpus as corpus_module
+from lit_recycle.data.corpus import Corpus, Split, prepare_corpus
+from lit_recycle.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+
+
+def prepare(
+    path: Path | str,
+    cache: Path,
+    tokenizer: Tokenizer | None = None,
+    text_field: str = "text",
+    val_fraction: float = 0.2,
+) -> Path:
+    return prepare_corpus(str(path), tokenizer or ByteTokenizer(), cache, text_field, val_fraction)
+
+
+def documents(split: Split, tokenizer: Tokenizer) -> list[str]:
+    ids = np.fromfile(split.path, dtype=split.dtype)
+    assert len(ids) == split.tokens and ids[-1] == tokenizer.eos_id
+    texts = [tokenizer.decode(part) for part in np.split(ids, np.flatnonzero(ids == tokenizer.eos_id) + 1)[:-1]]
+    assert len(texts) == split.documents and sum(len(text.encode()) for text in texts) == split.bytes
+    return texts
+
+
+@pytest.mark.parametrize("spec", ["bytes", "json"])
+def test_every_document_is_in_one_split_whole_and_in_order(books, tmp_path, bpe_json, spec):
+    tokenizer = load_tokenizer("bytes" if spec == "bytes" else str(bpe_json))
+    corpus = Corpus.open(prepare(books, tmp_path / "cache", tokenizer))
+    train, val = documents(corpus.train, tokenizer), documents(corpus.val, tokenizer)
+    texts = [path.read_text() for path in sorted(books.iterdir())]
+    assert sorted(train + val) == sorted(texts) and not set(train) & set(val)
+    assert train == [text for text in texts if text in set(train)]
+    assert 3 <= len(val) <= 25  # 12 of 60 expected
+    assert corpus.val.bytes_per_token == corpus.val.bytes / corpus.val.tokens
+    assert (corpus.val.bytes_per_token > 1.2) == (spec == "json")
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {f"corpus-{corpus.key}"}
+
+
+def test_a_document_and_its_duplicates_keep_their_split(books, tmp_path):
+    before = Corpus.open(prepare(books, tmp_path / "cache"))
+    for path in list(books.iterdir()):
+        (books / f"again-{path.name}").write_bytes(path.read_bytes())
+    (books / "00-new.txt").write_text("a new one")
+    after = Corpus.open(prepare(books, tmp_path / "cache"))
+    assert before.key != after.key
+    tokenizer = ByteTokenizer()
+    old, new = set(documents(before.val, tokenizer)), set(documents(after.val, tokenizer))
+    assert new - {"a new one"} == old and not new & set(documents(after.train, tokenizer))
+
+
+def test_one_book_keeps_its_end_for_validation(tmp_path):
+    text = "".join(f"verse {i}\n" for i in range(1000))
+    (tmp_path / "input.txt").write_text(text)
+    corpus = Corpus.open(prepare(tmp_path / "input.txt", tmp_path / "cache", val_fraction=0.1))
+    tokenizer = ByteTokenizer()
+    train, val = (tokenizer.decode(np.fromfile(s.path, dtype=s.dtype)) for s in (corpus.train, corpus.val))
+    assert train + val == text and 0.09 < len(val) / len(text) < 0.11
+    assert (corpus.train.bytes, corpus.val.bytes) == (len(train), len(val))
+    assert corpus.train.tokens + corpus.val.tokens == len(text) + 1
+
+
+def test_the_cache_is_reused_until_contents_tokenizer_or_split_change(books, tmp_path, bpe_json, monkeypatch):
+    cache = tmp_path / "cache"
+    first = prepare(books, cache)
+    stamp = (first / "train.bin").stat().st_mtime_ns
+    moved = books.rename(tmp_path / "elsewhere")
+    (moved / "00.txt").touch()
+    assert prepare(moved, cache) == first and (first / "train.bin").stat().st_mtime_ns == stamp
+    others = [
+        prepare(moved, cache, load_tokenizer(str(bpe_json))),
+        prepare(moved, cache, val_fraction=0.3),
+    ]
+    (moved / "00.txt").write_text((moved / "00.txt").read_text().replace("cat", "cow"))
+    others.append(prepare(moved, cache))
+    (moved / "00.txt").rename(moved / "99.txt")
+    others.append(prepare(moved, cache))
+    assert len({first, *others}) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "meta", "missing", "json"])
+def test_a_damaged_cache_is_refused_and_made_anew(books, tmp_path, damage, caplog):
+    folder = prepare(books, tmp_path / "cache")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if damage == "cut":
+        (folder / "train.bin").write_bytes(whole["train.bin"][:-2])
+    elif damage == "meta":
+        (folder / "meta.json").unlink()
+    elif damage == "missing":
+        (folder / "val.bin").unlink()
+    else:
+        (folder / "meta.json").write_bytes(whole["meta.json"][:50])
+    with pytest.raises(ValueError, match="is not a whole tokenised corpus"):
+        Corpus.open(folder)
+    with caplog.at_level(logging.WARNING):
+        assert prepare(books, tmp_path / "cache") == folder
+    assert "is damaged and is made anew" in caplog.text
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert list((tmp_path / "cache").iterdir()) == [folder]
+
+
+def test_a_failure_leaves_nothing_behind(json_lines, tmp_path):
+    with json_lines.open("a") as stream:
+        stream.write("not JSON")
+    with pytest.raises(ValueError, match="line 6"):
+        prepare(json_lines, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_slower_of_two_processes_discards_its_own(books, tmp_path, monkeypatch):
+    """The other process publishes while this one is still tokenising."""
+    cache, tokenise = tmp_path / "cache", corpus_module._tokenise
+
+    def overtaken(*args):
+        monkeypatch.setattr(corpus_module, "_tokenise", tokenise)
+        winner.append(prepare(books, cache))
+        (winner[0] / "winner").touch()
+        return tokenise(*args)
+
+    winner = []
+    monkeypatch.setattr(corpus_module, "_tokenise", overtaken)
+    assert [prepare(books, cache)] == winner
+    assert (winner[0] / "winner").exists() and list(cache.iterdir()) == winner
+    Corpus.open(winner[0])
+
+
+def _prepare_at_once(barrier, books, cache):
+    barrier.wait()
+    prepare(books, cache)
+
+
+def test_processes_that_start_together_leave_one_whole_corpus(books, tmp_path):
+    context, cache = multiprocessing.get_context("fork"), tmp_path / "cache"
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=_prepare_at_once, args=(barrier, books, cache)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    (folder,) = cache.iterdir()
+    assert Corpus.open(folder).train.documents > 0
+
+
+def test_large_vocabularies_get_wider_ids(books, tmp_path):
+    class Wide(ByteTokenizer):
+        vocab_size, eos_id, fingerprint = 2**16 + 1, 2**16, "wide"
+
+        def encode(self, text):
+            return super().encode(text) + 2**16 - 256
+
+    corpus = Corpus.open(prepare(books, tmp_path / "cache", Wide()))
+    assert corpus.train.dtype == "uint32"
+    assert np.fromfile(corpus.train.path, dtype="uint32").max() == 2**16
+
+
+def test_what_was_left_out_is_said_and_kept(books, tmp_path, caplog):
+    (books / "bad.txt").write_bytes(b"\xff")
+    folder = prepare(books, tmp_path / "cache")
+    assert "1 files left out because they are not UTF-8 text" in caplog.text
+    assert json.loads((folder / "meta.json").read_text())["oddities"].popitem()[1] == 1
+
+
+def test_no_text_at_all(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match="holds no text to train on"):
+        prepare(tmp_path / "empty.txt", tmp_path / "cache")
