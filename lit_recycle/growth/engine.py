@@ -52,25 +52,27 @@ def grow_tensor(plan: GrowthPlan, place: Place, source: Tensor) -> Tensor:
     if role.expert_axis and plan.grows_experts(place.layer):
         return gather_experts(source, plan.experts[place.layer], lambda rows: _treat_rows(plan, place, rows))
     if place.expert is not None and plan.is_expert_copy(place.layer, place.expert):
-        return _treat_copy(plan, place, place.expert, source)
+        return treat_expert_copy(plan, place, place.expert, source)
     return source.clone() if layer_copy else source
 
 
 def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows) -> None:
     """Apply to each copied expert among the gathered rows what the operator does to copies."""
     assert place.layer is not None
-    if place.role.balance and plan.reset_balance:
-        rows.values.zero_()
+    if place.role.balance:
+        rows.values.mul_(0.0 if plan.reset_balance else plan.balance_factor)
     for row, expert in enumerate(rows.experts):
         if plan.is_expert_copy(place.layer, expert):
-            rows.values[row] = _treat_copy(plan, place, expert, rows.values[row])
+            rows.values[row] = treat_expert_copy(plan, place, expert, rows.values[row])
 
 
-def _treat_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
+def treat_expert_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
     """A copied expert's tensor: the source's plus noise, ε ~ N(0, (α·σ)²) with σ of each matrix on its own."""
     copy, matrices = source.clone(), place.role.matrices
     if plan.noise > 0 and matrices:
-        for matrix, values in zip(matrices, copy.chunk(len(matrices)), strict=True):
+        count = len(matrices)
+        parts = [copy[..., i::count] for i in range(count)] if place.role.interleaved else copy.chunk(count)
+        for matrix, values in zip(matrices, parts, strict=True):
             values.copy_(_noisy(plan, (plan.seed, plan.event, place.layer, matrix, expert), values))
     return copy
 

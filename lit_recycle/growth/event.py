@@ -5,6 +5,7 @@ Plain dataclasses that check themselves; a YAML file is parsed into them, and ``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -36,8 +37,8 @@ class Trigger:
         given = [name for name in TRIGGERS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"at: give exactly one of {', '.join(TRIGGERS)}; got {', '.join(given) or 'none'}")
-        if self.value < 0:
-            raise ValueError(f"at.{self.unit} must not be negative, got {self.value}")
+        if not 0 <= self.value < math.inf:
+            raise ValueError(f"at.{self.unit} must be a finite number and not negative, got {self.value}")
 
     @property
     def unit(self) -> str:

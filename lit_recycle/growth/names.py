@@ -18,12 +18,14 @@ class Role:
         expert_axis: The first axis runs over experts.
         matrices: Names of the matrices per expert that noise is drawn for; several are stacked on the axis
             after the expert's. Empty for tensors that get no noise.
+        interleaved: Several matrices alternate along the last axis instead (gpt-oss).
         output: An output projection into the residual stream, zeroed in copies on request.
         balance: A balancing bias or counter.
     """
 
     expert_axis: bool = False
     matrices: tuple[str, ...] = ()
+    interleaved: bool = False
     output: bool = False
     balance: bool = False
 

@@ -35,3 +35,11 @@ def duplicate(num_experts: int, factor: int) -> tuple[int, ...]:
     of the same slice of the grown ones.
     """
     return tuple(e for e in range(num_experts) for _ in range(factor))
+
+
+def append(num_experts: int, factor: int) -> tuple[int, ...]:
+    """Repeat the whole block of experts: ``0 1 0 1`` for two experts and factor two.
+
+    Routing that is limited to groups of neighbouring experts keeps its function only if whole groups are added.
+    """
+    return tuple(range(num_experts)) * factor

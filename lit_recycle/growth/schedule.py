@@ -95,12 +95,14 @@ def _first_step(trigger: Trigger, now: Progress, config: MoEConfig, tokens: int,
     """The first step before which the trigger holds; before the present one if it has held for longer."""
     if trigger.steps is not None:
         return trigger.steps
+    # Whole numbers, because FLOPs outgrow what a float counts exactly; `is_due` compares exactly, too.
     if trigger.tokens is not None:
-        missing = (trigger.tokens - now.tokens) / tokens
+        missing, per_step = math.ceil(trigger.tokens) - now.tokens, tokens
     else:
-        missing = (_flops(trigger, config) - now.flops) / flops
-    # An anchor checkpoint stands on the first step at which the trigger holds: up to one step too far is no past.
-    return now.steps + (math.ceil(missing) if missing > -1 else math.floor(missing))
+        missing, per_step = math.ceil(_flops(trigger, config)) - now.flops, flops
+    # Rounded up: an anchor checkpoint stands on the first step at which the trigger holds, and up to one step too far
+    # is no past.
+    return now.steps - (-missing // per_step)
 
 
 def _flops(trigger: Trigger, config: MoEConfig) -> float:
