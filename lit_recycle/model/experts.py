@@ -113,11 +113,20 @@ def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
     """``x[r] @ weight[e].T`` for rows sorted by expert; rows of expert e end before ``ends_E[e]``.
 
     torch's grouped matrix product takes float32 and bfloat16; other types go expert by expert.
+
+    Raises:
+        ValueError: For sizes that the grouped product cannot read 16 bytes at a time.
     """
     if torch.is_autocast_enabled(x_RI.device.type):
         dtype = torch.get_autocast_dtype(x_RI.device.type)
         x_RI, weight_EOI = x_RI.to(dtype), weight_EOI.to(dtype)
     if x_RI.dtype in (torch.float32, torch.bfloat16):
+        multiple = 16 // x_RI.element_size()
+        if any(size % multiple for size in weight_EOI.shape[1:]):
+            raise ValueError(
+                f"hidden_size and expert_size must be multiples of {multiple} to train in {x_RI.dtype}; "
+                f"a weight of the experts has shape {tuple(weight_EOI.shape)}"
+            )
         return F.grouped_mm(x_RI, weight_EOI.transpose(-2, -1), offs=ends_E)
     sizes = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
     return torch.cat([F.linear(x, w) for x, w in zip(x_RI.split(sizes), weight_EOI, strict=True)])
