@@ -60,8 +60,7 @@ def grow_optimizer_state(
     grown = {}
     for place, state in each_source(plan, naming, states):
         grown[place.name] = {
-            key: _grow_value(plan, place, key, value, policy == "fresh_copies", optimizer)
-            for key, value in state.items()
+            key: _grow_value(plan, place, state, key, policy == "fresh_copies", optimizer) for key in state
         }
     return grown
 
@@ -70,26 +69,32 @@ def check_optimizer_state(states: Mapping[str, ParamState], shapes: Mapping[str,
     """Refuse state that cannot be grown, before anything is.
 
     Raises:
-        ValueError: For a state tensor that is neither a scalar nor of its parameter's shape.
+        ValueError: For state that is neither a scalar nor a tensor of its parameter's shape.
     """
     for name, state in states.items():
         for key, value in state.items():
-            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != shapes[name]:
+            if isinstance(value, Tensor):
+                growable, what = value.dim() == 0 or value.shape == shapes[name], f"of shape {tuple(value.shape)}"
+            else:
+                growable, what = value is None or isinstance(value, (int, float)), f"as a {type(value).__name__}"
+            if not growable:
                 raise ValueError(
-                    f"{optimizer} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
-                    f"{tuple(shapes[name])}, which cannot be grown along with it: use optimizer_state: reset, or an "
-                    "optimizer with per-element state such as AdamW"
+                    f"{optimizer} keeps {key!r} {what} for {name} of shape {tuple(shapes[name])}, which cannot be "
+                    "grown along with it: use optimizer_state: reset, or an optimizer with per-element state such as "
+                    "AdamW"
                 )
 
 
-def _grow_value(plan: GrowthPlan, place: Place, key: str, value: Any, fresh: bool, optimizer: str) -> Any:
+def _grow_value(plan: GrowthPlan, place: Place, state: ParamState, key: str, fresh: bool, optimizer: str) -> Any:
+    assert place.expert is None, "a parameter holds all experts of its layer"
+    value = state[key]
     if place.layer is None or not isinstance(value, Tensor):
         return value
     layer_copy = plan.is_layer_copy(place.layer)
     if layer_copy and fresh:
         return torch.zeros_like(value)
     if value.dim() > 0 and place.role.expert_axis and plan.grows_experts(place.layer):
-        power = _gradient_power(key, optimizer)
+        power = _gradient_power(key, state, optimizer)
         return gather_experts(
             value, plan.experts[place.layer], lambda rows: _treat_rows(plan, place, rows, power, fresh)
         )
@@ -106,7 +111,9 @@ def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows, power: int, fr
     rows.values.mul_(torch.tensor(factors, dtype=rows.values.dtype, device=rows.values.device).view(shape))
 
 
-def _gradient_power(key: str, optimizer: str) -> int:
+def _gradient_power(key: str, state: ParamState, optimizer: str) -> int:
+    if key == "momentum_buffer" and "square_avg" in state:
+        return 0  # RMSprop's momentum adds up updates, which are normalised; it shares its name with SGD's
     if key not in GRADIENT_POWER:
         raise ValueError(
             f"cannot tell how {key!r} of {optimizer} scales with the gradient, so it cannot be carried through a "
