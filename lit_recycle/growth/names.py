@@ -97,13 +97,15 @@ class Naming:
 
 
 def _grown_layer(plan: GrowthPlan, layer: int, places: list[Place]) -> Iterator[Place]:
+    grown_from: dict[int, list[int]] = {}
+    for e, source in enumerate(plan.experts[layer]):
+        grown_from.setdefault(source, []).append(e)
     for place in places:
         if place.expert is None:
             yield replace(place, layer=layer)
         else:
-            for e, source in enumerate(plan.experts[layer]):
-                if source == place.expert:
-                    yield replace(place, layer=layer, expert=e)
+            for e in grown_from.get(place.expert, ()):
+                yield replace(place, layer=layer, expert=e)
 
 
 NATIVE = Naming(
