@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = importlib.import_module(f"lit_recycle.commands.{module}")
         return command.main(argv if module == "trainer" else argv[1:]) or 0
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if os.environ.get("LIT_RECYCLE_TRACEBACK") or not is_users(error):
             raise

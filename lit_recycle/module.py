@@ -152,27 +152,21 @@ class LitMoE(L.LightningModule):
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         ce, routing = self.next_token_loss(batch)
-        counts_LE = routing.counts_E if routing else ce.new_zeros(0)
-        mean_ce, counts_LE = self._reduce(ce.detach(), counts_LE)
-        loss, values = ce, {"loss/train": mean_ce}
+        loss, values = ce, {"loss/train": ce.detach()}
         if routing:
+            counts_LE = _sum_over_processes(routing.counts_E)
             balance, z = balance_loss(counts_LE, routing.scores_E), routing.z.mean()
             loss = ce + self.balance_loss * balance + self.z_loss * z
             values |= {"loss/balance": balance.detach(), "loss/router_z": z.detach()}
             self.counts_LE = counts_LE if self.counts_LE is None else self.counts_LE + counts_LE
+        values = dict(
+            zip(values, _sum_over_processes(torch.stack([*values.values()])) / self.trainer.world_size, strict=True)
+        )
         self.log_dict(values)
-        self.log("loss", mean_ce, prog_bar=True, logger=False)
+        self.log("loss", values["loss/train"], prog_bar=True, logger=False)
         self._pending_samples += batch["input_ids"].shape[0] * self.trainer.world_size
         self._pending_tokens += batch["input_ids"].numel() * self.trainer.world_size
         return loss
-
-    def _reduce(self, ce: Tensor, counts_LE: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss and summed expert counts over all processes, in one message."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return ce, counts_LE
-        message = torch.cat((ce.view(1), counts_LE.flatten()))
-        dist.all_reduce(message)
-        return message[0] / dist.get_world_size(), message[1:].view_as(counts_LE)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -232,8 +226,8 @@ class LitMoE(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = self.val_metrics.compute()
         self.val_metrics.reset()
-        self.log("loss/val", values["loss"], prog_bar=True)
-        self.log_dict({f"loss/val_{name}": values[name] for name in ("perplexity", "bits_per_byte")})
+        self.log("loss/val", values["loss"], prog_bar=True, sync_dist=True)
+        self.log_dict({f"loss/val_{name}": values[name] for name in ("perplexity", "bits_per_byte")}, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -245,6 +239,13 @@ class LitMoE(L.LightningModule):
         assert self.model is not None
         logits, _ = self.model(batch["input_ids"])
         return F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
 
 
 def balance_loss(counts_LE: Tensor, scores_LE: Tensor) -> Tensor:

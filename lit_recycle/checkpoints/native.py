@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, GrowthEvent, OptimizerPolicy, Trigger, Width
 from lit_recycle.growth.names import NATIVE
@@ -23,6 +24,7 @@ from lit_recycle.growth.plan import GrowthPlan, grow_config
 from lit_recycle.growth.record import GrowthRecord
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.transformer import MoETransformer
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -69,6 +71,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def read_hyperparameters(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its model: shape, past growths, coefficients. Plain types; tensors are not read."""
     return load_checkpoint(path)["hyper_parameters"]
+
+
+def load_model(path: Path) -> tuple[MoETransformer, Tokenizer]:
+    """The model of a checkpoint, ready for evaluation, and the tokenizer that it was trained with."""
+    checkpoint = load_checkpoint(path)
+    with torch.device("meta"):
+        model = MoETransformer(MoEConfig.from_dict(checkpoint["hyper_parameters"]["config"]))
+    weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    tokenizer = checkpoint.get("TextData", checkpoint).get("tokenizer")
+    if tokenizer is None:
+        raise ValueError(f"{path} holds no tokenizer: it was not trained on TextData")
+    return model.eval(), Tokenizer.from_dict(tokenizer)
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""``lit-recycle generate``: text from a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    """Print the prompt and its continuation as it is sampled."""
+    options = parse(argv)
+    # Only now: --help needs no torch.
+    from lit_recycle.checkpoints.native import load_model
+    from lit_recycle.generate import generate
+
+    model, tokenizer = load_model(options.ckpt_path)
+    prompt = [int(i) for i in tokenizer.encode(options.prompt)] or [tokenizer.eos_id]
+    ids = generate(
+        model,
+        prompt,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        allowed=tokenizer.vocab_size,
+    )
+    print(options.prompt, end="")
+    shown, done = "", []
+    for token in itertools.islice(ids, options.max_new_tokens):
+        if token == tokenizer.eos_id:
+            break
+        done.append(token)
+        text = tokenizer.decode(done)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character may need several tokens
+            sys.stdout.write(text[len(shown) :])
+            sys.stdout.flush()
+            shown = text
+    print()
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lit-recycle generate", description="Sample text from a checkpoint.")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint of this project")
+    parser.add_argument("--prompt", default="", help="text to continue; a document's beginning when not given")
+    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token each time")
+    parser.add_argument("--top_p", type=float, default=0.95, help="sample among tokens of this total probability")
+    parser.add_argument("--seed", type=int, default=None)
+    options = parser.parse_args(argv)
+    if options.temperature < 0 or not 0 < options.top_p <= 1 or options.max_new_tokens < 1:
+        raise ValueError("--temperature must not be negative, --top_p lie in (0, 1], --max_new_tokens be at least 1")
+    return options

@@ -1,0 +1,202 @@
+"""``lit-recycle plan``: what a run will be, stage by stage, from its configuration alone. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from lit_recycle.data.config import DataDefaults
+from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.schedule import Stage, stages
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.text import human
+
+CALLBACK = "callbacks.GrowthCallback"
+BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
+"""Bytes of a parameter by trainer.precision; the mixed ones keep parameters in 32 bits."""
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """The part of a run's configuration that its stages follow from."""
+
+    config: MoEConfig
+    events: list[GrowthEvent]
+    seq_len: int
+    batch_size: int
+    accumulate: int
+    processes: int
+    max_steps: int
+    param_bytes: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.seq_len * self.batch_size * self.accumulate * self.processes
+
+    def stages(self) -> list[Stage]:
+        return stages(
+            self.config,
+            self.events,
+            seq_len=self.seq_len,
+            tokens_per_step=self.tokens_per_step,
+            max_steps=self.max_steps,
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Print the stages of the run that ``lit-recycle fit`` with the same options would be."""
+    as_json = "--json" in argv
+    run = run_shape(load_config([a for a in argv if a != "--json"]))
+    rows = [stage_row(run, stage) for stage in run.stages()]
+    if as_json:
+        print(json.dumps({"tokens_per_step": run.tokens_per_step, "stages": rows}, indent=2))
+    else:
+        print_table(run, rows)
+    return 0
+
+
+def load_config(argv: list[str]) -> dict[str, Any]:
+    """The configuration as ``fit`` would see it: files merged in order, overrides, then interpolation."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged, files, rest = OmegaConf.create(), 0, list(argv)
+    if not rest or rest[0] in ("-h", "--help"):
+        raise ValueError("usage: lit-recycle plan --config FILE [--config FILE …] [--key value …] [--json]")
+    try:
+        while rest:
+            key, _, value = rest.pop(0).partition("=")
+            if not key.startswith("--") or (not value and not rest):
+                raise ValueError(f"{key!r} is no option with a value: write --key value, as for `lit-recycle fit`")
+            value = value or rest.pop(0)
+            if key == "--config":
+                merged, files = _merge(merged, OmegaConf.load(value)), files + 1
+            else:
+                merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:]}={value}"]))
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the configuration cannot be read: {error}") from error
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def _merge(first: Any, second: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.merge(first, second)
+
+
+def run_shape(config: Mapping[str, Any]) -> RunShape:
+    """Raises ``ValueError`` for keys and values that ``fit`` would refuse in the model's shape or in the events."""
+    trainer, data = config.get("trainer") or {}, config.get("data") or {}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=MoEConfig, default=MoEConfig())
+    parser.add_argument("--events", type=list[GrowthEvent], default=[])
+    values: dict[str, Any] = {"config": (config.get("model") or {}).get("config") or {}}
+    for callback in trainer.get("callbacks") or []:
+        if callback.get("class_path") in (CALLBACK, "callbacks.growth.GrowthCallback"):
+            values["events"] = callback["init_args"]["events"]
+    try:
+        parsed = parser.instantiate(parser.parse_object(values))
+    except Exception as error:
+        raise ValueError(f"the configuration does not fit: {error}") from error
+    max_steps = trainer.get("max_steps", -1)
+    if max_steps < 1:
+        raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
+    defaults = DataDefaults()
+    return RunShape(
+        config=parsed.config,
+        events=list(parsed.events),
+        seq_len=data.get("seq_len", defaults.seq_len),
+        batch_size=data.get("batch_size", defaults.batch_size),
+        accumulate=trainer.get("accumulate_grad_batches", 1),
+        processes=_count(trainer.get("devices", 1)) * trainer.get("num_nodes", 1),
+        max_steps=max_steps,
+        param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision", 32)),
+    )
+
+
+def _count(devices: Any) -> int:
+    if isinstance(devices, list):
+        return len(devices)
+    if not str(devices).isdigit():
+        raise ValueError(
+            f"trainer.devices is {devices!r}: give a number, for the plan depends on it (--trainer.devices 8)"
+        )
+    return int(devices)
+
+
+def _param_bytes(precision: Any) -> int:
+    return BYTES.get(str(precision).removesuffix("-true").removesuffix("-mixed"), 4)
+
+
+def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
+    """A stage in numbers: plain types, FLOPs and bytes as integers. Optimizer bytes are AdamW's two moments."""
+    config = stage.config
+    params = config.num_params()
+    return {
+        "start_step": stage.start.steps,
+        "end_step": stage.end.steps,
+        "start_tokens": stage.start.tokens,
+        "tokens": stage.end.tokens - stage.start.tokens,
+        "layers": config.num_layers,
+        "experts": config.num_experts,
+        "top_k": config.top_k,
+        "params": params,
+        "active_params": config.num_active_params(),
+        "flops_per_token": config.num_flops_per_token(run.seq_len),
+        "flops": stage.end.flops - stage.start.flops,
+        "sunk_flops": stage.start.flops,
+        "weight_bytes": params * run.param_bytes,
+        "optimizer_bytes": 2 * params * run.param_bytes,
+        "event": None if stage.event is None else asdict(stage.event),
+        "layer_map": list(stage.plan.layers) if stage.plan else None,
+        "expert_map": list(max(stage.plan.experts, key=len)) if stage.plan else None,
+    }
+
+
+def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
+    """One column per stage; the source maps below."""
+    console = Console(highlight=False, soft_wrap=False)
+    total = sum(row["flops"] for row in rows)
+    table = Table(title=f"{run.max_steps:,} steps of {run.tokens_per_step:,} tokens")
+    table.add_column()
+    for number, row in enumerate(rows):
+        axes = " and ".join(_axes(row))
+        table.add_column(f"stage {number}" + (f"\nafter {axes}" if axes else "\n"), justify="right")
+    lines: dict[str, Callable[[dict[str, Any]], str]] = {
+        "from step": lambda row: f"{row['start_step']:,}",
+        "from token": lambda row: human(row["start_tokens"]),
+        "layers": lambda row: str(row["layers"]),
+        "experts per layer": lambda row: str(row["experts"]),
+        "experts per token": lambda row: str(row["top_k"]),
+        "parameters": lambda row: _count_of(row["params"]),
+        "active parameters": lambda row: _count_of(row["active_params"]),
+        "FLOPs per token": lambda row: f"{row['flops_per_token']:.3g}",
+        "FLOPs of the stage": lambda row: f"{row['flops']:.3g} ({row['flops'] / total:.0%})",
+        "FLOPs before it": lambda row: f"{row['sunk_flops']:.3g}",
+        "weights": lambda row: human(row["weight_bytes"], "B"),
+        "AdamW moments": lambda row: human(row["optimizer_bytes"], "B"),
+    }
+    for name, text in lines.items():
+        table.add_row(name, *map(text, rows))
+    console.print(table)
+    for number, row in enumerate(rows):
+        for axis, key in (("depth", "layer_map"), ("width", "expert_map")):
+            if axis in _axes(row):
+                unit = key.removesuffix("_map")
+                console.print(f"stage {number}, grown {unit} from source {unit}:\n  {' '.join(map(str, row[key]))}")
+
+
+def _axes(row: dict[str, Any]) -> list[str]:
+    return [axis for axis in ("depth", "width") if row["event"] and row["event"][axis]]
+
+
+def _count_of(params: int) -> str:
+    return f"{params / 1e9:.2f}B" if params > 1e9 else human(params)
