@@ -104,7 +104,7 @@ def _deviation(flat: Tensor) -> float:
     pivot = flat[0].double()  # so that values that are all alike have a deviation of exactly zero
     total = square = torch.zeros((), dtype=torch.float64, device=flat.device)
     for block in flat.split(BLOCK):
-        distance = block.double().sub_(pivot)
+        distance = block.double() - pivot
         total, square = total + distance.sum(), square + torch.dot(distance, distance)
     variance = square / flat.numel() - (total / flat.numel()).square()
     return variance.clamp(min=0).sqrt().float().item()
