@@ -5,16 +5,14 @@ A checkpoint is a Lightning checkpoint: one file, or a folder of shards. Nothing
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_recycle.checkpoints.atomic import save
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, GrowthEvent, OptimizerPolicy, Trigger, Width
@@ -87,20 +85,6 @@ def load_model(path: Path) -> tuple[MoETransformer, Tokenizer]:
     return model.eval(), Tokenizer.from_dict(tokenizer)
 
 
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A path to write to, beside ``path``, which takes its place when all went well and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def grow_checkpoint(
     src: Path,
     dst: Path,
@@ -145,8 +129,7 @@ def grow_checkpoint(
         "config": after.to_dict(),
         "growth": [*saved["growth"], record.to_dict()],
     }
-    with beside(dst) as part:
-        torch.save(checkpoint, part)
+    save(checkpoint, dst)
 
 
 def _grow_optimizer(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from callbacks.interrupt import SaveOnInterrupt
+from callbacks.summary import RunSummary
+from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import newest_checkpoint, read_hyperparameters
 from lit_recycle.data.module import TextData
 from lit_recycle.model.config import MoEConfig
@@ -33,7 +37,10 @@ class RecycleCLI(LightningCLI):
             auto_configure_optimizers=False,
             parser_kwargs={"parser_mode": "omegaconf+", "prog": f"lit-recycle {command}"},
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary()]},
         )
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

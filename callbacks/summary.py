@@ -1,0 +1,156 @@
+"""The story of a run, told at its end."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+from lit_recycle.generate import generate
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.module import Batch, LitMoE
+from lit_recycle.text import human
+
+
+class RunSummary(L.Callback):
+    """Prints what became of a run: a line per stage, FLOPs sunk and extra, a sample, and the commands that go on.
+
+    Args:
+        sample_tokens: Length of the sampled text; 0 for none.
+        prompt: Text that the sample continues; the beginning of a document when empty.
+    """
+
+    def __init__(self, sample_tokens: int = 200, prompt: str = "") -> None:
+        self.sample_tokens, self.prompt = sample_tokens, prompt
+        self.val_losses: list[tuple[int, float]] = []
+        self.seconds: dict[int, float] = {}
+        self._started = 0.0
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"val_losses": list(self.val_losses), "seconds": dict(self.seconds)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.val_losses, self.seconds = list(state_dict["val_losses"]), dict(state_dict["seconds"])
+
+    @override
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        stage = len(pl_module.growth)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - self._started
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        if not trainer.sanity_checking:
+            self.val_losses.append((trainer.global_step, float(trainer.callback_metrics["loss/val"])))
+
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        sample = self._sample(trainer, pl_module)
+        if trainer.is_global_zero:
+            console = Console(highlight=False)
+            console.print(self._stages(pl_module))
+            console.print(flops_line(pl_module))
+            if sample:
+                console.rule("sampled text")
+                console.print(sample, markup=False)
+                console.rule()
+            print(next_commands(trainer), flush=True)
+
+    def _stages(self, module: LitMoE) -> Table:
+        """One column per stage: sizes, speed, and the losses at its beginning and end."""
+        ends = [(record["steps"], record["tokens"]) for record in module.growth]
+        ends.append((module.trainer.global_step, module.tokens_seen))
+        configs = [record["before"] for record in module.growth] + [module.config.to_dict()]
+        table = Table(title="the run")
+        table.add_column()
+        rows: dict[str, list[str]] = {}
+
+        def add(name: str, value: str) -> None:
+            rows.setdefault(name, []).append(value)
+
+        began = (0, 0)
+        for number, ((step, tokens), values) in enumerate(zip(ends, configs, strict=True)):
+            config, record = MoEConfig.from_dict(values), module.growth[number - 1] if number else None
+            event = record["event"] if record else {}
+            table.add_column(
+                "start" if not record else " and ".join(a for a in ("depth", "width") if event[a]) + " grown"
+            )
+            add("steps", f"{began[0]:,} – {step:,}")
+            add("tokens", human(tokens - began[1]))
+            add("layers × experts (top-k)", f"{config.num_layers} × {config.num_experts} ({config.top_k})")
+            add("parameters", human(config.num_params()))
+            add("active parameters", human(config.num_active_params()))
+            add("loss before growth", _loss(record and record["loss_before"]))
+            add("loss after growth", _loss(record and record["loss_after"]))
+            add("validation loss at the end", _loss(self._val_loss(step)))
+            seconds = self.seconds.get(number)
+            add("tokens per second", f"{(tokens - began[1]) / seconds:,.0f}" if seconds else "–")
+            began = (step, tokens)
+        for name, cells in rows.items():
+            table.add_row(name, *cells)
+        return table
+
+    def _val_loss(self, step: int) -> float | None:
+        return next((loss for at, loss in reversed(self.val_losses) if at <= step), None)
+
+    def _sample(self, trainer: L.Trainer, module: LitMoE) -> str:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not self.sample_tokens or data is None:
+            return ""
+        assert module.model is not None
+        tokenizer = data.tokenizer
+        prompt = [int(i) for i in tokenizer.encode(self.prompt)] or [tokenizer.eos_id]
+        module.model.eval()
+        ids = generate(module.model, prompt, temperature=0.8, top_p=0.95, seed=0, allowed=tokenizer.vocab_size)
+        tokens = itertools.takewhile(lambda i: i != tokenizer.eos_id, itertools.islice(ids, self.sample_tokens))
+        return self.prompt + tokenizer.decode(list(tokens))
+
+
+def flops_line(module: LitMoE) -> str:
+    """Training FLOPs before the first growth (sunk) and after it (extra)."""
+    total = module.flops_spent
+    if not module.growth:
+        return f"training FLOPs: {total:.3g}"
+    sunk = module.growth[0]["flops"]
+    return f"training FLOPs: {sunk:.3g} sunk before the first growth + {total - sunk:.3g} extra = {total:.3g}"
+
+
+def next_commands(trainer: L.Trainer) -> str:
+    """What to type next, as it can be pasted."""
+    command = resume_command()
+    longer = f"{command} --trainer.max_steps {2 * trainer.max_steps}"
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "") or Path(trainer.default_root_dir) / "checkpoints"
+    return (
+        f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}\n"
+        f"go on:    {longer}\n"
+        f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(path))} --prompt 'def '"
+    )
+
+
+def resume_command() -> str:
+    """The command line of this process, going on from the newest checkpoint."""
+    arguments = [a for a in sys.argv[1:]]
+    while "--ckpt_path" in arguments:
+        at = arguments.index("--ckpt_path")
+        del arguments[at : at + 2]
+    arguments = [a for a in arguments if not a.startswith("--ckpt_path=")]
+    return shlex.join([Path(sys.argv[0]).name, *arguments, "--ckpt_path", "last"])
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

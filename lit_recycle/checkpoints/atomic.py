@@ -1,0 +1,34 @@
+"""Writing so that a full disk or a killed process never leaves half a checkpoint in the place of a whole one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A path to write to, beside ``path``, which takes its place when all went well and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """``torch.save``, atomically. Raises ``OSError`` when the disk does not take it; what was there stays."""
+    with beside(path) as part:
+        try:
+            torch.save(checkpoint, part)
+        except RuntimeError as error:  # how torch's archive writer tells of a full disk
+            raise OSError(f"cannot write {path}: is the disk full? Nothing that was saved before is lost") from error
