@@ -1,0 +1,176 @@
+"""``lit-recycle grow SRC DST``: grow a checkpoint on disk, a Hugging Face folder or one of this project's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_recycle.growth.event import POLICIES, Depth, Width
+
+if TYPE_CHECKING:
+    from lit_recycle.checkpoints.hf_grow import Progress
+    from lit_recycle.checkpoints.hf_plan import FolderGrowth
+
+EXAMPLES = """examples:
+  lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --dry-run
+  lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --noise 0 --verify
+  lit-recycle grow Qwen3-8B Qwen3-8B-deep --depth 2 --keep-first 2 --keep-last 2 --zero-output
+  lit-recycle grow Qwen3-8B Qwen3-MoE --upcycle 8 --drop 0.5
+  lit-recycle grow runs/last.ckpt grown.ckpt --depth 2
+"""
+
+
+def main(argv: list[str]) -> int:
+    args = _parser().parse_args(argv)
+    source, destination = Path(args.source).expanduser(), Path(args.destination).expanduser()
+    depth, width = _depth(args), _width(args)
+    if destination.exists() and not args.dry_run:
+        raise ValueError(f"{destination} exists; give another destination or remove it")
+    if not source.exists():
+        raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
+    if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
+        return _upcycle(args, source, destination) if args.upcycle else _grow_folder(args, depth, width)
+    if args.upcycle or args.dry_run or args.verify or args.dtype:
+        raise ValueError(f"{source} is no Hugging Face folder: --upcycle, --dry-run, --verify and --dtype need one")
+    from lit_recycle.checkpoints.native import grow_checkpoint
+
+    grow_checkpoint(source, destination, depth, width, seed=args.seed, optimizer_state=args.optimizer_state)
+    print(f"wrote {destination}")
+    return 0
+
+
+def _is_weights_folder(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lit-recycle grow",
+        description="Grow a checkpoint: copy layers (--depth), duplicate experts (--width), or both. A Hugging Face "
+        "folder is streamed into a new folder that transformers loads.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help="Hugging Face folder, or checkpoint of this project")
+    parser.add_argument("destination", metavar="DST", help="what to write; must not exist")
+    depth = parser.add_argument_group("depth")
+    depth.add_argument("--depth", type=int, metavar="M", help="how often each layer stands in the grown model")
+    depth.add_argument("--method", choices=("interposition", "stack"), help="0 0 1 1 (default) or 0 1 0 1")
+    depth.add_argument("--keep-first", type=int, metavar="N", help="leave the first N layers single")
+    depth.add_argument("--keep-last", type=int, metavar="N", help="leave the last N layers single")
+    depth.add_argument("--layers", type=_numbers, metavar="0,0,1,1,…", help="the source of each layer, written out")
+    depth.add_argument("--zero-output", action="store_true", help="zero the output projections of copied layers")
+    width = parser.add_argument_group("width")
+    width.add_argument("--width", type=int, metavar="M", help="how often each expert stands in the grown model")
+    width.add_argument("--noise", type=float, metavar="A", help="noise on copies, relative to each matrix (0.01)")
+    width.add_argument("--top-k", choices=("scale", "keep"), help="multiply the experts per token too (default)")
+    width.add_argument("--reset-balance", action="store_true", help="zero the balancing bias")
+    upcycle = parser.add_argument_group("dense to Mixture-of-Experts")
+    upcycle.add_argument("--upcycle", type=int, metavar="E", help="copy each feed-forward network to E experts")
+    upcycle.add_argument("--upcycle-top-k", type=int, default=2, metavar="K", help="experts per token (2)")
+    upcycle.add_argument("--drop", type=float, default=0.0, metavar="R", help="re-draw this share of inner channels")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument("--optimizer-state", choices=POLICIES, default="carry", help="of a checkpoint of this project")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the sizes, write nothing")
+    parser.add_argument("--verify", action="store_true", help="compare the logits of source and result afterwards")
+    return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected layer numbers as in 0,0,1,1, got {text!r}") from None
+
+
+def _depth(args: argparse.Namespace) -> Depth | None:
+    given = {key: getattr(args, key) for key in ("method", "keep_first", "keep_last") if getattr(args, key) is not None}
+    if args.layers is not None:
+        if args.depth is not None or given:
+            raise ValueError("--layers says it all: leave out --depth, --method, --keep-first and --keep-last")
+        return Depth(layers=args.layers, zero_output=args.zero_output)
+    if args.depth is not None:
+        return Depth(args.depth, zero_output=args.zero_output, **given)
+    if given or args.zero_output:
+        raise ValueError("--method, --keep-first, --keep-last and --zero-output belong to depth growth: give --depth")
+    return None
+
+
+def _width(args: argparse.Namespace) -> Width | None:
+    given = {key: getattr(args, key) for key in ("noise", "top_k") if getattr(args, key) is not None}
+    if args.width is not None:
+        return Width(args.width, reset_balance=args.reset_balance, **given)
+    if given or args.reset_balance:
+        raise ValueError("--noise, --top-k and --reset-balance belong to width growth: give --width")
+    return None
+
+
+def _grow_folder(args: argparse.Namespace, depth: Depth | None, width: Width | None) -> int:
+    from lit_recycle.checkpoints.hf_plan import plan_folder_growth
+
+    growth = plan_folder_growth(args.source, depth, width, seed=args.seed, dtype=args.dtype)
+    _print_plan(growth)
+    if args.dry_run:
+        return 0
+    from lit_recycle.checkpoints.hf_grow import write_grown
+
+    with _progress_bar(growth.nbytes) as progress:
+        write_grown(growth, args.destination, max_shard_size=args.max_shard_size, progress=progress)
+    print(f"wrote {args.destination}")
+    return _verify(args, expect_equal=growth.preserves) if args.verify else 0
+
+
+def _print_plan(growth: FolderGrowth) -> None:
+    from lit_recycle.checkpoints.card import describe
+
+    print(f"{growth.source.path} ({growth.config['model_type']})")
+    for line in describe(growth):
+        print(f"  {line}")
+    print(
+        f"  Size: {growth.source.nbytes / 1e9:,.3f} GB → {growth.nbytes / 1e9:,.3f} GB, {len(growth.tensors):,} tensors"
+    )
+
+
+def _upcycle(args: argparse.Namespace, source: Path, destination: Path) -> int:
+    from lit_recycle.checkpoints.upcycle import plan_upcycling, write_upcycled
+
+    if _depth(args) or _width(args):
+        raise ValueError("--upcycle makes a checkpoint of its own: grow its result in a second step")
+    plan = plan_upcycling(
+        source, args.upcycle, top_k=args.upcycle_top_k, drop=args.drop, seed=args.seed, dtype=args.dtype
+    )
+    print("\n".join(plan.describe()))
+    if args.dry_run:
+        return 0
+    with _progress_bar(plan.nbytes) as progress:
+        write_upcycled(plan, destination, max_shard_size=args.max_shard_size, progress=progress)
+    print(f"wrote {destination}")
+    return _verify(args, expect_equal=plan.preserves) if args.verify else 0
+
+
+def _verify(args: argparse.Namespace, expect_equal: bool) -> int:
+    from lit_recycle.checkpoints.verify import compare_logits
+
+    difference = compare_logits(args.source, args.destination)
+    print(f"largest logit difference {difference.largest:.3g} (largest logit of the source {difference.scale:.3g})")
+    if expect_equal and not difference.is_rounding:
+        print("the growth should preserve the function, and does not: this is an error", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def _progress_bar(nbytes: int) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("writing", total=nbytes)
+        yield lambda done: bar.advance(task, done)
