@@ -1,0 +1,262 @@
+"""Optimizer state under growth, against what the optimizer itself would have kept."""
+
+import pytest
+import torch
+from helpers import assert_equal_to_rounding, built, grown, loss, tiny, tokens
+from torch import nn
+from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, Rprop
+
+from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.names import NATIVE, Naming
+from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
+from lit_recycle.growth.plan import GrowthPlan, grow_config
+
+QUIET = Width(noise=0.0)
+EXPERT_NAME = "layers.0.moe.experts.down"
+
+
+class Lion(Optimizer):
+    """Sign of an interpolated momentum (Chen et al. 2023); keeps its step as an int, as many outside of torch do."""
+
+    def __init__(self, params, lr=1e-3):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                momentum = state.setdefault("exp_avg", torch.zeros_like(p))
+                state["step"] = state.get("step", 0) + 1
+                p.sub_(momentum.lerp(p.grad, 0.1).sign(), alpha=group["lr"])
+                momentum.lerp_(p.grad, 0.01)
+
+
+OPTIMIZERS = {
+    "AdamW": lambda p: AdamW(p, lr=1e-2),
+    "Adam": lambda p: Adam(p, lr=1e-2),
+    "AMSGrad": lambda p: AdamW(p, lr=1e-2, amsgrad=True),
+    "Adamax": lambda p: Adamax(p, lr=1e-2, eps=1e-30),
+    "NAdam": lambda p: NAdam(p, lr=1e-2),
+    "RAdam": lambda p: RAdam(p, lr=1e-2),
+    "SGD": lambda p: SGD(p, lr=1e-2),
+    "SGD with momentum": lambda p: SGD(p, lr=1e-2, momentum=0.9),
+    "RMSprop": lambda p: RMSprop(p, lr=1e-2),
+    "RMSprop centred with momentum": lambda p: RMSprop(p, lr=1e-2, centered=True, momentum=0.9),
+    "Adagrad": lambda p: Adagrad(p, lr=1e-2),
+    "Adadelta": lambda p: Adadelta(p),
+    "Rprop": lambda p: Rprop(p, lr=1e-2),
+    "Lion": Lion,
+}
+
+
+def state_after(make, gradients) -> dict:
+    """What an optimizer keeps of one parameter after steps with these gradients."""
+    param = nn.Parameter(torch.zeros_like(gradients[0]))
+    optimizer = make([param])
+    for gradient in gradients:
+        param.grad = gradient.clone()
+        optimizer.step()
+    return dict(optimizer.state[param])
+
+
+def named_state(model, optimizer) -> dict[str, dict]:
+    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
+
+
+def grow_state(plan, states, policy="carry"):
+    return grow_optimizer_state(plan, NATIVE, states, policy, "TheOptimizer")
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_carried_state_is_what_the_divided_gradient_would_have_left(name, factor):
+    """Gradients far above every epsilon, so that only their powers count."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = [1e4 * torch.randn(2, 3, 2, generator=generator, dtype=torch.float64) for _ in range(4)]
+    plan = GrowthPlan(layers=(0,), experts=(tuple(e for e in range(2) for _ in range(factor)),))
+    before = {EXPERT_NAME: state_after(OPTIMIZERS[name], gradients)}
+    carried = grow_state(plan, before)[EXPERT_NAME]
+    expected = state_after(OPTIMIZERS[name], [g.repeat_interleave(factor, 0) / factor for g in gradients])
+    assert carried.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(carried[key], value, rtol=1e-6, atol=0, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_the_next_update_of_a_copy_is_that_of_its_source():
+    """m/√v is what it was, so that α=0 growth leaves the whole course of training under AdamW as it was."""
+    model = built(tiny(shared_expert_size=4, balance_bias=True))
+    options = {"lr": 3e-3, "eps": 1e-40, "weight_decay": 0.1}
+    optimizer = AdamW(model.parameters(), **options)
+
+    def train(model, optimizer, seed):
+        optimizer.zero_grad()
+        loss(model, tokens(model.config, batch=8, seed=seed)).backward()
+        optimizer.step()
+
+    for seed in range(5):
+        train(model, optimizer, seed)
+    width = Width(factor=3, noise=0.0)
+    _, plan = grow_config(model.config, None, width)
+    wide = grown(model, width=width)
+    wide_optimizer = AdamW(wide.parameters(), **options)
+    params = dict(wide.named_parameters())
+    for name, state in grow_state(plan, named_state(model, optimizer)).items():
+        wide_optimizer.state[params[name]] = {k: v.clone() for k, v in state.items()}
+    for seed in range(5, 8):
+        train(model, optimizer, seed)
+        train(wide, wide_optimizer, seed)
+    for name, param in model.named_parameters():
+        duplicated = ".router." in name or ".experts." in name
+        expected = param.repeat_interleave(3, dim=0) if duplicated else param
+        assert_equal_to_rounding(params[name], expected, scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model and its AMSGrad state by name, after three steps."""
+    model = built(tiny(dense_layers=[1], dense_size=4))
+    optimizer = AdamW(model.parameters(), lr=1e-3, amsgrad=True)
+    for seed in range(3):
+        loss(model, tokens(model.config, batch=8, seed=seed)).backward()
+        optimizer.step()
+    return model, named_state(model, optimizer)
+
+
+def fresh_dicts(states):
+    return {name: dict(state) for name, state in states.items()}
+
+
+MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+
+
+def test_carry(trained):
+    model, states = trained
+    _, plan = grow_config(model.config, Depth(), QUIET)
+    after = grow_state(plan, fresh_dicts(states))
+    assert list(after) == [name for name, _ in grown(model, Depth(), QUIET).named_parameters()]
+    for name, state in after.items():
+        place = NATIVE.parse(name)
+        source = states[place.source(plan).name]
+        assert state["step"] == 3
+        for key, power in MOMENTS.items():
+            expected = source[key].repeat_interleave(2, 0) / 2**power if place.role.expert_axis else source[key]
+            assert torch.equal(state[key], expected), (name, key)
+
+
+def test_carried_state_of_copies_is_their_own(trained):
+    model, states = trained
+    _, plan = grow_config(model.config, Depth(factor=3), None)
+    after = grow_state(plan, fresh_dicts(states))
+    pointers = [value.untyped_storage().data_ptr() for state in after.values() for value in state.values()]
+    assert len(set(pointers)) == len(pointers), "scalars too: a step that is shared is counted twice"
+    assert after["layers.0.attn.q_proj.weight"]["exp_avg"] is states["layers.0.attn.q_proj.weight"]["exp_avg"]
+
+
+def test_fresh_copies_start_at_zero_beside_carried_originals(trained):
+    model, states = trained
+    _, plan = grow_config(model.config, Depth(), Width(factor=3, noise=0.0))
+    after = grow_state(plan, fresh_dicts(states), "fresh_copies")
+    assert len(after) == len(list(grown(model, Depth(), QUIET).parameters()))
+    for name, state in after.items():
+        place = NATIVE.parse(name)
+        source = states[place.source(plan).name]
+        if place.layer is not None and plan.is_layer_copy(place.layer):
+            assert not any(value.any() for value in state.values()), name
+            continue
+        assert state["step"] == 3
+        for key, power in MOMENTS.items():
+            expected = source[key]
+            if place.role.expert_axis:
+                expected = torch.zeros_like(state[key])
+                expected[::3] = source[key] * 3.0**-power
+            assert torch.equal(state[key], expected), (name, key)
+
+
+def test_reset_leaves_nothing(trained):
+    model, states = trained
+    _, plan = grow_config(model.config, Depth(), QUIET)
+    states = fresh_dicts(states)
+    assert grow_state(plan, states, "reset") == {}
+    assert not states, "let go at once"
+
+
+def test_state_is_let_go_after_its_last_use(trained):
+    model, states = trained
+    _, plan = grow_config(model.config, Depth(method="stack"), QUIET)
+    states = fresh_dicts(states)
+    grow_state(plan, states)
+    assert not states
+
+
+def test_parameters_without_state_have_none_after_growth(trained):
+    """A parameter that was frozen has no state."""
+    model, states = trained
+    states = {name: dict(state) for name, state in states.items() if "norm" not in name}
+    after = grow_state(grow_config(model.config, Depth(), None)[1], states)
+    assert after and not any("norm" in name for name in after)
+
+
+def test_plain_numbers_are_carried():
+    plan = GrowthPlan(layers=(0, 0), experts=((0, 0), (0, 0)))
+    state = {"exp_avg": torch.ones(1, 2, 2), "step": 7, "flag": None}
+    check_optimizer_state({EXPERT_NAME: state}, {EXPERT_NAME: torch.Size([1, 2, 2])}, "Lion")
+    after = grow_state(plan, {EXPERT_NAME: state})
+    assert [(s["step"], s["flag"]) for s in after.values()] == [(7, None)] * 2
+
+
+# --- refusals ---
+
+
+def test_state_of_real_optimizers_passes_the_check(trained):
+    model, states = trained
+    check_optimizer_state(states, {name: p.shape for name, p in model.named_parameters()}, "AdamW")
+
+
+def test_factored_state_is_refused():
+    model = built(tiny(), dtype=torch.float32)
+    optimizer = Adafactor(model.parameters())
+    loss(model, tokens(model.config)).backward()
+    optimizer.step()
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"^Adafactor keeps 'row_var' of shape .*optimizer_state: reset"):
+        check_optimizer_state(named_state(model, optimizer), shapes, "Adafactor")
+
+
+@pytest.mark.parametrize("value", [[torch.ones(2)], {"left": torch.ones(2)}], ids=["list", "dict"])
+def test_state_of_no_known_form_is_refused(value):
+    """As in Shampoo and SOAP, which keep lists of matrices."""
+    with pytest.raises(ValueError, match=r"^SOAP keeps 'factors' as a (list|dict) for w of shape .*: reset"):
+        check_optimizer_state({"w": {"factors": value}}, {"w": torch.Size([2])}, "SOAP")
+
+
+def test_state_of_unknown_kind_is_refused_where_the_gradient_is_split():
+    plan = GrowthPlan(layers=(0,), experts=((0, 0),))
+    states = {EXPERT_NAME: {"mystery": torch.ones(1, 2, 2)}}
+    with pytest.raises(ValueError, match=r"'mystery' of TheOptimizer .*optimizer_state: reset"):
+        grow_state(plan, states)
+
+
+def test_state_of_unknown_kind_is_carried_where_the_gradient_is_whole():
+    plan = GrowthPlan(layers=(0, 0), experts=((0,), (0,)))
+    after = grow_state(plan, {EXPERT_NAME: {"mystery": torch.ones(1, 2, 2)}})
+    assert all(torch.equal(state["mystery"], torch.ones(1, 2, 2)) for state in after.values())
+
+
+def test_state_of_experts_in_tensors_of_their_own_is_no_case():
+    naming = Naming(layers="layers", roles={})
+    plan = GrowthPlan(layers=(0,), experts=((0, 0),))
+    with pytest.raises(AssertionError, match="all experts"):
+        grow_optimizer_state(plan, naming, {"layers.0.experts.0.w": {"exp_avg": torch.ones(2)}}, "carry", "AdamW")
+
+
+def test_carrying_through_two_doublings_is_carrying_through_four():
+    """Rounding aside, growing by two twice carries what growing by four carries."""
+    state = {"exp_avg": torch.rand(2, 3, 4), "exp_avg_sq": torch.rand(2, 3, 4)}
+
+    def carry(state, factor):
+        experts = tuple(e for e in range(len(state["exp_avg"])) for _ in range(factor))
+        return grow_state(GrowthPlan(layers=(0,), experts=(experts,)), {EXPERT_NAME: state})[EXPERT_NAME]
+
+    for key, value in carry(state, 4).items():
+        assert_equal_to_rounding(carry(carry(state, 2), 2)[key], value)

@@ -1,0 +1,213 @@
+"""Stages of a run, worked out in advance, against a run that asks before every batch whether an event is due."""
+
+from dataclasses import replace
+
+import pytest
+from helpers import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.schedule import Progress, is_due, stages
+
+CONFIG = tiny()
+SEQ_LEN, TOKENS = 16, 64
+FLOPS = TOKENS * CONFIG.num_flops_per_token(SEQ_LEN)
+RUN = dict(seq_len=SEQ_LEN, tokens_per_step=TOKENS, max_steps=100)
+
+
+def event(width=None, depth=Depth(), **at):  # noqa: B008
+    return GrowthEvent(Trigger(**at), depth, width)
+
+
+def simulate(config, events, *, seq_len, tokens_per_step, max_steps, start=None):
+    """Steps before which the events fire, asking step by step; with the shape and progress at the end."""
+    now, fired, waiting = start or Progress(0, 0, 0), [], list(events)
+    while now.steps < max_steps:
+        while waiting and is_due(waiting[0].at, now, config):
+            fired.append(now)
+            following = waiting.pop(0)
+            config, _ = grow_config(config, following.depth, following.width)
+        flops = tokens_per_step * config.num_flops_per_token(seq_len)
+        now = Progress(now.steps + 1, now.tokens + tokens_per_step, now.flops + flops)
+    return fired, config, now
+
+
+def starts(events, **changes):
+    return [stage.start.steps for stage in stages(CONFIG, events, **{**RUN, **changes})]
+
+
+# --- each kind of trigger ---
+
+
+@pytest.mark.parametrize(
+    ("at", "step"),
+    [
+        ({"steps": 0}, 0),
+        ({"steps": 7}, 7),
+        ({"steps": 99}, 99),
+        ({"tokens": 7 * TOKENS}, 7),
+        ({"tokens": 7 * TOKENS - 1}, 7),
+        ({"tokens": 7 * TOKENS + 1}, 8),
+        ({"tokens": 7.0 * TOKENS + 0.5}, 8),
+        ({"tokens": 0}, 0),
+        ({"flops": 7 * FLOPS}, 7),
+        ({"flops": 7 * FLOPS - 1}, 7),
+        ({"flops": 7 * FLOPS + 1}, 8),
+        ({"chinchilla": 7 * FLOPS / CONFIG.chinchilla_flops() - 1e-9}, 7),
+        ({"chinchilla": 7 * FLOPS / CONFIG.chinchilla_flops() + 1e-9}, 8),
+    ],
+    ids=str,
+)
+def test_the_first_step_at_which_a_trigger_holds(at, step):
+    assert starts([event(**at)]) == [0, step]
+    progress = Progress(step, step * TOKENS, step * FLOPS)
+    assert is_due(Trigger(**at), progress, CONFIG)
+    before = Progress(step - 1, (step - 1) * TOKENS, (step - 1) * FLOPS)
+    assert not is_due(Trigger(**at), before, CONFIG)
+
+
+def test_stages_say_what_the_run_will_be():
+    events = [event(steps=10), event(Width(noise=0.5), None, tokens=30 * TOKENS)]
+    first, deep, wide = stages(CONFIG, events, **RUN, seed=3, first_event=2)
+    assert (first.event, first.plan, first.config) == (None, None, CONFIG)
+    assert (deep.event, wide.event) == tuple(events)
+    assert (deep.config.num_layers, deep.config.num_experts) == (6, 3)
+    assert (wide.config.num_layers, wide.config.num_experts) == (6, 6)
+    assert (deep.plan.seed, deep.plan.event, wide.plan.seed, wide.plan.event) == (3, 2, 3, 3)
+    assert deep.plan.layers == (0, 0, 1, 1, 2, 2) and wide.plan.noise == 0.5
+    assert [s.end.steps for s in (first, deep, wide)] == [10, 30, 100]
+    assert (first.end, deep.end) == (deep.start, wide.start)
+    assert wide.end.tokens == 100 * TOKENS
+    per_step = [TOKENS * s.config.num_flops_per_token(SEQ_LEN) for s in (first, deep, wide)]
+    assert wide.end.flops == 10 * per_step[0] + 20 * per_step[1] + 70 * per_step[2]
+
+
+def test_a_run_without_events_is_one_stage():
+    (stage,) = stages(CONFIG, [], **RUN)
+    assert (stage.start, stage.end) == (Progress(0, 0, 0), Progress(100, 100 * TOKENS, 100 * FLOPS))
+
+
+def test_a_run_that_is_over_has_a_stage_of_no_length():
+    over = Progress(120, 120 * TOKENS, 120 * FLOPS)
+    (stage,) = stages(CONFIG, [], **RUN, start=over)
+    assert stage.start == stage.end == over
+
+
+def test_chinchilla_counts_in_units_of_the_model_before_the_event():
+    """The second event is measured by the grown model's active parameters, on FLOPs of both stages."""
+    unit = CONFIG.chinchilla_flops()
+    run = RUN | {"max_steps": 10**6}
+    _, _, last = stages(CONFIG, [event(chinchilla=0.5), event(chinchilla=0.5)], **run)
+    deep = grow_config(CONFIG, Depth(), None)[0]
+    assert last.start.flops >= 0.5 * deep.chinchilla_flops() > 0.5 * unit
+    assert last.start.flops - TOKENS * deep.num_flops_per_token(SEQ_LEN) < 0.5 * deep.chinchilla_flops()
+
+
+def test_kinds_of_triggers_mix():
+    assert starts([event(steps=5), event(tokens=9 * TOKENS), event(flops=60 * FLOPS)])[:3] == [0, 5, 9]
+
+
+def test_several_events_at_one_step():
+    assert starts([event(steps=5), event(Width(), None, steps=5), event(tokens=5 * TOKENS)]) == [0, 5, 5, 5]
+    assert starts([event(tokens=5 * TOKENS - 3), event(tokens=5 * TOKENS - 1)]) == [0, 5, 5]
+
+
+def test_counts_beyond_what_a_float_holds_exactly():
+    """Where a quotient of floats is a whole number, although a few tokens are missing."""
+    tokens = 2**53 + 2**1
+    run = RUN | {"tokens_per_step": tokens}
+    for target in (7 * tokens - 1, 7 * tokens, 7 * tokens + 1, float(7 * tokens), float(7 * tokens) * (1 + 2**-52)):
+        (fired,), *_ = simulate(CONFIG, [event(tokens=target)], **run)
+        assert starts([event(tokens=target)], **run) == [0, fired.steps], target
+
+
+# --- what cannot be ---
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([event(steps=9), event(steps=8)], "before the event that precedes it; put the events in order"),
+        ([event(steps=9), event(tokens=7 * TOKENS)], "before the event that precedes it"),
+        ([event(steps=100)], "cannot be reached: the run ends at trainer.max_steps 100; raise max_steps"),
+        ([event(tokens=99 * TOKENS + 1)], "cannot be reached"),
+        ([event(flops=1e30)], "cannot be reached"),
+        ([event(chinchilla=1e9)], "cannot be reached"),
+        ([event(steps=3), event(steps=200)], "steps 200 .* cannot be reached"),
+    ],
+)
+def test_events_out_of_order_or_out_of_reach(events, message):
+    with pytest.raises(ValueError, match=message):
+        stages(CONFIG, events, **RUN)
+
+
+@pytest.mark.parametrize("at", [{"steps": 9}, {"tokens": 9 * TOKENS}, {"flops": 9 * FLOPS}])
+def test_events_in_the_past(at):
+    now = Progress(10, 10 * TOKENS, 10 * FLOPS)
+    with pytest.raises(ValueError, match="in the past: the run is at step 10; put the events in order"):
+        stages(CONFIG, [event(**at)], **RUN, start=now)
+
+
+@pytest.mark.parametrize(
+    "at", [{"steps": 10}, {"tokens": 9 * TOKENS + 1}, {"tokens": 10 * TOKENS}, {"flops": 9 * FLOPS + 1}]
+)
+def test_an_anchor_stands_up_to_one_step_behind_its_trigger(at):
+    now = Progress(10, 10 * TOKENS, 10 * FLOPS)
+    first, second = stages(CONFIG, [event(**at)], **RUN, start=now)
+    assert first.start == first.end == second.start == now
+
+
+def test_progress_counts_on_from_where_it_is():
+    """After a change of the batch size the tokens are no multiple of the steps."""
+    now = Progress(10, 1000, 10**9)
+    first, second = stages(CONFIG, [event(tokens=1000 + 3 * TOKENS)], **RUN, start=now)
+    assert first.end == second.start == Progress(13, 1000 + 3 * TOKENS, 10**9 + 3 * FLOPS)
+
+
+# --- any run ---
+
+axes = st.sampled_from([(Depth(), None), (None, Width()), (Depth(keep_first=1), Width(factor=3))])
+amounts = st.floats(0, 60) | st.integers(0, 60)
+
+
+@st.composite
+def any_events(draw):
+    found = []
+    moments = draw(st.lists(amounts, max_size=3))
+    for moment in sorted(moments) if draw(st.integers(0, 3)) else moments:  # mostly in order
+        unit, scale = draw(
+            st.sampled_from(
+                [("steps", 1), ("tokens", TOKENS), ("flops", FLOPS), ("chinchilla", FLOPS / CONFIG.chinchilla_flops())]
+            )
+        )
+        value = moment * scale
+        depth, width = draw(axes)
+        found.append(GrowthEvent(Trigger(**{unit: int(value) if unit == "steps" else value}), depth, width))
+    return found
+
+
+@settings(max_examples=150)
+@given(any_events(), st.integers(0, 12), st.integers(30, 80))
+def test_stages_are_what_a_run_does(events, start_step, max_steps):
+    """Where the events are in order; where they are not, the run would have had one of them earlier."""
+    run = RUN | {"max_steps": max_steps, "start": Progress(start_step, start_step * TOKENS, start_step * FLOPS)}
+    fired, config, end = simulate(CONFIG, events, **run)
+    try:
+        planned = stages(CONFIG, events, **run)
+    except ValueError as error:
+        if "cannot be reached" in str(error):
+            assert len(fired) < len(events)
+        else:
+            assert any(was_due_earlier(e, now) for e, now in zip(events, fired, strict=False))
+        return
+    assert [stage.start for stage in planned[1:]] == fired
+    assert planned[-1].config == config
+    assert planned[-1].end == end
+
+
+def was_due_earlier(late, now):
+    """Whether an event could have fired a step before it did; in units of the first model's FLOPs."""
+    before = replace(now, steps=now.steps - 1, tokens=now.tokens - TOKENS, flops=now.flops - FLOPS)
+    return is_due(late.at, before, CONFIG)
