@@ -36,8 +36,10 @@ FAMILIES = {
     "olmoe": _MIXTRAL | dict(num_experts=4),
     "qwen2_moe": _QWEN | dict(shared_expert_intermediate_size=8, mlp_only_layers=[0]),
     "qwen3_moe": _QWEN | dict(head_dim=8, decoder_sparse_step=2),
-    "deepseek_v2": _DEEPSEEK | _LATENT | dict(n_group=4, topk_group=2, topk_method="group_limited_greedy"),
-    "deepseek_v3": _DEEPSEEK | _LATENT | dict(n_group=4, topk_group=2),
+    "deepseek_v2": _DEEPSEEK
+    | _LATENT
+    | dict(num_experts_per_tok=3, n_group=4, topk_group=2, topk_method="group_limited_greedy"),
+    "deepseek_v3": _DEEPSEEK | _LATENT | dict(num_experts_per_tok=3, n_group=4, topk_group=2),
     "glm4_moe": _DEEPSEEK | dict(head_dim=4),
     "dots1": _DEEPSEEK | dict(norm_topk_prob=False, routed_scaling_factor=1.5),
     "gpt_oss": _MIXTRAL | dict(head_dim=4, sliding_window=4),

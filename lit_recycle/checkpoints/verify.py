@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,13 @@ def load(folder: Path) -> Any:
         raise ValueError("comparing models needs transformers: pip install 'lit-recycle[hf]'") from None
     model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            keys = sorted(map(str, info[kind]))
+        keys = sorted(str(key) for key in info[kind] if not _is_mtp(str(key), model.config))
+        if keys:
             raise ValueError(f"{folder}: transformers finds {kind.replace('_', ' ')}: {', '.join(keys[:5])}")
     return model.eval()
+
+
+def _is_mtp(key: str, config: Any) -> bool:
+    """Multi-token-prediction layers stand behind the last layer; transformers leaves them out of a causal model."""
+    layer = re.match(r"(?:model\.)?layers\.(\d+)\.", key)
+    return layer is not None and int(layer[1]) >= config.get_text_config().num_hidden_layers
