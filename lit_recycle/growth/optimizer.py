@@ -90,22 +90,24 @@ def _grow_value(plan: GrowthPlan, place: Place, state: ParamState, key: str, fre
     value = state[key]
     if place.layer is None or not isinstance(value, Tensor):
         return value
-    layer_copy = plan.is_layer_copy(place.layer)
-    if layer_copy and fresh:
-        return torch.zeros_like(value)
     if value.dim() > 0 and place.role.expert_axis and plan.grows_experts(place.layer):
         power = _gradient_power(key, state, optimizer)
         return gather_experts(
             value, plan.experts[place.layer], lambda rows: _treat_rows(plan, place, rows, power, fresh)
         )
-    return value.clone() if layer_copy else value
+    if not plan.is_layer_copy(place.layer):
+        return value
+    return torch.zeros_like(value) if fresh else value.clone()
 
 
 def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows, power: int, fresh: bool) -> None:
     layer = place.layer
     assert layer is not None
     factors = [
-        0.0 if fresh and plan.is_expert_copy(layer, e) else plan.multiplicity(layer, e) ** -power for e in rows.experts
+        0.0
+        if fresh and (plan.is_layer_copy(layer) or plan.is_expert_copy(layer, e))
+        else plan.multiplicity(layer, e) ** -power
+        for e in rows.experts
     ]
     shape = (-1,) + (1,) * (rows.values.dim() - 1)
     rows.values.mul_(torch.tensor(factors, dtype=rows.values.dtype, device=rows.values.device).view(shape))

@@ -157,8 +157,10 @@ def test_fresh_copies_start_at_zero_beside_carried_originals(trained):
     model, states = trained
     _, plan = grow_config(model.config, Depth(), Width(factor=3, noise=0.0))
     after = grow_state(plan, fresh_dicts(states), "fresh_copies")
-    assert len(after) == len(list(grown(model, Depth(), QUIET).parameters()))
+    params = dict(grown(model, Depth(), Width(factor=3, noise=0.0)).named_parameters())
+    assert after.keys() == params.keys()
     for name, state in after.items():
+        assert {state[key].shape for key in MOMENTS} == {params[name].shape}, name
         place = NATIVE.parse(name)
         source = states[place.source(plan).name]
         if place.layer is not None and plan.is_layer_copy(place.layer):
