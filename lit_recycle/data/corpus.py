@@ -209,7 +209,7 @@ def _tokenise(
             bar.advance(task, size)
         bar.update(task, completed=total)
     for reason, count in oddities.items():
-        log.warning("%d %s", count, reason)
+        log.warning("%s: %d", reason, count)
     splits = {"train": dict(train.counts), "val": dict(val.counts)}
     if not val.counts["documents"]:
         _cut_off_tail(folder, splits, dtype, tokenizer, val_fraction)

@@ -27,10 +27,10 @@ class TextData(LightningDataModule):
 
     Batches are dicts of "input_ids" and "labels", int64 of shape [batch_size, seq_len], labels already shifted by one.
     The training stream is endless: limit a run with `max_steps`, or with `limit_train_batches` and `max_epochs`. Its
-    position is the `samples_seen` of the LightningModule, which must count the samples trained on over all processes,
-    must have counted a batch by the end of `training_step`, and must be restored from the checkpoint. A run may
-    resume with another number of processes or `batch_size`: every sample of an epoch is still seen once. With another
-    corpus, `seq_len` or `seed` it goes on at the start of the new stream, and says so.
+    position is the `samples_seen` of the LightningModule: the samples trained on by all replicas, counted before the
+    callbacks' `on_train_batch_end` (in `training_step` or `optimizer_step`) and restored from the checkpoint. A run
+    may resume with another number of processes or `batch_size`: every sample of an epoch is still seen once. With
+    another corpus, `seq_len` or `seed` it goes on at the start of the new stream, and says so.
 
     Args:
         path: A file, a folder (read recursively), a glob or a list of these; or "python-stdlib", the standard library
@@ -40,7 +40,8 @@ class TextData(LightningDataModule):
         text_field: Key or column that holds the text in .jsonl and .parquet.
         seq_len: Tokens per sample that the model reads, and predicts.
         batch_size: Samples per process and micro-batch.
-        val_fraction: Share of the documents that is kept for validation, chosen by their content.
+        val_fraction: Share of the documents that is kept for validation, chosen by their content; where that chooses
+            none, as with one book, this share of the tokens, at the end.
         seed: Of the order of the training samples. The validation split and its order do not depend on it.
         cache_dir: Where tokenised corpora are kept.
         num_workers: Processes that gather batches ahead; 0 gathers in the training process.

@@ -13,14 +13,19 @@ class Counting(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.samples_seen = 0
+        self.samples_seen = self.pending = 0
         self.trained: list[list[list[int]]] = []
         self.validated: list[list[list[int]]] = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.trained.append(batch["input_ids"].tolist())
-        self.samples_seen += len(batch["input_ids"]) * self.trainer.world_size
+        self.pending += len(batch["input_ids"]) * self.trainer.world_size
         return self.weight * batch["labels"].float().mean()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.samples_seen += self.pending
+        self.pending = 0
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if not self.trainer.sanity_checking:

@@ -81,7 +81,8 @@ def test_the_loader_asks_for_the_position_at_each_pass(samples):
     assert seen(islice(loader, 2)) == first[4:]
 
 
-def test_the_map_does_not_travel_between_processes(samples):
+def test_the_map_does_not_travel_between_processes(tmp_path):
+    samples = Samples(split_of(tmp_path, 10_000), seq_len=4)
     expected = samples.batch(np.array([3]))["input_ids"]
     state = pickle.dumps(samples)
     assert len(state) < 1000

@@ -163,7 +163,7 @@ def test_large_vocabularies_get_wider_ids(books, tmp_path):
 def test_what_was_left_out_is_said_and_kept(books, tmp_path, caplog):
     (books / "bad.txt").write_bytes(b"\xff")
     folder = prepare(books, tmp_path / "cache")
-    assert "1 files left out because they are not UTF-8 text" in caplog.text
+    assert "files left out because they are not UTF-8 text: 1" in caplog.text
     assert json.loads((folder / "meta.json").read_text())["oddities"].popitem()[1] == 1
 
 

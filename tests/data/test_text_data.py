@@ -10,6 +10,7 @@ import pytest
 import torch
 from data.counting import Counting, quiet_trainer
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.connectors import data_connector
 
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.data.module import TextData
@@ -67,7 +68,8 @@ def test_a_small_validation_split_gives_a_small_batch(books):
     assert len(batch["input_ids"]) == (data.corpus.val.tokens - 1) // 16
 
 
-def test_lightning_runs_every_stage_and_warns_of_nothing_in_the_data(books):
+def test_lightning_runs_every_stage_and_warns_of_nothing_in_the_data(books, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_connector, "suggested_max_num_workers", lambda local_world_size: 16)
     data, model = waiting(books), Counting()
     trainer = quiet_trainer(max_steps=2, limit_train_batches=2, limit_val_batches=0.5)
     with warnings.catch_warnings(record=True) as caught:
@@ -76,6 +78,8 @@ def test_lightning_runs_every_stage_and_warns_of_nothing_in_the_data(books):
         trainer.validate(model, data)
         trainer.test(model, data)
         predicted = trainer.predict(model, data)
+        trainer.save_checkpoint(tmp_path / "epoch.ckpt")
+        quiet_trainer(max_steps=3, limit_train_batches=5).fit(Counting(), data, ckpt_path=tmp_path / "epoch.ckpt")
     assert not [str(warning.message) for warning in caught if "loader" in str(warning.message).lower()]
     batches = [batch["input_ids"].tolist() for batch in data.val_dataloader()]
     assert predicted == batches
