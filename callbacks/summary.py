@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from lit_recycle.generate import generate
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import Batch, LitMoE
+from lit_recycle.module import Batch, LitMoE, ShardingStrategy
 from lit_recycle.text import human
 
 
@@ -64,7 +64,7 @@ class RunSummary(L.Callback):
         if trainer.is_global_zero:
             console = Console(highlight=False)
             console.print(self._stages(pl_module))
-            console.print(flops_line(pl_module))
+            print(flops_line(pl_module))
             if sample:
                 console.rule("sampled text")
                 console.print(sample, markup=False)
@@ -110,8 +110,8 @@ class RunSummary(L.Callback):
 
     def _sample(self, trainer: L.Trainer, module: LitMoE) -> str:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not self.sample_tokens or data is None:
-            return ""
+        if not self.sample_tokens or data is None or isinstance(trainer.strategy, ShardingStrategy):
+            return ""  # a sharded model would be assembled once per token; `lit-recycle generate` reads its checkpoint
         assert module.model is not None
         tokenizer = data.tokenizer
         prompt = [int(i) for i in tokenizer.encode(self.prompt)] or [tokenizer.eos_id]

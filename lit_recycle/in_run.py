@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
-from torch.optim import Optimizer
 
+from lit_recycle import live
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.names import NATIVE
-from lit_recycle.growth.optimizer import ParamState, check_optimizer_state, grow_optimizer_state
+from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import LitMoE
+from lit_recycle.module import LitMoE, ShardingStrategy
+from lit_recycle.strategies import FSDP2Strategy, FSDPStrategy
 
 
 def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: GrowthPlan, event: GrowthEvent) -> None:
@@ -33,45 +32,37 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: Gro
     strategy = trainer.strategy
     (optimizer,) = trainer.optimizers
     name = type(optimizer).__name__
+    weights = live.weights(trainer.model)
+    saved = live.optimizer_state(trainer.model, optimizer)
     if event.optimizer_state != "reset":
-        shapes = {n: p.shape for n, p in module.named_parameters()}
-        check_optimizer_state(named_state(module, optimizer), shapes, name)
-    weights = {n: t.detach() for n, t in module.state_dict(keep_vars=True).items()}
-    states = named_state(module, optimizer)
-    groups = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in optimizer.param_groups]
+        check_optimizer_state(saved["state"], {n: t.shape for n, t in weights.items()}, name)
     schedules = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
 
     del optimizer
     strategy.optimizers, strategy.lr_scheduler_configs = [], []
+    module.set_shape(config, module.growth)
     strategy.connect(module)
-    history = module.growth
-    module.set_shape(config, history)
-    gc.collect()
+    gc.collect()  # wrappers and their hooks refer to each other
 
     with torch.device("meta"):
         model = module.build()
-    module.load_state_dict(dict(grow_tensors(plan, NATIVE, weights)), assign=True)
-    model.tie_weights()
-    strategy.setup(trainer)
+    grown = grow_tensors(plan, NATIVE, weights)
+    if isinstance(strategy, FSDPStrategy):  # wraps the module when it is set up: weights can only come after
+        module.drawn = True
+        strategy.setup(trainer)
+        live.load_weights(trainer.model, dict(grown))
+    else:
+        if isinstance(strategy, ShardingStrategy):
+            strategy.shard(model)
+        module.load_state_dict(dict(grown), assign=True)
+        model.tie_weights()
+        strategy.setup(trainer)
 
     (optimizer,) = trainer.optimizers
-    for group, options in zip(optimizer.param_groups, groups, strict=True):
-        group.update(options)
-    grown = grow_optimizer_state(plan, NATIVE, states, event.optimizer_state, name)
-    set_named_state(module, optimizer, grown)
+    saved["state"] = grow_optimizer_state(plan, NATIVE, saved["state"], event.optimizer_state, name)
+    live.load_optimizer_state(trainer.model, optimizer, saved)
     for scheduler, state in zip(trainer.lr_scheduler_configs, schedules, strict=True):
         scheduler.scheduler.load_state_dict(state)
-
-
-def named_state(module: LitMoE, optimizer: Optimizer) -> dict[str, ParamState]:
-    """The optimizer's state by parameter name, in the order of the module's parameters."""
-    return {n: dict(optimizer.state[p]) for n, p in module.named_parameters() if p in optimizer.state}
-
-
-def set_named_state(module: LitMoE, optimizer: Optimizer, states: dict[str, dict[str, Any]]) -> None:
-    parameters: dict[str, Tensor] = dict(module.named_parameters())
-    for name, state in states.items():
-        optimizer.state[parameters[name]] = state
 
 
 def refuse_incompatible(trainer: L.Trainer) -> None:
@@ -86,7 +77,6 @@ def refuse_incompatible(trainer: L.Trainer) -> None:
                 f"{type(callback).__name__} keeps a copy of the module as it was set up and cannot follow a growth: "
                 "remove one of the two callbacks"
             )
-    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):
-        raise ValueError(
-            f"growth does not work under {type(trainer.strategy).__name__}: use trainer.strategy auto or ddp"
-        )
+    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, FSDP2Strategy):
+        name = type(trainer.strategy).__name__
+        raise ValueError(f"growth does not work under {name}: set trainer.strategy to auto, ddp, fsdp or fsdp2")

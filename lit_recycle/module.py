@@ -6,7 +6,7 @@ Axes: L MoE layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.live import clean_name
 from lit_recycle.metrics import LanguageModelMetrics
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
@@ -27,6 +29,15 @@ from lit_recycle.schedules import WarmupStableDecay
 
 Batch = Mapping[str, Tensor]
 """``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input."""
+
+
+@runtime_checkable
+class ShardingStrategy(Protocol):
+    """A strategy that shards a model which is built on the meta device."""
+
+    def shard(self, model: MoETransformer) -> None: ...
+
+    def materialize(self, model: MoETransformer) -> None: ...
 
 
 _COUNTERS = ("samples_seen", "tokens_seen", "flops_spent")
@@ -72,11 +83,15 @@ class LitMoE(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.growth = list(growth or [])
         self.model: MoETransformer | None = None
+        self.drawn = False
+        """Whether the weights have their values; a strategy that wraps late draws them otherwise."""
         self.val_metrics = LanguageModelMetrics()
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
         self.counts_LE: Tensor | None = None
         """Tokens that each expert got in the optimizer step at hand, over all processes."""
+        self.step_losses: list[Tensor] = []
+        """Cross-entropy of each micro-batch of the optimizer step at hand, mean over all processes; on the device."""
         self.save_hyperparameters(self._plain_hyperparameters())
 
     def _plain_hyperparameters(self) -> dict[str, Any]:
@@ -93,12 +108,20 @@ class LitMoE(L.LightningModule):
 
     def build(self) -> MoETransformer:
         """A new transformer of the present shape, weights not yet drawn."""
-        self.model = MoETransformer(self.config, self.activation_checkpointing)
+        self.model, self.drawn = MoETransformer(self.config, self.activation_checkpointing), False
         return self.model
 
     @override
     def configure_model(self) -> None:
-        if self.model is None:
+        if self.model is not None:
+            return
+        strategy = self.trainer.strategy if self._trainer is not None else None
+        if isinstance(strategy, ShardingStrategy):
+            with torch.device("meta"):
+                model = self.build()
+            strategy.shard(model)
+            strategy.materialize(model)
+        else:
             self.build().init_weights(torch.initial_seed())
 
     def set_shape(self, config: MoEConfig, growth: list[dict[str, Any]]) -> None:
@@ -162,6 +185,7 @@ class LitMoE(L.LightningModule):
         values = dict(
             zip(values, _sum_over_processes(torch.stack([*values.values()])) / self.trainer.world_size, strict=True)
         )
+        self.step_losses.append(values["loss/train"])
         self.log_dict(values)
         self.log("loss", values["loss/train"], prog_bar=True, logger=False)
         self._pending_samples += batch["input_ids"].shape[0] * self.trainer.world_size
@@ -192,14 +216,16 @@ class LitMoE(L.LightningModule):
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self.counts_LE = None
+            self.counts_LE, self.step_losses = None, []
             self._pending_samples = self._pending_tokens = 0
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        matrices = [(name, p) for name, p in named if p.dim() > 1]
-        vectors = [(name, p) for name, p in named if p.dim() <= 1]
+        with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
+            whole = dict(MoETransformer(self.config).named_parameters(prefix="model"))
+        named = [(clean_name(name), p) for name, p in self.named_parameters()]
+        matrices = [(name, p) for name, p in named if whole[name].dim() > 1]
+        vectors = [(name, p) for name, p in named if whole[name].dim() <= 1]
         optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.lr_scheduler is not None:
             scheduler = self.lr_scheduler(optimizer)
@@ -209,6 +235,16 @@ class LitMoE(L.LightningModule):
                 raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
             scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @override
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        model = self.trainer.model
+        if isinstance(model, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
+            model.clip_grad_norm_(gradient_clip_val)  # the norm is spread over the processes; Lightning refuses to try
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, GrowthEvent, OptimizerPolicy, Trigger, Width
 from lit_recycle.growth.names import NATIVE
-from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
+from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import GrowthPlan, grow_config
 from lit_recycle.growth.record import GrowthRecord
 from lit_recycle.growth.schedule import Progress
@@ -26,9 +27,6 @@ from lit_recycle.model.transformer import MoETransformer
 
 if TYPE_CHECKING:
     from lightning import Trainer
-
-SHARDED_METADATA = "meta.pt"
-"""Beside the shards of a sharded checkpoint: all of it that is no tensor of the model or the optimizer."""
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:
@@ -47,9 +45,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / SHARDED_METADATA).exists():
-            raise ValueError(f"{path} is a folder without {SHARDED_METADATA}: no checkpoint, or one cut off in writing")
-        path = path / SHARDED_METADATA
+        if not (path / sharded.METADATA).exists():
+            raise ValueError(f"{path} is a folder without {sharded.METADATA}: no checkpoint, or one cut off in writing")
+        path = path / sharded.METADATA
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}")
     if not zipfile.is_zipfile(path):
@@ -66,6 +64,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def load_whole_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint with all its tensors, whether it is one file or sharded, as Lightning has it on one device."""
+    path = Path(path)
+    rest = load_checkpoint(path)
+    if not path.is_dir():
+        return rest
+    tensors = sharded.load_whole(path, sharded.sizes(path))
+    prefix = "state_dict/"
+    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest.pop("optimizers")))]
+    return rest | {"state_dict": weights, "optimizer_states": optimizers}
+
+
 def read_hyperparameters(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its model: shape, past growths, coefficients. Plain types; tensors are not read."""
     return load_checkpoint(path)["hyper_parameters"]
@@ -73,7 +84,7 @@ def read_hyperparameters(path: Path) -> dict[str, Any]:
 
 def load_model(path: Path) -> tuple[MoETransformer, Tokenizer]:
     """The model of a checkpoint, ready for evaluation, and the tokenizer that it was trained with."""
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_whole_checkpoint(path)
     with torch.device("meta"):
         model = MoETransformer(MoEConfig.from_dict(checkpoint["hyper_parameters"]["config"]))
     weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
@@ -110,7 +121,7 @@ def grow_checkpoint(
     src, dst = Path(src), Path(dst)
     if dst.exists():
         raise ValueError(f"{dst} exists already: remove it or choose another destination")
-    checkpoint = load_checkpoint(src)
+    checkpoint = load_whole_checkpoint(src)
     saved = checkpoint["hyper_parameters"]
     before = MoEConfig.from_dict(saved["config"])
     after, plan = grow_config(before, depth, width, seed, event=len(saved["growth"]))
@@ -135,21 +146,13 @@ def grow_checkpoint(
 def _grow_optimizer(
     plan: GrowthPlan, saved: dict[str, Any], weights: dict[str, torch.Tensor], policy: OptimizerPolicy
 ) -> dict[str, Any]:
-    """An optimizer's ``state_dict``, grown: state by name, then numbered again in the grown order."""
-    groups = saved["param_groups"]
-    if any("param_names" not in group for group in groups):
-        raise ValueError("the checkpoint's optimizer does not name its parameters: use optimizer_state: reset")
-    order = {i: name for group in groups for i, name in zip(group["params"], group["param_names"], strict=True)}
-    states = {order[i]: state for i, state in saved["state"].items()}
+    """An optimizer's ``state_dict``, grown."""
+    named = name_state(saved)
     if policy != "reset":
-        check_optimizer_state(states, {name: t.shape for name, t in weights.items()}, "the checkpoint's optimizer")
-    number, grown_groups, numbers = 0, [], {}
-    for group in groups:
-        names = [place.name for place in NATIVE.grown(plan, group["param_names"])]
-        ids = list(range(number, number + len(names)))
-        grown_groups.append(group | {"params": ids, "param_names": names})
-        numbers |= dict(zip(names, ids, strict=True))
-        number += len(names)
-    by_name = {name: states[name] for name in sorted(states, key=list(order.values()).index)}
-    grown = grow_optimizer_state(plan, NATIVE, by_name, policy, "the checkpoint's optimizer")
-    return {"state": {numbers[name]: state for name, state in grown.items()}, "param_groups": grown_groups}
+        check_optimizer_state(named["state"], {name: t.shape for name, t in weights.items()}, "the optimizer")
+    groups = [
+        group | {"param_names": [place.name for place in NATIVE.grown(plan, group["param_names"])]}
+        for group in named["param_groups"]
+    ]
+    state = grow_optimizer_state(plan, NATIVE, named["state"], policy, "the optimizer")
+    return number_state({"state": state, "param_groups": groups})

@@ -17,6 +17,9 @@ from lit_recycle.growth.shards import ExpertRows, gather_experts
 ParamState = dict[str, Any]
 """What an optimizer keeps of one parameter: tensors of its shape and scalars."""
 
+OptimizerState = dict[str, Any]
+"""``state``: by parameter name; ``param_groups``: options, with the parameters' names under ``param_names``."""
+
 GRADIENT_POWER = {
     "exp_avg": 1,  # Adam and its kin, Lion
     "exp_avg_sq": 2,
@@ -122,3 +125,27 @@ def _gradient_power(key: str, state: ParamState, optimizer: str) -> int:
             "growth in width: use optimizer_state: reset"
         )
     return GRADIENT_POWER[key]
+
+
+def name_state(numbered: Mapping[str, Any]) -> OptimizerState:
+    """torch's ``optimizer.state_dict()``, which goes by number, by name.
+
+    Raises:
+        ValueError: For an optimizer that was not made from named parameters.
+    """
+    groups = numbered["param_groups"]
+    if any("param_names" not in group for group in groups):
+        raise ValueError("the optimizer's state does not name its parameters, and cannot be read by name")
+    names = {i: name for group in groups for i, name in zip(group["params"], group["param_names"], strict=True)}
+    state = {names[i]: dict(numbered["state"][i]) for i in names if i in numbered["state"]}
+    return {"state": state, "param_groups": [{k: v for k, v in g.items() if k != "params"} for g in groups]}
+
+
+def number_state(named: OptimizerState) -> dict[str, Any]:
+    """The way back: parameters are numbered through the groups."""
+    groups, numbers = [], {}
+    for group in named["param_groups"]:
+        ids = range(len(numbers), len(numbers) + len(group["param_names"]))
+        numbers |= dict(zip(group["param_names"], ids, strict=True))
+        groups.append(group | {"params": list(ids)})
+    return {"state": {numbers[n]: state for n, state in named["state"].items()}, "param_groups": groups}

@@ -9,7 +9,6 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from lit_recycle.model.attention import Attention, KeyValues, RMSNorm, rotary_angles
@@ -21,10 +20,14 @@ Cache = list[KeyValues]
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward network, each added to the residual stream."""
+    """Pre-norm attention and feed-forward network, each added to the residual stream.
 
-    def __init__(self, config: MoEConfig, layer: int) -> None:
+    With ``checkpointing`` only the inputs are kept for the backward pass, and the rest is computed again.
+    """
+
+    def __init__(self, config: MoEConfig, layer: int, checkpointing: bool = False) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.attn_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.attn = Attention(config)
         self.ffn_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -35,6 +38,13 @@ class Block(nn.Module):
 
     def forward(
         self, x_BSD: Tensor, angles: Tensor, past: KeyValues | None = None
+    ) -> tuple[Tensor, KeyValues, Routing | None]:
+        if self.checkpointing and self.training:
+            return checkpoint(self._forward, x_BSD, angles, past, use_reentrant=False)
+        return self._forward(x_BSD, angles, past)
+
+    def _forward(
+        self, x_BSD: Tensor, angles: Tensor, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues, Routing | None]:
         attended, key_values = self.attn(self.attn_norm(x_BSD), angles, past)
         x_BSD = x_BSD + attended
@@ -55,9 +65,8 @@ class MoETransformer(nn.Module):
     def __init__(self, config: MoEConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpointing = activation_checkpointing
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, i, activation_checkpointing) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie_weights()
@@ -78,10 +87,7 @@ class MoETransformer(nn.Module):
         routings: list[Routing] = []
         for i, block in enumerate(self.layers):
             past = cache[i] if start else None
-            if self.activation_checkpointing and self.training:
-                x_BSD, key_values, routing = checkpoint(block, x_BSD, angles, past, use_reentrant=False)
-            else:
-                x_BSD, key_values, routing = block(x_BSD, angles, past)
+            x_BSD, key_values, routing = block(x_BSD, angles, past)
             if cache is not None:
                 cache[i : i + 1] = [key_values]
             if routing is not None:
@@ -91,31 +97,27 @@ class MoETransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw every matrix from N(0, init_std²), output projections scaled by 1/√(2L) (Radford et al. 2019).
-
-        Each tensor has a generator of its own, seeded by ``seed`` and the tensor's name, so that the weights do not
-        depend on the number of processes or on the order of the modules.
-        """
-        for name, param in self.named_parameters():
-            if param.dim() == 1:
-                param.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            std = self.config.init_std
-            if name.endswith(("o_proj.weight", "down.weight", "experts.down")):
-                std /= (2 * self.config.num_layers) ** 0.5
-            full = torch.empty(param.shape, dtype=torch.float32).normal_(0.0, std, generator=_generator(seed, name))
-            if isinstance(param, DTensor):
-                full = distribute_tensor(full.to(param.device), param.device_mesh, param.placements, src_data_rank=None)
-            param.copy_(full)
-        for router in self.routers():
-            if router.balance_bias is not None:
-                router.balance_bias.zero_()
+        """Draw every parameter; see :func:`initial_value`."""
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            tensor.copy_(initial_value(self.config, name, tensor.shape, seed))
 
     def routers(self) -> list[Router]:
         """The routers of the MoE layers, in order: row i of stacked routing belongs to router i."""
         return [module for module in self.modules() if isinstance(module, Router)]
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def initial_value(config: MoEConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
+    """The initial value of a parameter or buffer, in float32.
+
+    Matrices are drawn from N(0, init_std²), output projections scaled by 1/√(2L) (Radford et al. 2019); norms are one,
+    biases zero. Each matrix has a generator of its own, seeded by ``seed`` and its name, so that the weights do not
+    depend on the number of processes or on the order of the modules.
+    """
+    if len(shape) == 1:
+        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+    std = config.init_std
+    if name.endswith(("o_proj.weight", "down.weight", "experts.down")):
+        std /= (2 * config.num_layers) ** 0.5
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.empty(shape).normal_(0.0, std, generator=generator)

@@ -1,0 +1,204 @@
+"""Sharded checkpoints: a folder that any number of processes writes and any other number reads.
+
+Beside the shards (``torch.distributed.checkpoint``) stands a file with all that is no tensor. Tensors are kept by name,
+``state_dict/<parameter>`` and ``optimizer_0/<parameter>/<key>``, so that a folder does not depend on the strategy.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from lit_recycle.growth.optimizer import OptimizerState, ParamState
+
+METADATA = "meta.pt"
+"""The file of a sharded checkpoint that holds everything but the tensors; written last."""
+
+_SAVE_ID = "save_id/"
+
+
+def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of named tensors as ``sharded`` keeps it: the tensors under flat names, and the rest."""
+    rest = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+    tensors = {f"state_dict/{name}": tensor for name, tensor in checkpoint["state_dict"].items()}
+    rest["optimizers"] = []
+    for i, saved in enumerate(checkpoint.get("optimizer_states", [])):
+        scalars: dict[str, ParamState] = {}
+        for name, state in saved["state"].items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer_{i}/{name}/{key}"] = value
+                else:
+                    scalars.setdefault(name, {})[key] = value
+        rest["optimizers"].append({"param_groups": saved["param_groups"], "scalars": scalars})
+    return tensors, rest
+
+
+def join(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], index: int) -> OptimizerState:
+    """The state of one optimizer, out of what ``split`` gave."""
+    saved = rest["optimizers"][index]
+    states = {name: dict(state) for name, state in saved["scalars"].items()}
+    for name, tensor in tensors.items():
+        kind, _, tail = name.partition("/")
+        if kind == f"optimizer_{index}":
+            parameter, _, key = tail.rpartition("/")
+            states.setdefault(parameter, {})[key] = tensor
+    return {"state": states, "param_groups": saved["param_groups"]}
+
+
+def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint from all processes at once; it takes its place when it is whole.
+
+    Args:
+        tensors: This process's tensors by name, sharded (``DTensor``) or equal on all processes.
+        rest: Everything else, in plain types; that of the first process counts.
+        path: The folder.
+    """
+    part, rank = path.with_name(f".{path.name}.part"), _rank()
+    save_id = _agree(int.from_bytes(os.urandom(7), "big"))
+    if rank == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    _barrier()
+    # Each process marks its shard, so that shards of two saves are not taken for one checkpoint.
+    marked = dict(tensors) | {f"{_SAVE_ID}{rank}": torch.tensor(save_id)}
+    dcp.save(marked, storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
+    if rank == 0:
+        torch.save(rest | {"save_id": save_id}, part / METADATA)
+        _replace(part, path)
+    _barrier()
+
+
+def _replace(part: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.is_file():
+        path.unlink()
+    elif path.exists():
+        path.rename(old)
+    part.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and type of every tensor of a sharded checkpoint, by name.
+
+    Raises:
+        ValueError: For a folder that is no whole checkpoint.
+    """
+    entries = _reader(path).read_metadata().state_dict_metadata
+    return {
+        name: (entry.size, entry.properties.dtype)
+        for name, entry in entries.items()
+        if isinstance(entry, TensorStorageMetadata) and not name.startswith(_SAVE_ID)
+    }
+
+
+def load_sharded(tensors: dict[str, Tensor], path: Path) -> None:
+    """Read into ``tensors``, in place, each process its own shards; keys are names in the checkpoint.
+
+    Raises:
+        ValueError: For missing tensors or shards, shards of another save, or shapes that do not fit.
+    """
+    found = sizes(path)
+    for name, tensor in tensors.items():
+        if name not in found:
+            raise ValueError(f"{path} holds no {name}: it is a checkpoint of another model or optimizer")
+        if found[name][0] != tensor.shape:
+            raise ValueError(f"{name} is {tuple(found[name][0])} in {path}, and {tuple(tensor.shape)} in the model")
+    reader = _reader(path)
+    marks = {n: torch.tensor(0) for n in reader.read_metadata().state_dict_metadata if n.startswith(_SAVE_ID)}
+    try:
+        dcp.load(tensors | marks, storage_reader=reader, no_dist=not _distributed())
+    except dcp.api.CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
+    if len({int(mark) for mark in marks.values()}) > 1:
+        raise ValueError(f"{path} mixes shards of different saves: copy the folder again, as a whole")
+
+
+def load_whole(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of a sharded checkpoint, assembled in this process alone."""
+    found = sizes(path)
+    tensors = {name: torch.empty(found[name][0], dtype=found[name][1]) for name in names}
+    reader = _reader(path)
+    marks = {n: torch.tensor(0) for n in reader.read_metadata().state_dict_metadata if n.startswith(_SAVE_ID)}
+    dcp.load(tensors | marks, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+class _PlainReader(dcp.FileSystemReader):
+    """Reads a folder's index with an unpickler that knows torch's index classes and nothing else.
+
+    ``torch.distributed.checkpoint`` pickles its index; a plain ``pickle.load`` of it would run whatever it says.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / ".metadata"
+        metadata = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
+        assert isinstance(metadata, Metadata)
+        if metadata.storage_meta is not None:
+            metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    _ALLOWED: ClassVar = {
+        "torch.distributed.checkpoint.metadata": {
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorStorageMetadata",
+            "ChunkStorageMetadata",
+            "TensorProperties",
+            "_MEM_FORMAT_ENCODING",
+        },
+        "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+        "torch.serialization": {"_get_layout"},
+        "torch": {"Size"},
+        "pathlib": {"PosixPath", "WindowsPath"},
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or name in self._ALLOWED.get(module, ()):
+            return super().find_class(module, name)
+        raise ValueError(f"the index of the checkpoint names {module}.{name}, which no index needs: not loaded")
+
+
+def _reader(path: Path) -> _PlainReader:
+    if not (path / ".metadata").exists() or not (path / METADATA).exists():
+        raise ValueError(f"{path} is no sharded checkpoint, or one that was cut off in writing: use an older one")
+    return _PlainReader(path)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if _distributed() else 0
+
+
+def _agree(value: int) -> int:
+    if _distributed():
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        value = values[0]
+    return value
+
+
+def _barrier() -> None:
+    if _distributed():
+        dist.barrier()

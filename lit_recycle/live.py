@@ -1,0 +1,165 @@
+"""The tensors of a model in training, by name, however they are wrapped and sharded.
+
+Plain modules, DDP and FSDP2 hold whole or sharded (``DTensor``) parameters under their names. FSDP1 holds flat slices,
+and gives named shards when asked; all that it takes is in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp import ShardedOptimStateDictConfig, ShardedStateDictConfig, StateDictType
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from lit_recycle.checkpoints import sharded
+from lit_recycle.growth.optimizer import OptimizerState, ParamState, name_state, number_state
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.transformer import initial_value
+
+
+def clean_name(name: str) -> str:
+    """A parameter's name without what wrappers put into it."""
+    return name.replace("_fsdp_wrapped_module.", "").removeprefix("module.")
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, sharing memory with the model where it has them in this form."""
+    if isinstance(model, FSDP):
+        with _shards(model):
+            return {n: t.detach() for n, t in model.state_dict().items()}
+    return {clean_name(n): t.detach() for n, t in model.state_dict(keep_vars=True).items()}
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy named tensors, whole or sharded, into the model."""
+    if isinstance(model, FSDP):
+        shards = weights(model)
+        for name, tensor in tensors.items():
+            _copy(shards[name], tensor)
+        with _shards(model):
+            model.load_state_dict(shards)
+        return
+    for name, target in weights(model).items():
+        _copy(target, tensors[name])
+
+
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> OptimizerState:
+    """The optimizer's state by parameter name, in the model's order."""
+    groups = [
+        {k: v for k, v in group.items() if k != "params"}
+        | {"param_names": [clean_name(n) for n in group["param_names"]]}
+        for group in optimizer.param_groups
+    ]
+    if isinstance(model, FSDP):
+        with _shards(model):
+            state = FSDP.optim_state_dict(model, optimizer)["state"]
+        return {"state": state, "param_groups": groups}
+    state = {clean_name(n): dict(optimizer.state[p]) for n, p in model.named_parameters() if p in optimizer.state}
+    return {"state": state, "param_groups": groups}
+
+
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: OptimizerState) -> None:
+    """Take over state and options; the optimizer's own division of parameters into groups stays."""
+    for group, options in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({k: v for k, v in options.items() if k not in ("params", "param_names")})
+    states: dict[str, ParamState] = saved["state"]
+    if isinstance(model, FSDP):
+        with _shards(model):
+            named = {"state": states, "param_groups": FSDP.optim_state_dict(model, optimizer)["param_groups"]}
+            optimizer.load_state_dict(FSDP.optim_state_dict_to_load(model, optimizer, named))
+        return
+    for name, param in model.named_parameters():
+        if clean_name(name) in states:
+            optimizer.state[param] = states[clean_name(name)]
+
+
+def draw_weights(model: nn.Module, config: MoEConfig, seed: int) -> None:
+    """Give a sharded model its initial weights, the same whatever the number of processes."""
+    for name, target in (shards := weights(model)).items():
+        _copy(target, initial_value(config, name.removeprefix("model."), target.shape, seed))
+    load_weights(model, shards)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def load_folder(model: nn.Module, optimizers: Sequence[Optimizer], path: Path, rest: Mapping[str, Any]) -> None:
+    """Read a sharded checkpoint into a model and its optimizers, each process its own part."""
+    parameters = weights(model)
+    tensors = {f"state_dict/{name}": tensor for name, tensor in parameters.items()}
+    for name, (size, dtype) in sharded.sizes(path).items():
+        kind, _, tail = name.partition("/")
+        if kind in (f"optimizer_{i}" for i in range(len(optimizers))):
+            parameter = parameters.get(tail.rpartition("/")[0])
+            if parameter is None:
+                raise ValueError(f"{path} is a checkpoint of another model: this one has no parameter {tail!r}")
+            same = size == parameter.shape
+            tensors[name] = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(size, dtype=dtype)
+    sharded.load_sharded(tensors, path)
+    load_weights(model, parameters)
+    for i, optimizer in enumerate(optimizers):
+        load_optimizer_state(model, optimizer, sharded.join(tensors, rest, i))
+
+
+def load_file(model: nn.Module, optimizers: Sequence[Optimizer], checkpoint: Mapping[str, Any]) -> None:
+    """Take a whole checkpoint into a model and its optimizers, each process its own part."""
+    load_weights(model, checkpoint["state_dict"])
+    parameters = weights(model)
+    for optimizer, saved in zip(optimizers, checkpoint.get("optimizer_states", []), strict=False):
+        named = name_state(saved)
+        for name, state in named["state"].items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameters[name].shape:
+                    state[key] = like(parameters[name], value)
+        load_optimizer_state(model, optimizer, named)
+
+
+def assemble(checkpoint: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """A checkpoint of sharded tensors as one of whole tensors on the CPU, tensor by tensor; kept by some processes."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, DTensor):
+            value = value.full_tensor()
+        return value.cpu() if keep and isinstance(value, Tensor) else None if isinstance(value, Tensor) else value
+
+    tensors = {name: whole(tensor) for name, tensor in checkpoint.pop("state_dict").items()}
+    optimizers = checkpoint.pop("optimizer_states", [])
+    for saved in optimizers:
+        saved["state"] = {n: {k: whole(v) for k, v in state.items()} for n, state in saved["state"].items()}
+    states = [number_state(saved) for saved in optimizers]
+    return checkpoint | {"state_dict": tensors, "optimizer_states": states}
+
+
+# --- FSDP1 and shards ------------------------------------------------------------------------------------------------
+
+
+def _shards(model: FSDP) -> AbstractContextManager[Any]:
+    return FSDP.state_dict_type(
+        model,
+        StateDictType.SHARDED_STATE_DICT,
+        ShardedStateDictConfig(offload_to_cpu=False),
+        ShardedOptimStateDictConfig(offload_to_cpu=False),
+    )
+
+
+def like(template: Tensor, value: Tensor) -> Tensor:
+    """``value``, whole on every process, in the device and sharding of ``template``; each process keeps its part."""
+    if not isinstance(template, DTensor):
+        return value.to(template.device)
+    value = value.to(template.device)
+    return distribute_tensor(value, template.device_mesh, template.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def _copy(target: Tensor, source: Tensor) -> None:
+    if isinstance(source, DTensor) or not isinstance(target, DTensor):
+        target.copy_(source)
+    else:
+        target.copy_(like(target, source))
