@@ -1,5 +1,17 @@
 """Lightning callbacks of lit-recycle, one per file."""
 
+from callbacks.compute import ComputeMonitor
+from callbacks.expert_load import ExpertLoadMonitor
 from callbacks.growth import GrowthCallback
+from callbacks.growth_monitor import GrowthMonitor
+from callbacks.tensorboard import TensorBoardLayout
+from callbacks.weight_norm import WeightNormMonitor
 
-__all__ = ["GrowthCallback"]
+__all__ = [
+    "ComputeMonitor",
+    "ExpertLoadMonitor",
+    "GrowthCallback",
+    "GrowthMonitor",
+    "TensorBoardLayout",
+    "WeightNormMonitor",
+]

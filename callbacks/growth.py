@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from callbacks.monitor import Monitor
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.plan import grow_config
 from lit_recycle.growth.record import GrowthRecord
-from lit_recycle.growth.schedule import is_due, stages
+from lit_recycle.growth.schedule import Stage, is_due, stages
 from lit_recycle.in_run import grow_in_run, refuse_incompatible
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.module import Batch, LitMoE
@@ -74,14 +76,24 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        self.stages(trainer, pl_module)
+
+    def stages(self, trainer: L.Trainer, module: LitMoE) -> list[Stage]:
+        """What is left of the run, the present stage first.
+
+        Raises:
+            ValueError: For events out of order, in the past, or after the end of the run.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
-        stages(
-            pl_module.config,
-            self._open_events(pl_module),
+        return stages(
+            module.config,
+            self._open_events(module),
             seq_len=data.seq_len,
             tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
             max_steps=trainer.max_steps,
-            start=pl_module.progress,
+            start=module.progress,
+            seed=self.seed,
+            first_event=len(module.growth),
         )
 
     def _open_events(self, module: LitMoE) -> list[GrowthEvent]:
@@ -117,6 +129,8 @@ class GrowthCallback(L.Callback):
         return event if event and is_due(event.at, module.progress, module.config) else None
 
     def _grow(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent, batch: Batch) -> None:
+        for monitor in _monitors(trainer):
+            monitor.on_growth_start(trainer, module, event)
         before, progress, loss_before = module.config, module.progress, _loss(trainer, module, batch)
         started = time.perf_counter()
         after, plan = grow_config(before, event.depth, event.width, self.seed, event=len(module.growth))
@@ -127,9 +141,15 @@ class GrowthCallback(L.Callback):
         record = GrowthRecord.of(event, progress, before, after, plan, losses)
         module.set_shape(after, [*module.growth, record.to_dict()])
         _log(trainer, record, seconds)
+        for monitor in _monitors(trainer):
+            monitor.on_growth_end(trainer, module, module.growth[-1])
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
+
+
+def _monitors(trainer: L.Trainer) -> list[Monitor]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Monitor)]  # type: ignore[attr-defined]
 
 
 def hook_rewarm(trainer: L.Trainer, module: LitMoE) -> None:
@@ -187,7 +207,8 @@ def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
     for logger in trainer.loggers:
         logger.log_metrics({f"growth/{name}": value for name, value in values.items()}, step=record.steps)
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("growth/plan", f"layers from {record.layers}  \n{record.event}", record.steps)
+            text = f"```json\n{json.dumps(record.to_dict(), indent=2)}\n```"  # `lit-recycle report` reads it
+            logger.experiment.add_text("growth/record", text, record.steps)
     trainer.print(
         f"\ngrowth at step {record.steps:,}: {describe(before)} → {describe(after)}; "
         f"loss {record.loss_before:.4f} → {record.loss_after:.4f} on the same batch; {seconds:.1f} s\n"

@@ -1,0 +1,184 @@
+"""What a run has spent: tokens, FLOPs, time; and its losses over them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch.loggers import TensorBoardLogger
+from typing_extensions import override
+
+from callbacks.monitor import Monitor
+from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.module import LitMoE
+from lit_recycle.tensorboard import GIGA, AxisWriter
+
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
+"""Of the matrix products, by the beginning of trainer.precision."""
+
+
+class ComputeMonitor(Monitor):
+    """Logs, under ``compute/``:
+
+    - ``tokens``, ``flops``: trained on and spent so far; ``flops_sunk`` before the first growth, ``flops_extra`` after;
+    - ``params``, ``active_params``; and their means over the run's tokens, ``params_mean``, ``active_params_mean``;
+    - ``tokens_per_second`` of all processes since the last point, without validation and growing;
+    - ``mfu``: FLOPs per second as a share of what the devices can do at best, where that is known.
+
+    In TensorBoard every loss is drawn over tokens and over GFLOPs (10⁹ FLOPs) as well, as ``loss/…_over_tokens`` and
+    ``loss/…_over_GFLOPs`` in runs of those names, with a stroke at each growth.
+
+    Args:
+        every_n_steps: Distance of points; ``trainer.log_every_n_steps`` when not given.
+        peak_flops: FLOPs per second of one device at best; looked up by its name when not given.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, peak_flops: float | None = None) -> None:
+        super().__init__(every_n_steps)
+        self.peak_flops = peak_flops
+        self.axes: list[AxisWriter] = []
+        self._before = Progress(0, 0, 0)
+        self._clock = Stopwatch()
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        super().on_train_start(trainer, pl_module)
+        now = self._before = pl_module.progress
+        self._peak = self.peak_flops or _peak_flops(pl_module.device, str(trainer.precision))
+        if trainer.is_global_zero:
+            folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+            self.axes = [AxisWriter(folder, "tokens", 1, now.tokens) for folder in folders]
+            self.axes += [AxisWriter(folder, "GFLOPs", GIGA, now.flops) for folder in folders]
+        self._clock.restart(now)
+
+    @override
+    def on_step(self, trainer: L.Trainer, module: LitMoE) -> None:
+        self._began, self._before = self._before, module.progress
+
+    @override
+    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+        self._write_losses(trainer)
+        if module.device.type != "cpu":
+            torch.accelerator.synchronize(module.device)
+        tokens_per_second, flops_per_second = self._clock.lap(module.progress)
+        values = spent(module.config, module.growth, module.progress)
+        values["compute/tokens_per_second"] = tokens_per_second
+        if self._peak:
+            values["compute/mfu"] = flops_per_second / (self._peak * trainer.world_size)
+        return values
+
+    # --- losses over tokens and FLOPs --------------------------------------------------------------------------------
+
+    def _write_losses(self, trainer: L.Trainer) -> None:
+        """The losses that Lightning logs for this step, at the count at which the step began, as its steps are."""
+        if self.axes:
+            metrics = trainer.callback_metrics
+            losses = {k: float(v) for k, v in metrics.items() if k.startswith("loss/") and not _is_validation(k)}
+            for axis in self.axes:
+                axis.write(losses, _count(axis, self._began))
+                axis.flush()
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        self._clock.go_on()
+        if self.axes and not trainer.sanity_checking:
+            losses = {k: float(v) for k, v in trainer.callback_metrics.items() if _is_validation(k)}
+            for axis in self.axes:
+                axis.write_end(losses, _count(axis, pl_module.progress))
+                axis.flush()
+
+    @override
+    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+        self._clock.go_on()
+        losses = [record["loss_before"], record["loss_after"]]
+        for axis in self.axes:
+            axis.mark(
+                f"growth/mark_{len(module.growth)}", 0.95 * min(losses), 1.05 * max(losses), _count(axis, self._before)
+            )
+
+    # --- the stopwatch stands still ----------------------------------------------------------------------------------
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        self._clock.pause()
+
+    @override
+    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+        self._clock.pause()
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for axis in self.axes:
+            axis.close()
+        self.axes = []
+
+
+class Stopwatch:
+    """Speed since the last lap, pauses left out."""
+
+    def __init__(self) -> None:
+        self.restart(Progress(0, 0, 0))
+
+    def restart(self, now: Progress) -> None:
+        self._last, self._since, self._paused_at = now, time.perf_counter(), 0.0
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def go_on(self) -> None:
+        self._since += time.perf_counter() - self._paused_at
+
+    def lap(self, now: Progress) -> tuple[float, float]:
+        """Tokens and FLOPs per second."""
+        seconds = time.perf_counter() - self._since
+        speeds = (now.tokens - self._last.tokens) / seconds, (now.flops - self._last.flops) / seconds
+        self.restart(now)
+        return speeds
+
+
+def spent(config: MoEConfig, growth: list[dict[str, Any]], now: Progress) -> dict[str, float]:
+    """The values of :class:`ComputeMonitor` that follow from a run's history alone.
+
+    The mean number of parameters N̄ over training is what a loss law of growing models goes by (arXiv 2501.12486).
+    """
+    sunk = growth[0]["flops"] if growth else 0
+    shapes = [MoEConfig.from_dict(record["before"]) for record in growth] + [config]
+    ends = [record["tokens"] for record in growth] + [now.tokens]
+    tokens = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def mean(sizes: list[int]) -> float:
+        return sum(size * count for size, count in zip(sizes, tokens, strict=True)) / max(sum(tokens), 1)
+
+    params, active = [s.num_params() for s in shapes], [s.num_active_params() for s in shapes]
+    return {
+        "compute/tokens": float(now.tokens),
+        "compute/flops": float(now.flops),
+        "compute/flops_sunk": float(sunk),
+        "compute/flops_extra": float(now.flops - sunk),
+        "compute/params": float(params[-1]),
+        "compute/active_params": float(active[-1]),
+        "compute/params_mean": mean(params),
+        "compute/active_params_mean": mean(active),
+    }
+
+
+def _is_validation(name: str) -> bool:
+    return name.startswith("loss/val")
+
+
+def _count(axis: AxisWriter, progress: Progress) -> int:
+    return progress.tokens if axis.name == "tokens" else progress.flops
+
+
+def _peak_flops(device: torch.device, precision: str) -> float | None:
+    """Of one device by its name; None where Lightning does not know it, and says so."""
+    if device.type == "cpu":
+        return None
+    dtype = next((dtype for name, dtype in DTYPES.items() if precision.startswith(name)), torch.bfloat16)
+    return get_available_flops(device, dtype)

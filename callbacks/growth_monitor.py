@@ -1,0 +1,220 @@
+"""What a growth costs and gives: the loss until it is back, and how copies part from their originals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.monitor import Monitor, Picture, is_multiple, moe_layers, some_layers, write_scalars
+from lit_recycle import live
+from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.twins import Twins, find_twins
+from lit_recycle.module import LitMoE
+from lit_recycle.rows import copy_cosines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
+"""What optimizers call their running mean of gradients."""
+
+
+class GrowthMonitor(Monitor):
+    """Follows the model after each growth. Under ``growth/``, besides the loss jump that GrowthCallback logs:
+
+    - ``loss_vs_before``: smoothed training loss minus its value right before the growth, in nats per token;
+    - ``recovery_steps``, ``recovery_tokens``, ``recovery_flops``: what was spent from the growth until the smoothed
+      loss was back where it had been, one point when it is;
+    - ``cosine_{experts,layers}_{weights,momentum}``: cosine of copies with their originals, in weights and in the
+      optimizer's running mean of gradients; mean over the copies, and for single layers (``…/layer_03``);
+    - ``copies_token_share``: share of the routed tokens that go to copied experts, over all layers and for single ones.
+
+    Experts are compared with their twins of the last growth in width, layers with theirs of the last growth in depth.
+
+    Args:
+        every_n_steps: Distance of points; ``trainer.log_every_n_steps`` when not given.
+        compare_every_n_steps: Distance of cosines, for which all copies are read. Right after a growth there are more:
+            one at every power of two of steps.
+        plot_every_n_steps: Distance of pictures of the cosines of all layers; 0 for none.
+        smoothing: Steps over which the loss is averaged (time constant of an exponential mean).
+        max_layers: Single layers that get curves of their own, spread over the depth.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        compare_every_n_steps: int = 100,
+        plot_every_n_steps: int = 500,
+        smoothing: int = 20,
+        max_layers: int = 4,
+    ) -> None:
+        super().__init__(every_n_steps, plot_every_n_steps)
+        if compare_every_n_steps < 1 or smoothing < 1:
+            raise ValueError("GrowthMonitor: compare_every_n_steps and smoothing must be at least 1")
+        self.compare_every_n_steps, self.smoothing, self.max_layers = compare_every_n_steps, smoothing, max_layers
+        self.loss = SmoothLoss(smoothing)
+        self.old_loss: float | None = None
+        self.start: dict[str, int] | None = None
+        """Progress at the last growth, until the old loss is reached again."""
+        self._pending: list[tuple[dict[str, int], Tensor]] = []
+        self._known: tuple[int, Twins] | None = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "total": self.loss.total,
+            "weight": self.loss.weight,
+            "old_loss": self.old_loss,
+            "start": self.start,
+            "pending": [(now, loss.item()) for now, loss in self._pending],
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss.total, self.loss.weight = state_dict["total"], state_dict["weight"]
+        self.old_loss, self.start = state_dict["old_loss"], state_dict["start"]
+        self._pending = [(now, torch.tensor(loss)) for now, loss in state_dict["pending"]]
+
+    # --- the loss until it is back -----------------------------------------------------------------------------------
+
+    @override
+    def on_step(self, trainer: L.Trainer, module: LitMoE) -> None:
+        """Keeps the loss where it is, on its device, until somebody wants to know: no step waits for another."""
+        progress = module.progress
+        now = {"steps": progress.steps, "tokens": progress.tokens, "flops": progress.flops}
+        self._pending.append((now, torch.stack(module.step_losses).mean()))
+        growth = module.growth[-1] if module.growth else None
+        if growth and self._is_time_to_compare(progress.steps - growth["steps"], progress.steps):
+            write_scalars(trainer, self._cosine_scalars(trainer, module), progress.steps - 1)
+
+    @override
+    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+        self._take_in(trainer)
+        values = self._token_shares(module)
+        if self.old_loss is not None:
+            values["growth/loss_vs_before"] = self.loss.value - self.old_loss
+        return values
+
+    def _take_in(self, trainer: L.Trainer) -> None:
+        """Average the losses that have come in, in order, and see when the old one was reached."""
+        if not self._pending:
+            return
+        device = self._pending[-1][1].device  # what a checkpoint brought lies on the CPU
+        values = torch.stack([loss.to(device) for _, loss in self._pending]).tolist()
+        for (now, _), value in zip(self._pending, values, strict=True):
+            self.loss.add(value)
+            if self.start is None or self.old_loss is None or self.loss.value > self.old_loss:
+                continue
+            spent = {f"growth/recovery_{unit}": float(now[unit] - self.start[unit]) for unit in now}
+            self.start = None
+            write_scalars(trainer, spent, now["steps"] - 1)
+        self._pending = []
+
+    @override
+    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+        self._take_in(trainer)
+        self.old_loss = self.loss.value if self.loss.weight else None
+
+    @override
+    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+        self.loss = SmoothLoss(self.smoothing)
+        self.start = {unit: record[unit] for unit in ("steps", "tokens", "flops")}
+
+    # --- copies and originals ----------------------------------------------------------------------------------------
+
+    def _is_time_to_compare(self, since: int, step: int) -> bool:
+        return is_multiple(step, self.compare_every_n_steps) or (since > 0 and since & (since - 1) == 0)
+
+    def _twins(self, module: LitMoE) -> Twins:
+        growths = len(module.growth)
+        if self._known is None or self._known[0] != growths:
+            self._known = growths, find_twins(module.config, module.growth)
+        return self._known[1]
+
+    def _cosines(self, trainer: L.Trainer, module: LitMoE) -> dict[str, Tensor]:
+        """By name, each ``[layers]``, NaN for layers without copies."""
+        twins = self._twins(module)
+        if not twins.layer_copies and not any(twins.expert_copies(j) for j in range(len(twins.experts))):
+            return {}
+        tensors = {"weights": live.weights(trainer.model), "momentum": first_moments(trainer)}
+        found = {}
+        for what, named in tensors.items():
+            for kind, values in copy_cosines(named, twins).items() if named else ():
+                found[f"cosine_{kind}_{what}"] = values
+        return found
+
+    def _cosine_scalars(self, trainer: L.Trainer, module: LitMoE) -> dict[str, float]:
+        cosines, values = self._cosines(trainer, module), {}
+        if not cosines:
+            return {}
+        table = torch.stack([*cosines.values()]).tolist()
+        for name, row in zip(cosines, table, strict=True):
+            copies = [(layer, value) for layer, value in enumerate(row) if math.isfinite(value)]
+            if not copies:
+                continue
+            values[f"growth/{name}"] = sum(value for _, value in copies) / len(copies)
+            for i in some_layers(copies, self.max_layers):
+                values[f"growth/{name}/layer_{copies[i][0]:02d}"] = copies[i][1]
+        return values
+
+    def _token_shares(self, module: LitMoE) -> dict[str, float]:
+        twins, layers = self._twins(module), moe_layers(module)
+        if module.counts_LE is None or not any(twins.expert_copies(j) for j in layers):
+            return {}
+        shares = copy_shares(module.counts_LE, layers, twins).tolist()
+        values = {"growth/copies_token_share": sum(shares) / len(shares)}
+        for i in some_layers(layers, self.max_layers):
+            values[f"growth/copies_token_share/layer_{layers[i]:02d}"] = shares[i]
+        return values
+
+    @override
+    def pictures(self, trainer: L.Trainer, module: LitMoE) -> Iterable[Picture]:
+        cosines = self._cosines(trainer, module) if module.growth else {}
+        if not cosines:
+            return
+        named = {name.removeprefix("cosine_").replace("_", ", "): row.tolist() for name, row in cosines.items()}
+        step = trainer.global_step
+
+        def draw() -> Figure:
+            from lit_recycle import plots
+
+            return plots.cosines(named, step)
+
+        yield Picture("growth/cosines", torch.stack([*cosines.values()]).cpu(), draw)
+
+
+def first_moments(trainer: L.Trainer) -> dict[str, Tensor]:
+    """The optimizer's running means of gradients by parameter name; empty where it keeps none."""
+    (optimizer,) = trainer.optimizers
+    state = live.optimizer_state(trainer.model, optimizer)["state"]
+    keys = [next((key for key in FIRST_MOMENTS if key in values), None) for values in state.values()]
+    return {name: values[key] for key, (name, values) in zip(keys, state.items(), strict=True) if key}
+
+
+class SmoothLoss:
+    """Exponential mean of losses, free of the pull towards its beginning (Kingma & Ba 2015, section 3)."""
+
+    def __init__(self, steps: int) -> None:
+        self.decay, self.total, self.weight = 1.0 - 1.0 / steps, 0.0, 0.0
+
+    def add(self, loss: float) -> None:
+        self.total = self.decay * self.total + (1.0 - self.decay) * loss
+        self.weight = self.decay * self.weight + (1.0 - self.decay)
+
+    @property
+    def value(self) -> float:
+        """NaN before the first loss."""
+        return self.total / self.weight if self.weight else math.nan
+
+
+def copy_shares(counts_LE: Tensor, layers: list[int], twins: Twins) -> Tensor:
+    """Share of each MoE layer's routed tokens that go to copied experts, ``[L]``."""
+    is_copy = [[original != e for e, original in enumerate(twins.experts[j])] for j in layers]
+    mask_LE = torch.tensor(is_copy, dtype=counts_LE.dtype, device=counts_LE.device)
+    return (counts_LE * mask_LE).sum(-1) / counts_LE.sum(-1)

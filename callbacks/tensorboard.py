@@ -1,0 +1,129 @@
+"""TensorBoard, laid out on purpose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from typing_extensions import override
+
+from callbacks.growth import GrowthCallback
+from callbacks.monitor import writers
+from lit_recycle.growth.schedule import Stage
+from lit_recycle.module import LitMoE
+from lit_recycle.tensorboard import LAYOUT, purge, write_hyperparameters
+from lit_recycle.text import human
+
+METRICS = ("loss/val", "loss/train", "compute/tokens", "compute/flops", "compute/active_params_mean")
+"""What the HParams page compares runs by."""
+
+
+class TensorBoardLayout(L.Callback):
+    """Makes a run readable in TensorBoard, whichever TensorBoardLogger is configured.
+
+    - A run that is resumed into its folder continues its curves: points that were logged after the checkpoint are
+      taken back. A run that begins anew in the folder of another takes the place of that one.
+    - A custom-scalars page: losses over tokens, FLOPs and steps with growths marked, and a page per group.
+    - The plan as text, ``run/plan``; the shape of the run at its start as JSON, ``run/start``.
+    - Hyperparameters in the HParams page, with the last losses and what they have cost.
+    """
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        for writer in writers(trainer):
+            purge(writer, trainer.global_step)
+            writer.add_custom_scalars(LAYOUT)
+            writer.add_text("run/plan", plan_table(planned(trainer, pl_module)), trainer.global_step)
+            start = json.dumps(run_start(trainer, pl_module), indent=2)
+            writer.add_text("run/start", f"```json\n{start}\n```", trainer.global_step)
+            write_hyperparameters(writer, hyperparameters(trainer, pl_module), METRICS)
+
+
+def planned(trainer: L.Trainer, module: LitMoE) -> list[Stage]:
+    """The stages to come, the present one first; empty without growth."""
+    growth = next((c for c in trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
+    return growth.stages(trainer, module) if growth else []
+
+
+def plan_table(stages: list[Stage]) -> str:
+    """Markdown: a row per stage, the source maps below."""
+    if not stages:
+        return "no growth is planned"
+    head = "| from step | to step | layers × experts (top-k) | parameters | active | tokens | FLOPs | begins with |"
+    lines = [head, "|---" * 8 + "|"]
+    for stage in stages:
+        config, event = stage.config, stage.event
+        axes = [axis for axis in ("depth", "width") if event and getattr(event, axis)]
+        lines.append(
+            f"| {stage.start.steps:,} | {stage.end.steps:,} "
+            f"| {config.num_layers} × {config.num_experts} ({config.top_k}) "
+            f"| {human(config.num_params())} | {human(config.num_active_params())} "
+            f"| {human(stage.end.tokens - stage.start.tokens)} | {stage.end.flops - stage.start.flops:.3g} "
+            f"| {' and '.join(axes) + ' growth' if axes else '–'} |"
+        )
+    return "\n".join([*lines, "", *source_maps(stages)])
+
+
+def source_maps(stages: list[Stage]) -> Iterator[str]:
+    for stage in stages:
+        if stage.plan is None:
+            continue
+        layers, experts = stage.plan.layers, max(stage.plan.experts, key=len)
+        text = f"Growth at step {stage.start.steps:,}. Source layer of each layer: `{' '.join(map(str, layers))}`."
+        if experts != tuple(range(len(experts))):
+            text += f" Source expert of each expert: `{' '.join(map(str, experts))}`."
+        yield text + "\n"
+
+
+def run_start(trainer: L.Trainer, module: LitMoE) -> dict[str, Any]:
+    """What `lit-recycle report` must know besides points: plain types."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    progress = module.progress
+    return {
+        "config": module.config.to_dict(),
+        "growth": module.growth,
+        "steps": progress.steps,
+        "tokens": progress.tokens,
+        "flops": progress.flops,
+        "max_steps": trainer.max_steps,
+        "seq_len": data.seq_len,
+        "tokens_per_step": tokens_per_step(trainer),
+    }
+
+
+def tokens_per_step(trainer: L.Trainer) -> int:
+    """Of an optimizer step, over all processes."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches
+
+
+def hyperparameters(trainer: L.Trainer, module: LitMoE) -> dict[str, int | float | str | bool]:
+    """What tells runs apart, as columns: the first shape, the growths, the optimizer and the batch."""
+    first = module.growth[0]["before"] if module.growth else module.config.to_dict()
+    keys = ("num_layers", "num_experts", "top_k", "hidden_size", "expert_size")
+    growths = [(r["event"], r["steps"]) for r in module.growth]
+    growths += [(s.event.to_dict(), s.start.steps) for s in planned(trainer, module) if s.event]
+    (optimizer,) = trainer.optimizers
+    group = optimizer.param_groups[0]
+    return {
+        **{key: first[key] for key in keys},
+        "growth": ", ".join(f"{_axes(event)} at {steps}" for event, steps in growths) or "none",
+        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+        "lr": float(group.get("initial_lr", group["lr"])),
+        "weight_decay": float(group.get("weight_decay", 0.0)),
+        "balance_loss": module.balance_loss,
+        "tokens_per_step": tokens_per_step(trainer),
+        "max_steps": trainer.max_steps,
+        "precision": str(trainer.precision),
+    }
+
+
+def _axes(event: dict[str, Any]) -> str:
+    parts = []
+    if depth := event["depth"]:
+        parts.append(f"depth {depth['method']}" + (f" ×{depth['factor']}" if depth["layers"] is None else ""))
+    if width := event["width"]:
+        parts.append(f"width ×{width['factor']}")
+    return " and ".join(parts)

@@ -1,0 +1,180 @@
+"""Figures that monitors put into TensorBoard and the report puts on its page: the same ones. Matplotlib, no display.
+
+Axes: L layers, E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from lit_recycle.text import human
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, told apart by colour-blind readers too; line styles change after one round."""
+DASHES = ("-", "--", ":")
+STYLE = {
+    "font.size": 10,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+}
+
+
+class Curve(NamedTuple):
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+class Mark(NamedTuple):
+    """A vertical line at an event."""
+
+    x: float
+    label: str
+
+
+def new_figure(width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure in the house's style, of so many inches at 100 points per inch."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def curves(
+    lines: Sequence[Curve],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    marks: Sequence[Mark] = (),
+    *,
+    markers: bool = False,
+) -> Figure:
+    """Lines over an axis of counts, with events as labelled vertical lines.
+
+    The view leaves out the steep beginning: its top is where the curves are after a twentieth of their points.
+    """
+    figure, axes = new_figure()
+    for i, line in enumerate(lines):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+        axes.plot(line.x, line.y, label=line.label, marker="o" if markers else None, markersize=4, **style)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if title:
+        axes.set_title(title, loc="left", pad=22 if marks else 8, fontsize=11)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value) if value else "0"))
+    _limit(axes, lines)
+    _mark(axes, marks)
+    if len(lines) > 1:
+        _legend(axes, len(lines))
+    return figure
+
+
+def _limit(axes: Axes, lines: Sequence[Curve]) -> None:
+    finite = [np.asarray(line.y, float)[np.isfinite(line.y)] for line in lines]
+    finite = [y for y in finite if y.size]
+    if not finite:
+        return
+    low, high = min(y.min() for y in finite), max(y[y.size // 20 :].max() for y in finite)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - room, high + room)
+
+
+def _mark(axes: Axes, marks: Sequence[Mark]) -> None:
+    for mark in marks:
+        axes.axvline(mark.x, color="#666666", linestyle=(0, (4, 3)), linewidth=1.0, zorder=0)
+        axes.annotate(
+            mark.label,
+            (mark.x, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            color="#444444",
+        )
+
+
+def _legend(axes: Axes, count: int) -> None:
+    if count <= 5:
+        axes.legend(loc="best")
+    else:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
+
+
+def load_map(load_LE: np.ndarray, layers: Sequence[int]) -> Figure:
+    """Heat map of the experts' load relative to the ideal, on a scale of doublings; a cross where it is nothing."""
+    load_LE = np.asarray(load_LE, float)
+    rows, experts = load_LE.shape
+    figure, axes = new_figure(min(4.0 + 0.16 * experts, 12.0), min(2.2 + 0.2 * rows, 10.0))
+    doublings = np.log2(np.maximum(load_LE, 2.0**-9))
+    norm = TwoSlopeNorm(vmin=-2.0, vcenter=0.0, vmax=2.0)
+    axes.imshow(doublings, cmap="PuOr_r", norm=norm, aspect="auto", interpolation="nearest")
+    dead = np.argwhere(load_LE == 0)
+    axes.scatter(dead[:, 1], dead[:, 0], marker="x", color="black", s=18, linewidths=1.0)
+    axes.grid(False)
+    axes.set(xlabel="expert", ylabel="layer")
+    axes.set_title(
+        f"Tokens per expert, relative to an even load{' (× = none)' if len(dead) else ''}", loc="left", fontsize=11
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(min(experts, 16), integer=True))
+    shown = range(0, rows, math.ceil(rows / 24))
+    axes.set_yticks(list(shown), [str(layers[i]) for i in shown])
+    bar = figure.colorbar(ScalarMappable(norm, "PuOr_r"), ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2])
+    bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])
+    bar.set_label("load / ideal load")
+    return figure
+
+
+def profiles(named: Mapping[str, Sequence[float]], title: str = "Layer-wise weight norm") -> Figure:
+    """Norm profiles over the depth of the model, so that models of different depth can be laid over each other."""
+    lines = []
+    for label, values in named.items():
+        depth = (np.arange(len(values)) + 0.5) / len(values) * 100
+        lines.append(Curve(label, depth.tolist(), list(values)))
+    figure = curves(lines, "position in the model (% of its layers)", "root mean square weight", title, markers=True)
+    axes = figure.axes[0]
+    values = [v for line in lines for v in line.y if math.isfinite(v)]
+    axes.set_ylim(min(values) - 0.1 * _spread(values), max(values) + 0.1 * _spread(values))
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    if len(lines) == 1:
+        axes.legend(loc="best")
+    return figure
+
+
+def _spread(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) or abs(max(values)) or 1.0
+
+
+def cosines(named: Mapping[str, Sequence[float]], step: int) -> Figure:
+    """Cosine of copies with their originals, layer by layer; layers without copies are left out."""
+    lines = []
+    for label, values in named.items():
+        there = [(i, v) for i, v in enumerate(values) if math.isfinite(v)]
+        lines.append(Curve(label, [i for i, _ in there], [v for _, v in there]))
+    title = f"Copies and their originals, step {step:,}"
+    figure = curves(lines, "layer", "cosine", title, markers=True)
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.axes[0].xaxis.set_major_formatter("{x:.0f}")
+    low = min((v for line in lines for v in line.y), default=0.0)
+    figure.axes[0].set_ylim(
+        min(low, 0.0) - 0.05 if low < 0.5 else low - 0.05 * (1.05 - low) - 1e-4, 1.0 + 0.02 * (1.1 - low)
+    )
+    if len(lines) == 1:
+        figure.axes[0].legend(loc="best")
+    return figure
