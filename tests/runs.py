@@ -1,0 +1,157 @@
+"""Small real runs, on one process or on several that gloo connects: what a trainer does, without a command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.multiprocessing as mp
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks.growth import GrowthCallback
+from lit_recycle.checkpoints.io import AtomicCheckpointIO
+from lit_recycle.checkpoints.native import load_whole_checkpoint, read_hyperparameters
+from lit_recycle.data.module import TextData
+from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.module import LitMoE
+from lit_recycle.strategies import FSDP2Strategy, FSDPStrategy
+
+TEXT = str(Path(json.__file__).parent)
+"""Real text that every machine has: the sources of the standard library's json package."""
+
+CONFIG = MoEConfig(
+    vocab_size=257,
+    hidden_size=16,
+    num_layers=3,
+    num_heads=2,
+    num_experts=3,
+    top_k=2,
+    expert_size=8,
+    shared_expert_size=8,
+    router_score="sigmoid",
+    balance_bias=True,
+)
+"""As many layers as experts, and an odd number of them, which no number of processes divides."""
+
+EVENTS = [
+    GrowthEvent(Trigger(steps=3), depth=Depth(2), optimizer_state="carry"),
+    GrowthEvent(Trigger(tokens=6 * 4 * 32), width=Width(2, noise=0.01), rewarm=Rewarm(2)),
+]
+"""At steps 3 and 6 of batches of 4 samples of 32 tokens."""
+
+STRATEGIES: dict[str, Any] = {
+    "auto": lambda: "auto",
+    "ddp": lambda: "ddp",
+    "fsdp": FSDPStrategy,
+    "fsdp2": FSDP2Strategy,
+    "fsdp_full": lambda: FSDPStrategy(checkpoints="full"),
+    "fsdp2_full": lambda: FSDP2Strategy(checkpoints="full"),
+}
+
+
+class Losses(L.Callback):
+    """Keeps the loss of every step, mean over processes."""
+
+    def __init__(self) -> None:
+        self.train: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.train.append(float(trainer.callback_metrics["loss/train"]))
+
+
+def fit(
+    root: Path,
+    strategy: str = "auto",
+    *,
+    steps: int = 9,
+    events: list[GrowthEvent] | None = None,
+    ckpt_path: Path | None = None,
+    config: MoEConfig = CONFIG,
+    batch_size: int = 4,
+    save_every: int = 1,
+    module: dict[str, Any] | None = None,
+    callbacks: list[L.Callback] | None = None,
+    **trainer: Any,
+) -> tuple[L.Trainer, LitMoE, list[float]]:
+    """A run of so many steps; returns the trainer, the module and the loss of each step."""
+    losses, world = Losses(), int(os.environ.get("WORLD_SIZE", 1))
+    events = EVENTS if events is None else events
+    saver = ModelCheckpoint(root / "checkpoints", "{step}", save_top_k=-1, every_n_train_steps=save_every)
+    L.seed_everything(7)
+    lightning = L.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=STRATEGIES[strategy](),
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        default_root_dir=root,
+        gradient_clip_val=1.0,
+        callbacks=[losses, *([GrowthCallback(events)] if events else []), saver, *(callbacks or [])],
+        **{"limit_val_batches": 0, **trainer},
+    )
+    if strategy in ("auto", "ddp"):
+        lightning.strategy.checkpoint_io = AtomicCheckpointIO()
+    model = LitMoE(config, **(module or {}))
+    if ckpt_path:
+        saved = read_hyperparameters(ckpt_path)
+        model.set_shape(MoEConfig.from_dict(saved["config"]), saved["growth"])
+    data = TextData(TEXT, seq_len=32, batch_size=batch_size // world, cache_dir=str(root.parent / "cache"))
+    lightning.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return lightning, model, losses.train
+
+
+def assert_same_training_state(first: Path, second: Path) -> None:
+    """Two checkpoints hold the same weights, optimizer state, schedule and counters, bit for bit."""
+    a, b = load_whole_checkpoint(first), load_whole_checkpoint(second)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "progress", "hyper_parameters", "global_step"):
+        assert_equal(a[key], b[key], key)
+
+
+def assert_equal(a: Any, b: Any, where: str) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, f"{where}: {a} != {b}"
+
+
+def on_processes(world: int, target: Any, *args: Any) -> None:
+    """Call ``target(*args)`` on so many processes, each of which Lightning and torch take for a launched rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_process, (world, port, target, args), nprocs=world)
+
+
+def _process(rank: int, world: int, port: int, target: Any, args: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    target(*args)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

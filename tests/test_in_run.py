@@ -1,0 +1,172 @@
+"""Growth inside a run, on one device: it goes on, it resumes, and it is the growth that happens on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit
+
+from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed: a checkpoint after every step, and the anchors."""
+    root = tmp_path_factory.mktemp("runs") / "whole"
+    fit(root)
+    return root / "checkpoints"
+
+
+def test_a_run_grows_at_its_events_and_goes_on(tmp_path: Path) -> None:
+    _, module, losses = fit(tmp_path / "run")
+    assert len(losses) == 9 and all(torch.tensor(losses).isfinite())
+    assert (module.config.num_layers, module.config.num_experts, module.config.top_k) == (6, 6, 4)
+    assert [record["steps"] for record in module.growth] == [3, 6]
+    assert sum(p.numel() for p in module.parameters()) == module.config.num_params()
+    flops = [CONFIG, CONFIG.replace(num_layers=6), module.config]
+    assert module.tokens_seen == 9 * 4 * 32
+    assert module.flops_spent == sum(3 * 4 * 32 * c.num_flops_per_token(32) for c in flops)
+
+
+@pytest.mark.parametrize("name", ["step=1", "step=3", "anchor-step=3", "step=4", "step=6", "anchor-step=6", "step=8"])
+def test_resumed_anywhere_it_ends_bit_for_bit_the_same(whole: Path, tmp_path: Path, name: str) -> None:
+    _, module, _ = fit(tmp_path / "run", ckpt_path=whole / f"{name}.ckpt")
+    assert len(module.growth) == 2
+    assert_same_training_state(whole / "step=9.ckpt", tmp_path / "run/checkpoints/step=9.ckpt")
+
+
+def test_resuming_needs_no_word_of_the_growth_from_python_either(whole: Path, tmp_path: Path) -> None:
+    class Unprepared(L.Callback):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            pl_module.set_shape(CONFIG, [])
+
+    fit(tmp_path / "run", ckpt_path=whole / "step=8.ckpt", callbacks=[Unprepared()])
+    assert_same_training_state(whole / "step=9.ckpt", tmp_path / "run/checkpoints/step=9.ckpt")
+
+
+@pytest.mark.parametrize(("step", "event"), list(zip((3, 6), EVENTS, strict=True)))
+def test_growth_in_a_run_is_growth_of_its_anchor_on_disk(
+    whole: Path, tmp_path: Path, step: int, event: GrowthEvent
+) -> None:
+    grow_checkpoint(whole / f"anchor-step={step}.ckpt", tmp_path / "grown.ckpt", event.depth, event.width)
+    offline = load_checkpoint(tmp_path / "grown.ckpt")
+    in_run = grown_in_run(whole / f"anchor-step={step}.ckpt", tmp_path)
+    assert_equal(in_run["state_dict"], offline["state_dict"], "weights")
+    assert_equal(in_run["optimizer_states"], offline["optimizer_states"], "optimizer")
+    assert in_run["hyper_parameters"]["config"] == offline["hyper_parameters"]["config"]
+
+
+def grown_in_run(anchor: Path, root: Path) -> dict:
+    """What a run holds right after the event that follows its anchor."""
+
+    class SaveAtOnce(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+            if not (root / "now.ckpt").exists():
+                trainer.save_checkpoint(root / "now.ckpt", weights_only=False)
+
+    fit(root / "run", ckpt_path=anchor, callbacks=[SaveAtOnce()], steps=7)
+    return load_checkpoint(root / "now.ckpt")
+
+
+def test_training_goes_on_from_a_checkpoint_grown_on_disk(whole: Path, tmp_path: Path) -> None:
+    grow_checkpoint(whole / "anchor-step=3.ckpt", tmp_path / "grown.ckpt", EVENTS[0].depth, None)
+    _, module, losses = fit(tmp_path / "run", ckpt_path=tmp_path / "grown.ckpt")
+    assert len(module.growth) == 2 and len(losses) == 6
+    a, b = (load_checkpoint(d / "step=9.ckpt")["state_dict"] for d in (whole, tmp_path / "run/checkpoints"))
+    assert_equal(a, b, "weights")
+
+
+def test_events_fire_between_whole_steps_when_gradients_accumulate(tmp_path: Path) -> None:
+    events = [GrowthEvent(Trigger(steps=2), depth=Depth(2)), GrowthEvent(Trigger(steps=3), width=Width(2))]
+    kwargs = dict(steps=5, events=events, batch_size=2, accumulate_grad_batches=2)
+    _, module, losses = fit(tmp_path / "a", **kwargs)
+    assert len(losses) == 10 and [r["steps"] for r in module.growth] == [2, 3]
+    assert module.samples_seen == 20
+    fit(tmp_path / "b", ckpt_path=tmp_path / "a/checkpoints/anchor-step=3.ckpt", **kwargs)
+    assert_same_training_state(tmp_path / "a/checkpoints/step=5.ckpt", tmp_path / "b/checkpoints/step=5.ckpt")
+
+
+@pytest.mark.parametrize("unit", ["flops", "chinchilla"])
+def test_triggers_in_flops(tmp_path: Path, unit: str) -> None:
+    flops = 2.5 * 4 * 32 * CONFIG.num_flops_per_token(32)
+    value = flops if unit == "flops" else flops / CONFIG.chinchilla_flops()
+    _, module, _ = fit(tmp_path / "run", steps=4, events=[GrowthEvent(Trigger(**{unit: value}), depth=Depth(2))])
+    assert [record["steps"] for record in module.growth] == [3]
+
+
+@pytest.mark.parametrize("policy", ["carry", "fresh_copies", "reset"])
+def test_optimizer_policies_in_a_run(tmp_path: Path, policy: str) -> None:
+    event = GrowthEvent(Trigger(steps=2), depth=Depth(2), width=Width(2), optimizer_state=policy)
+
+    class Look(L.Callback):
+        norms: dict[str, float]
+
+        def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+            state, names = trainer.optimizers[0].state, dict(module.named_parameters())
+            moments = {n: state[p]["exp_avg"].norm().item() for n, p in names.items() if p in state}
+            if trainer.global_step == 2:
+                self.norms = moments
+
+    look = Look()
+    fit(tmp_path / "run", steps=3, events=[event], callbacks=[look])
+    if policy == "reset":
+        assert not look.norms
+        return
+    original, copy = (look.norms[f"model.layers.{i}.attn.q_proj.weight"] for i in (0, 1))
+    assert original > 0
+    assert copy == (original if policy == "carry" else 0)
+
+
+def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_path: Path) -> None:
+    rates: list[tuple[float, float]] = []
+
+    class Rates(L.Callback):
+        def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.watch(trainer)
+
+        def watch(self, trainer: L.Trainer) -> None:
+            optimizer = trainer.optimizers[0]
+            optimizer.register_step_pre_hook(lambda o, *_: self.used.append(o.param_groups[0]["lr"]))
+
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            self.used: list[float] = []
+            if trainer.global_step == 6:
+                self.watch(trainer)
+
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            rates.append((self.used[-1] if self.used else 0.0, trainer.optimizers[0].param_groups[0]["lr"]))
+
+    fit(tmp_path / "run", module={"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)}, callbacks=[Rates()])
+    assert all(scheduled == pytest.approx(1e-3) for _, scheduled in rates)
+    used = [rate for rate, _ in rates]
+    assert used[6:] == pytest.approx([1e-4, 5.5e-4, 1e-3])
+
+
+def test_what_cannot_follow_a_growth_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="StochasticWeightAveraging"):
+        fit(tmp_path / "run", callbacks=[StochasticWeightAveraging(1e-3)])
+
+
+@pytest.mark.parametrize(
+    ("triggers", "message"),
+    [
+        ([Trigger(steps=50)], "cannot be reached"),
+        ([Trigger(steps=5), Trigger(steps=2)], "order"),
+        ([Trigger(tokens=1e12)], "cannot be reached"),
+    ],
+)
+def test_events_that_cannot_happen_are_refused_before_training(
+    tmp_path: Path, triggers: list[Trigger], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", events=[GrowthEvent(at, depth=Depth(2)) for at in triggers])
+
+
+def test_an_event_in_the_past_is_refused_on_resume(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="in the past"):
+        fit(tmp_path / "run", events=[GrowthEvent(Trigger(steps=1), depth=Depth(2))], ckpt_path=whole / "step=2.ckpt")
