@@ -1,0 +1,34 @@
+"""``lit-recycle export CKPT HF_DIR``: a Hugging Face folder of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+
+from lit_recycle.checkpoints.express import EXPRESSIONS
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lit-recycle export",
+        description="Write a checkpoint as a Hugging Face folder that transformers loads: config, safetensors, "
+        "tokenizer.",
+    )
+    parser.add_argument("source", metavar="CKPT", help="checkpoint of this project, a file or a sharded folder")
+    parser.add_argument("destination", metavar="HF_DIR", help="folder to write; must not exist")
+    parser.add_argument("--family", choices=tuple(EXPRESSIONS), help="model_type; the first that fits by default")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")
+    args = parser.parse_args(argv)
+    from lit_recycle.checkpoints.convert import export_checkpoint
+
+    family = export_checkpoint(
+        args.source,
+        args.destination,
+        family=args.family,
+        dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        optimizer=args.optimizer,
+    )
+    print(f"wrote {args.destination}: a {family} model")
+    return 0
