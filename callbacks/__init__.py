@@ -4,6 +4,7 @@ from callbacks.compute import ComputeMonitor
 from callbacks.expert_load import ExpertLoadMonitor
 from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
+from callbacks.progress import RunProgressBar
 from callbacks.tensorboard import TensorBoardLayout
 from callbacks.weight_norm import WeightNormMonitor
 
@@ -12,6 +13,7 @@ __all__ = [
     "ExpertLoadMonitor",
     "GrowthCallback",
     "GrowthMonitor",
+    "RunProgressBar",
     "TensorBoardLayout",
     "WeightNormMonitor",
 ]

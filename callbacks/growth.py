@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from callbacks.monitor import Monitor
+from callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.plan import grow_config
 from lit_recycle.growth.record import GrowthRecord
@@ -129,8 +129,8 @@ class GrowthCallback(L.Callback):
         return event if event and is_due(event.at, module.progress, module.config) else None
 
     def _grow(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent, batch: Batch) -> None:
-        for monitor in _monitors(trainer):
-            monitor.on_growth_start(trainer, module, event)
+        for observer in _observers(trainer):
+            observer.on_growth_start(trainer, module, event)
         before, progress, loss_before = module.config, module.progress, _loss(trainer, module, batch)
         started = time.perf_counter()
         after, plan = grow_config(before, event.depth, event.width, self.seed, event=len(module.growth))
@@ -141,15 +141,15 @@ class GrowthCallback(L.Callback):
         record = GrowthRecord.of(event, progress, before, after, plan, losses)
         module.set_shape(after, [*module.growth, record.to_dict()])
         _log(trainer, record, seconds)
-        for monitor in _monitors(trainer):
-            monitor.on_growth_end(trainer, module, module.growth[-1])
+        for observer in _observers(trainer):
+            observer.on_growth_end(trainer, module, module.growth[-1])
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
 
 
-def _monitors(trainer: L.Trainer) -> list[Monitor]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, Monitor)]  # type: ignore[attr-defined]
+def _observers(trainer: L.Trainer) -> list[GrowthHooks]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, GrowthHooks)]  # type: ignore[attr-defined]
 
 
 def hook_rewarm(trainer: L.Trainer, module: LitMoE) -> None:
@@ -193,7 +193,7 @@ def _loss(trainer: L.Trainer, module: LitMoE, batch: Batch) -> float:
 
 
 def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
-    before, after = MoEConfig.from_dict(record.before), MoEConfig.from_dict(record.after)
+    after = MoEConfig.from_dict(record.after)
     values = {
         "loss_before": record.loss_before,
         "loss_after": record.loss_after,
@@ -209,14 +209,20 @@ def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
         if isinstance(logger, TensorBoardLogger):
             text = f"```json\n{json.dumps(record.to_dict(), indent=2)}\n```"  # `lit-recycle report` reads it
             logger.experiment.add_text("growth/record", text, record.steps)
-    trainer.print(
-        f"\ngrowth at step {record.steps:,}: {describe(before)} → {describe(after)}; "
-        f"loss {record.loss_before:.4f} → {record.loss_after:.4f} on the same batch; {seconds:.1f} s\n"
-    )
+    trainer.print(announcement(record, seconds))
 
 
-def describe(config: MoEConfig) -> str:
-    """A model in half a line."""
-    params, active = config.num_params(), config.num_active_params()
-    experts = f" × {config.num_experts} experts (top {config.top_k})" if config.num_moe_layers else ""
-    return f"{config.num_layers} layers{experts}, {human(params)} parameters ({human(active)} active)"
+def announcement(record: GrowthRecord, seconds: float) -> str:
+    """A growth in a few lines: what it was, and the model before → after."""
+    before, after = MoEConfig.from_dict(record.before), MoEConfig.from_dict(record.after)
+    rows = {
+        "layers": (str(before.num_layers), str(after.num_layers)),
+        "experts (top-k)": (f"{before.num_experts} ({before.top_k})", f"{after.num_experts} ({after.top_k})"),
+        "parameters": (human(before.num_params()), human(after.num_params())),
+        "active parameters": (human(before.num_active_params()), human(after.num_active_params())),
+        "loss, same batch": (f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"),
+    }
+    axes = " and ".join(axis for axis in ("depth", "width") if record.event[axis])
+    lines = [f"  {name:<18}{old:>9} → {new}" for name, (old, new) in rows.items()]
+    head = f"growth in {axes} at step {record.steps:,}, {human(record.tokens)} tokens ({seconds:.1f} s)"
+    return "\n".join(["", head, *lines, ""])

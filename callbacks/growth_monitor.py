@@ -30,7 +30,7 @@ class GrowthMonitor(Monitor):
 
     - ``loss_vs_before``: smoothed training loss minus its value right before the growth, in nats per token;
     - ``recovery_steps``, ``recovery_tokens``, ``recovery_flops``: what was spent from the growth until the smoothed
-      loss was back where it had been, one point when it is;
+      loss was back where it had been, one point when it is; ``smoothing`` steps at least, which is what it can resolve;
     - ``cosine_{experts,layers}_{weights,momentum}``: cosine of copies with their originals, in weights and in the
       optimizer's running mean of gradients; mean over the copies, and for single layers (``…/layer_03``);
     - ``copies_token_share``: share of the routed tokens that go to copied experts, over all layers and for single ones.
@@ -51,7 +51,7 @@ class GrowthMonitor(Monitor):
         every_n_steps: int | None = None,
         compare_every_n_steps: int = 100,
         plot_every_n_steps: int = 500,
-        smoothing: int = 20,
+        smoothing: int = 10,
         max_layers: int = 4,
     ) -> None:
         super().__init__(every_n_steps, plot_every_n_steps)
@@ -110,6 +110,8 @@ class GrowthMonitor(Monitor):
         for (now, _), value in zip(self._pending, values, strict=True):
             self.loss.add(value)
             if self.start is None or self.old_loss is None or self.loss.value > self.old_loss:
+                continue
+            if now["steps"] - self.start["steps"] < self.smoothing:
                 continue
             spent = {f"growth/recovery_{unit}": float(now[unit] - self.start[unit]) for unit in now}
             self.start = None

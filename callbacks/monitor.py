@@ -27,7 +27,17 @@ class Picture(NamedTuple):
     draw: Callable[[], Figure]
 
 
-class Monitor(L.Callback):
+class GrowthHooks:
+    """What GrowthCallback calls on every callback that has it, wherever it stands in the list."""
+
+    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+        """Right before a growth, the model still small."""
+
+    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+        """Right after a growth; ``record`` is its :class:`GrowthRecord` as a dict."""
+
+
+class Monitor(GrowthHooks, L.Callback):
     """Looks at a run after whole optimizer steps, every so often; never changes it.
 
     A point lies where Lightning puts the loss of the same step: s for the step that began after s optimizer steps.
@@ -59,12 +69,6 @@ class Monitor(L.Callback):
     def pictures(self, trainer: L.Trainer, module: LitMoE) -> Iterable[Picture]:
         """What is drawn; the numbers are computed by all processes, the drawing is done by the first."""
         return ()
-
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
-        """Right before a growth, the model still small."""
-
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
-        """Right after a growth; ``record`` is its :class:`GrowthRecord` as a dict."""
 
     # --- when --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,114 @@
+"""The console during a run."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn, RichProgressBarTheme
+from typing_extensions import override
+
+from callbacks.growth import GrowthCallback
+from callbacks.monitor import GrowthHooks
+from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.schedule import Stage
+from lit_recycle.module import Batch, LitMoE
+from lit_recycle.text import human
+
+SPEED_OVER = 20
+"""Optimizer steps that the speed shown is a mean of."""
+
+
+class RunProgressBar(GrowthHooks, RichProgressBar):
+    """A bar over the optimizer steps of the run: stage, layers × experts, loss, tokens/s, and when the next growth is.
+
+    Args:
+        refresh_rate: Redraws per second; 0 for no bar.
+        leave: Leave the bar in the terminal at the end.
+    """
+
+    def __init__(self, refresh_rate: int = 4, leave: bool = True) -> None:
+        super().__init__(refresh_rate, leave, RichProgressBarTheme(metrics="", metrics_text_delimiter=" · "))
+        self._stages: list[Stage] = []
+        self._steps: deque[tuple[float, int, int]] = deque(maxlen=SPEED_OVER + 1)
+
+    @property
+    @override
+    def total_train_batches(self) -> int | float:
+        """Of the whole run, in optimizer steps."""
+        return self.trainer.max_steps
+
+    @override
+    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
+        """Lightning's, without batches per second: tokens per second stand among the metrics."""
+        return [c for c in super().configure_columns(trainer) if not isinstance(c, ProcessingSpeedColumn)]
+
+    @override
+    def _get_train_description(self, current_epoch: int) -> str:  # the stream of batches has no epochs
+        return "training"
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._plan(trainer, pl_module)
+
+    def _plan(self, trainer: L.Trainer, module: LitMoE) -> None:
+        growth = next((c for c in trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
+        self._stages = growth.stages(trainer, module) if growth else []
+        self._steps.clear()
+
+    @override
+    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+        self._describe("growing " + " and ".join(axis for axis in ("depth", "width") if getattr(event, axis)))
+
+    @override
+    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+        self._plan(trainer, module)
+        self._describe("training")
+
+    def _describe(self, text: str) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, description=text)
+            self.progress.refresh()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not self._steps or self._steps[-1][1] != trainer.global_step:
+            self._steps.append((time.perf_counter(), trainer.global_step, pl_module.tokens_seen))
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
+
+    @override
+    def get_metrics(self, trainer: L.Trainer, pl_module: LitMoE) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar, by its label."""
+        config, growths = pl_module.config, len(pl_module.growth)
+        stages = growths + max(len(self._stages), 1)
+        shown: dict[str, int | str | float | dict[str, float]] = {
+            "stage": f"{growths + 1}/{stages}",
+            "layers×experts": f"{config.num_layers}×{config.num_experts if config.num_moe_layers else 0}",
+        }
+        values = trainer.progress_bar_metrics
+        shown |= {label: values[name] for label, name in (("loss", "loss"), ("val", "loss/val")) if name in values}
+        seconds_per_step, tokens_per_second = self._speed()
+        if tokens_per_second:
+            shown["tokens/s"] = human(tokens_per_second)
+        if len(self._stages) > 1:
+            steps = max(self._stages[0].end.steps - trainer.global_step, 0)
+            time_left = f", {timedelta(seconds=round(steps * seconds_per_step))}" if seconds_per_step else ""
+            shown["growth in"] = f"{steps:,} steps{time_left}"
+        return shown
+
+    def _speed(self) -> tuple[float, float]:
+        """Seconds per optimizer step and tokens per second; zeros before there are two steps."""
+        if len(self._steps) < 2:
+            return 0.0, 0.0
+        (start, first, before), (end, last, now) = self._steps[0], self._steps[-1]
+        return (end - start) / (last - first), (now - before) / (end - start)
