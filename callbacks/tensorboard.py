@@ -109,7 +109,7 @@ def hyperparameters(trainer: L.Trainer, module: LitMoE) -> dict[str, int | float
     group = optimizer.param_groups[0]
     return {
         **{key: first[key] for key in keys},
-        "growth": ", ".join(f"{_axes(event)} at {steps}" for event, steps in growths) or "none",
+        "growth": " ".join(f"{_axes(event)}@{steps}" for event, steps in growths) or "none",
         "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
         "lr": float(group.get("initial_lr", group["lr"])),
         "weight_decay": float(group.get("weight_decay", 0.0)),
@@ -121,9 +121,11 @@ def hyperparameters(trainer: L.Trainer, module: LitMoE) -> dict[str, int | float
 
 
 def _axes(event: dict[str, Any]) -> str:
+    """``depth×2+width×2``; the method where it is not interposition, ``map`` for layers written out."""
     parts = []
     if depth := event["depth"]:
-        parts.append(f"depth {depth['method']}" + (f" ×{depth['factor']}" if depth["layers"] is None else ""))
+        how = "map" if depth["layers"] is not None else f"×{depth['factor']}"
+        parts.append("depth" + how + ("" if depth["method"] == "interposition" else f"({depth['method']})"))
     if width := event["width"]:
-        parts.append(f"width ×{width['factor']}")
-    return " and ".join(parts)
+        parts.append(f"width×{width['factor']}")
+    return "+".join(parts)

@@ -85,12 +85,12 @@ LAYOUT = {
             "Multiline",
             [r"^growth/cosine_(experts|layers)_(weights|momentum)$"],
         ],
-        "share of tokens that go to copied experts": ["Multiline", [r"^growth/copies_token_share"]],
+        "share of tokens that go to copied experts": ["Multiline", [r"^growth/copies_token_share$"]],
     },
     "experts": {
-        "load of the busiest expert (1 = ideal)": ["Multiline", [r"^experts/load_max"]],
-        "effective number of experts": ["Multiline", [r"^experts/effective"]],
-        "experts without a token": ["Multiline", [r"^experts/dead"]],
+        "load of the busiest expert (1 = ideal)": ["Multiline", [r"^experts/load_max$"]],
+        "effective number of experts": ["Multiline", [r"^experts/effective$"]],
+        "experts without a token": ["Multiline", [r"^experts/dead$"]],
     },
     "norms": {"root mean square of the experts' weights": ["Multiline", [r"^norms/"]]},
     "compute": {
