@@ -55,6 +55,9 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
+PROCESSES = "TEST_PROCESSES"
+
+
 class Losses(L.Callback):
     """Keeps the loss of every step, mean over processes."""
 
@@ -80,7 +83,9 @@ def fit(
     **trainer: Any,
 ) -> tuple[L.Trainer, LitMoE, list[float]]:
     """A run of so many steps; returns the trainer, the module and the loss of each step."""
-    losses, world = Losses(), int(os.environ.get("WORLD_SIZE", 1))
+    losses, world = Losses(), int(os.environ.get(PROCESSES, 1))
+    if world > 1:
+        os.environ["WORLD_SIZE"] = str(world)  # Lightning removes it at the end of a run
     events = EVENTS if events is None else events
     saver = ModelCheckpoint(root / "checkpoints", "{step}", save_top_k=-1, every_n_train_steps=save_every)
     L.seed_everything(7)
@@ -146,7 +151,7 @@ def _process(rank: int, world: int, port: int, target: Any, args: tuple[Any, ...
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
-        "WORLD_SIZE": str(world),
+        PROCESSES: str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

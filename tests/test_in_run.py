@@ -141,7 +141,11 @@ def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_pa
         def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
             rates.append((self.used[-1] if self.used else 0.0, trainer.optimizers[0].param_groups[0]["lr"]))
 
-    fit(tmp_path / "run", module={"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)}, callbacks=[Rates()])
+    fit(
+        tmp_path / "run",
+        module={"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)},
+        callbacks=[Rates()],
+    )
     assert all(scheduled == pytest.approx(1e-3) for _, scheduled in rates)
     used = [rate for rate, _ in rates]
     assert used[6:] == pytest.approx([1e-4, 5.5e-4, 1e-3])

@@ -73,7 +73,8 @@ def load_whole_checkpoint(path: Path) -> dict[str, Any]:
     tensors = sharded.load_whole(path, sharded.sizes(path))
     prefix = "state_dict/"
     weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest.pop("optimizers")))]
+    optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest["optimizers"]))]
+    del rest["optimizers"]
     return rest | {"state_dict": weights, "optimizer_states": optimizers}
 
 

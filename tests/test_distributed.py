@@ -1,0 +1,156 @@
+"""Growth on several processes: the same losses, the same tensors, checkpoints that fit any number of processes.
+
+All runs of a number of processes are made by one group of processes, in the fixture; the tests look at what they left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from runs import CONFIG, EVENTS, PROCESSES, assert_equal, fit, on_processes
+
+from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+
+STEPS = 9
+RUNS = {2: ["ddp", "fsdp", "fsdp2", "fsdp_full", "fsdp2_full"], 4: ["fsdp2"]}
+NAMES = [f"{world}-{strategy}" for world, strategies in RUNS.items() for strategy in strategies]
+RESUMES = [
+    ("2-fsdp", "step=2", 2, "fsdp2"),
+    ("4-fsdp2", "anchor-step=6", 2, "fsdp"),
+    ("4-fsdp2", "step=8", 2, "ddp"),
+    ("1-auto", "step=4", 2, "fsdp2"),
+    ("2-fsdp2_full", "anchor-step=3", 1, "auto"),
+    ("2-ddp", "step=6", 2, "fsdp"),
+    ("2-fsdp2", "step=5", 1, "auto"),
+    ("2-fsdp2", "step=2", 2, "fsdp2"),
+    ("2-fsdp2", "anchor-step=6", 2, "fsdp2"),
+    ("2-fsdp2", "step=8", 2, "fsdp2"),
+]
+"""Checkpoint of which run, resumed on how many processes under which strategy: before, between and after events."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on one device and under each strategy, and what was made of its checkpoints."""
+    root = tmp_path_factory.mktemp("runs")
+    train(root, ["auto"])
+    for world, strategies in RUNS.items():
+        on_processes(world, train, root, strategies)
+    resume_all(root)
+    on_processes(2, second_round, root)
+    on_processes(4, grow_and_save, root, "4-fsdp2", "fsdp2")
+    return root
+
+
+def train(root: Path, strategies: list[str]) -> None:
+    for strategy in strategies:
+        _, module, _ = fit_and_note(root / f"{processes()}-{strategy}", strategy)
+        assert [record["steps"] for record in module.growth] == [3, 6]
+
+
+def second_round(root: Path) -> None:
+    resume_all(root)
+    for strategy in RUNS[2]:
+        grow_and_save(root, f"2-{strategy}", strategy)
+    for strategy in ("fsdp", "fsdp2"):
+        fit(root / f"initial-{strategy}", strategy, steps=1, events=[], module=UNMOVED)
+
+
+def resume_all(root: Path) -> None:
+    for source, name, world, strategy in RESUMES:
+        if world == processes():
+            target = root / resumed(source, name, world, strategy)
+            fit_and_note(target, strategy, ckpt_path=root / source / f"checkpoints/{name}.ckpt", save_every=STEPS)
+
+
+def grow_and_save(root: Path, name: str, strategy: str) -> None:
+    """Save right after each event, before anything is trained."""
+
+    class SaveAtOnce(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+            trainer.save_checkpoint(root / f"{name}-grown-{trainer.global_step}.ckpt", weights_only=False)
+
+    for step in (3, 6):
+        anchor = root / name / f"checkpoints/anchor-step={step}.ckpt"
+        target = root / f"{name}-grow-{step}"
+        fit(target, strategy, ckpt_path=anchor, callbacks=[SaveAtOnce()], steps=step + 1, events=EVENTS[: step // 3])
+
+
+def fit_and_note(root: Path, strategy: str, **kwargs: object) -> tuple:
+    trainer, module, losses = fit(root, strategy, **kwargs)
+    if trainer.is_global_zero:
+        (root / "losses.json").write_text(json.dumps(losses))
+    return trainer, module, losses
+
+
+def processes() -> int:
+    return int(os.environ.get(PROCESSES, 1))
+
+
+def resumed(source: str, name: str, world: int, strategy: str) -> str:
+    return f"{source}-{name}-on-{world}-{strategy}"
+
+
+def still(params: object) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.0)
+
+
+UNMOVED = {"optimizer": still, "balance_rate": 0.0}
+"""A module that training leaves as it was."""
+
+
+def losses_of(folder: Path) -> list[float]:
+    return json.loads((folder / "losses.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_do_not_depend_on_the_strategy(runs: Path, name: str) -> None:
+    alone, here = losses_of(runs / "1-auto"), losses_of(runs / name)
+    assert len(here) == STEPS
+    assert here == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [0, 1])
+def test_growth_in_a_sharded_run_is_growth_of_its_anchor_on_disk(
+    runs: Path, tmp_path: Path, name: str, number: int
+) -> None:
+    step, event = (3, 6)[number], EVENTS[number]
+    anchor = runs / name / f"checkpoints/anchor-step={step}.ckpt"
+    grow_checkpoint(anchor, tmp_path / "grown.ckpt", event.depth, event.width)
+    offline = load_whole_checkpoint(tmp_path / "grown.ckpt")
+    in_run = load_whole_checkpoint(runs / f"{name}-grown-{step}.ckpt")
+    assert_equal(in_run["state_dict"], offline["state_dict"], "weights")
+    assert_equal(in_run["optimizer_states"][0]["state"], offline["optimizer_states"][0]["state"], "optimizer")
+    assert in_run["hyper_parameters"]["config"] == offline["hyper_parameters"]["config"]
+
+
+@pytest.mark.parametrize(("source", "name", "world", "strategy"), RESUMES)
+def test_a_checkpoint_fits_any_strategy_and_number_of_processes(
+    runs: Path, source: str, name: str, world: int, strategy: str
+) -> None:
+    expected, losses = losses_of(runs / "1-auto"), losses_of(runs / resumed(source, name, world, strategy))
+    assert len(losses) == STEPS - int(name.rpartition("=")[2])
+    assert losses == pytest.approx(expected[-len(losses) :], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["step=2", "anchor-step=6", "step=8"])
+def test_resumed_on_as_many_processes_a_sharded_run_ends_bit_for_bit_the_same(runs: Path, name: str) -> None:
+    folders = (runs / "2-fsdp2", runs / resumed("2-fsdp2", name, 2, "fsdp2"))
+    a, b = (load_whole_checkpoint(folder / "checkpoints/step=9.ckpt") for folder in folders)
+    for key in ("state_dict", "optimizer_states", "progress", "hyper_parameters"):
+        assert_equal(a[key], b[key], key)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_sharded_initial_weights_are_those_of_one_device(runs: Path, tmp_path: Path, strategy: str) -> None:
+    fit(tmp_path / "alone", steps=1, events=[], module=UNMOVED)
+    alone = load_whole_checkpoint(tmp_path / "alone/checkpoints/step=1.ckpt")["state_dict"]
+    here = load_whole_checkpoint(runs / f"initial-{strategy}/checkpoints/step=1.ckpt")["state_dict"]
+    assert_equal(here, alone, strategy)
+    assert CONFIG.num_params() == sum(t.numel() for n, t in alone.items() if "bias" not in n)
