@@ -252,7 +252,8 @@ def _optimizer_tensors(checkpoint: Mapping[str, Any], parts: Mapping[str, Parts]
 def _write_optimizer(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / OPTIMIZER)
+    # A scalar stands at several names, and safetensors stores no memory twice.
+    save_file({name: t.contiguous() if t.dim() else t.clone() for name, t in tensors.items()}, folder / OPTIMIZER)
     write_json(folder / OPTIMIZER_GROUPS, name_state(checkpoint["optimizer_states"][0])["param_groups"])
 
 
