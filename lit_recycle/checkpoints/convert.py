@@ -14,19 +14,17 @@ from torch import Tensor
 
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.express import read_native, to_hf
-from lit_recycle.checkpoints.hf_grow import TORCH
 from lit_recycle.checkpoints.hf_plan import FLOATS, GROWTH_FILE
 from lit_recycle.checkpoints.hub_names import Parts, hub_parts, native_shapes
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.reader import HFFolder, open_folder, read_json
+from lit_recycle.checkpoints.stream import TORCH, write
 from lit_recycle.checkpoints.writer import (
     ShardFiles,
     Spec,
-    Spot,
     lay_out,
     new_folder,
     parse_size,
-    write_at,
     write_json,
 )
 from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenizer
@@ -94,8 +92,7 @@ class _Lazy(Mapping[str, Tensor]):
 
     def __init__(self, folder: HFFolder) -> None:
         self._tensors = folder.tensors
-        paths = {tensor.path for tensor in folder.tensors.values()}
-        self._files = {path: safe_open(path, "pt") for path in paths}
+        self._files = {path: safe_open(path, "pt") for path in folder.paths}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[self._tensors[name].path].get_tensor(name)
@@ -172,7 +169,7 @@ def export_checkpoint(
     with new_folder(Path(destination).expanduser(), nbytes) as folder:
         with ShardFiles(folder, shards) as files:
             for name, tensor in tensors.items():
-                _write(tensor, files[name])
+                write(tensor, CODES[tensor.dtype], files[name])
         write_json(folder / "config.json", values | _from_data(checkpoint))
         if hyper["growth"]:
             write_json(folder / GROWTH_FILE, {"growths": hyper["growth"]})
@@ -192,10 +189,6 @@ def _split(
 
 def _spec(name: str, tensor: Tensor) -> Spec:
     return Spec(name, CODES[tensor.dtype], tuple(tensor.shape))
-
-
-def _write(tensor: Tensor, spot: Spot) -> None:
-    write_at(spot.file, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, spot.offset)
 
 
 def _tokenizer(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:

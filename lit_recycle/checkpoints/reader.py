@@ -45,6 +45,11 @@ class HFFolder:
     tensors: Mapping[str, Stored]
 
     @property
+    def paths(self) -> set[Path]:
+        """The files that hold the weights."""
+        return {tensor.path for tensor in self.tensors.values()}
+
+    @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from lit_recycle.growth.event import POLICIES, Depth, Width
 
 if TYPE_CHECKING:
-    from lit_recycle.checkpoints.hf_grow import Progress
     from lit_recycle.checkpoints.hf_plan import FolderGrowth
+    from lit_recycle.checkpoints.stream import Progress
 
 EXAMPLES = """examples:
   lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --dry-run

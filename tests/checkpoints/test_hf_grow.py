@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_recycle.checkpoints import hf_grow, writer
+from lit_recycle.checkpoints import stream, writer
 from lit_recycle.checkpoints.hf_grow import grow_folder
 from lit_recycle.checkpoints.hf_plan import plan_folder_growth
 from lit_recycle.commands.families import main as families
@@ -269,7 +269,7 @@ def test_an_error_half_way_leaves_nothing(mixtral, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("the disk is on fire")
 
-    monkeypatch.setattr(hf_grow, "write_at", fail)
+    monkeypatch.setattr(stream, "write_at", fail)
     with pytest.raises(OSError, match="on fire"):
         grow_folder(mixtral, tmp_path / "grown", width=Width(2))
     assert not list(tmp_path.iterdir())
@@ -298,8 +298,8 @@ def test_a_kill_half_way_leaves_no_destination_and_running_again_works(mixtral, 
 
 def test_between_file_systems_bytes_go_through_a_buffer(mixtral, tmp_path, monkeypatch):
     grow_folder(mixtral, tmp_path / "a", Depth(2))
-    monkeypatch.setattr(hf_grow, "COPY_FILE_RANGE", hf_grow._no_copy_file_range)
-    monkeypatch.setattr(hf_grow, "CHUNK", 100)
+    monkeypatch.setattr(stream, "COPY_FILE_RANGE", stream._no_copy_file_range)
+    monkeypatch.setattr(stream, "CHUNK", 100)
     grow_folder(mixtral, tmp_path / "b", Depth(2))
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
