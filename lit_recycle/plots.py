@@ -6,6 +6,7 @@ Axes: L layers, E experts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from lit_recycle.text import human
 
@@ -29,10 +30,15 @@ STYLE = {
     "axes.spines.right": False,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
     "lines.linewidth": 1.6,
     "figure.facecolor": "white",
 }
+
+
+_DECIMAL_ZEROS = re.compile(r"(?:\.|(\.\d*?[1-9]))0+(?=\D|$)")
 
 
 class Curve(NamedTuple):
@@ -46,15 +52,16 @@ class Mark(NamedTuple):
 
     x: float
     label: str
+    colour: str = "#666666"
 
 
 def new_figure(width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
     """A figure in the house's style, of so many inches at 100 points per inch."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return figure, figure.add_subplot()
 
 
+@mpl.rc_context(STYLE)
 def curves(
     lines: Sequence[Curve],
     xlabel: str,
@@ -74,13 +81,23 @@ def curves(
         axes.plot(line.x, line.y, label=line.label, marker="o" if markers else None, markersize=4, **style)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if title:
-        axes.set_title(title, loc="left", pad=22 if marks else 8, fontsize=11)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value) if value else "0"))
+        axes.set_title(title, pad=22 if marks else 8)
+    for axis, label in ((axes.xaxis, xlabel), (axes.yaxis, ylabel)):
+        axis.set_major_formatter(_count_format(label))
     _limit(axes, lines)
     _mark(axes, marks)
     if len(lines) > 1:
         _legend(axes, len(lines))
     return figure
+
+
+def _count_format(label: str) -> Formatter:
+    """Ticks of counts: FLOPs with physicists' prefixes (G, T), tokens and parameters with accountants' (M, B)."""
+    if "FLOPs" in label:
+        return EngFormatter(sep="")
+    if any(count in label for count in ("tokens", "steps", "parameters")):
+        return FuncFormatter(lambda value, _: _DECIMAL_ZEROS.sub(r"\1", human(value)))
+    return ScalarFormatter(useOffset=False)
 
 
 def _limit(axes: Axes, lines: Sequence[Curve]) -> None:
@@ -95,7 +112,7 @@ def _limit(axes: Axes, lines: Sequence[Curve]) -> None:
 
 def _mark(axes: Axes, marks: Sequence[Mark]) -> None:
     for mark in marks:
-        axes.axvline(mark.x, color="#666666", linestyle=(0, (4, 3)), linewidth=1.0, zorder=0)
+        axes.axvline(mark.x, color=mark.colour, linestyle=(0, (4, 3)), linewidth=1.0, zorder=0)
         axes.annotate(
             mark.label,
             (mark.x, 1.0),
@@ -116,30 +133,30 @@ def _legend(axes: Axes, count: int) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
 
 
+@mpl.rc_context(STYLE)
 def load_map(load_LE: np.ndarray, layers: Sequence[int]) -> Figure:
-    """Heat map of the experts' load relative to the ideal, on a scale of doublings; a cross where it is nothing."""
+    """Heat map of the experts' load relative to the ideal, on a scale of doublings; a cross on grey for none."""
     load_LE = np.asarray(load_LE, float)
     rows, experts = load_LE.shape
     figure, axes = new_figure(min(4.0 + 0.16 * experts, 12.0), min(2.2 + 0.2 * rows, 10.0))
-    doublings = np.log2(np.maximum(load_LE, 2.0**-9))
-    norm = TwoSlopeNorm(vmin=-2.0, vcenter=0.0, vmax=2.0)
-    axes.imshow(doublings, cmap="PuOr_r", norm=norm, aspect="auto", interpolation="nearest")
+    doublings = np.log2(load_LE, out=np.full_like(load_LE, np.nan), where=load_LE > 0)
+    norm, colours = TwoSlopeNorm(vmin=-2.0, vcenter=0.0, vmax=2.0), mpl.colormaps["PuOr_r"].with_extremes(bad="#bbbbbb")
+    axes.imshow(doublings, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
     dead = np.argwhere(load_LE == 0)
     axes.scatter(dead[:, 1], dead[:, 0], marker="x", color="black", s=18, linewidths=1.0)
     axes.grid(False)
     axes.set(xlabel="expert", ylabel="layer")
-    axes.set_title(
-        f"Tokens per expert, relative to an even load{' (× = none)' if len(dead) else ''}", loc="left", fontsize=11
-    )
+    axes.set_title(f"Tokens per expert, relative to an even load{' (× = none)' if len(dead) else ''}")
     axes.xaxis.set_major_locator(MaxNLocator(min(experts, 16), integer=True))
     shown = range(0, rows, math.ceil(rows / 24))
     axes.set_yticks(list(shown), [str(layers[i]) for i in shown])
-    bar = figure.colorbar(ScalarMappable(norm, "PuOr_r"), ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2])
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2])
     bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])
     bar.set_label("load / ideal load")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def profiles(named: Mapping[str, Sequence[float]], title: str = "Layer-wise weight norm") -> Figure:
     """Norm profiles over the depth of the model, so that models of different depth can be laid over each other."""
     lines = []
@@ -152,8 +169,10 @@ def profiles(named: Mapping[str, Sequence[float]], title: str = "Layer-wise weig
     axes.set_ylim(min(values) - 0.1 * _spread(values), max(values) + 0.1 * _spread(values))
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter("{x:.0f}")
-    if len(lines) == 1:
-        axes.legend(loc="best")
+    for line in axes.lines:
+        if str(line.get_label()).startswith("after"):  # lies on the one before where a growth changes no norm
+            line.set_linestyle("--")
+    axes.legend(loc="best")
     return figure
 
 
@@ -161,6 +180,7 @@ def _spread(values: Sequence[float]) -> float:
     return (max(values) - min(values)) or abs(max(values)) or 1.0
 
 
+@mpl.rc_context(STYLE)
 def cosines(named: Mapping[str, Sequence[float]], step: int) -> Figure:
     """Cosine of copies with their originals, layer by layer; layers without copies are left out."""
     lines = []

@@ -94,7 +94,7 @@ LAYOUT = {
     },
     "norms": {"root mean square of the experts' weights": ["Multiline", [r"^norms/"]]},
     "compute": {
-        "training FLOPs: all, sunk before the first growth, extra": ["Multiline", [r"^compute/flops(_sunk|_extra)?$"]],
+        "training FLOPs: all, sunk before the first growth": ["Multiline", [r"^compute/flops(_sunk)?$"]],
         "tokens per second": ["Multiline", [r"^compute/tokens_per_second$"]],
         "parameters: present and mean over the run's tokens": ["Multiline", [r"^compute/(active_)?params(_mean)?$"]],
     },
