@@ -113,11 +113,13 @@ def initial_value(config: MoEConfig, name: str, shape: torch.Size, seed: int) ->
     biases zero. Each matrix has a generator of its own, seeded by ``seed`` and its name, so that the weights do not
     depend on the number of processes or on the order of the modules.
     """
+    # On the CPU and in float32 whatever the context's defaults are: generators and their numbers belong to a device.
+    empty = torch.empty(shape, dtype=torch.float32, device="cpu")
     if len(shape) == 1:
-        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+        return empty.fill_(0.0 if name.endswith("bias") else 1.0)
     std = config.init_std
     if name.endswith(("o_proj.weight", "down.weight", "experts.down")):
         std /= (2 * config.num_layers) ** 0.5
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.empty(shape).normal_(0.0, std, generator=generator)
+    return empty.normal_(0.0, std, generator=generator)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_recycle.model.attention import RMSNorm, rotary_angles, rotate
-from lit_recycle.model.transformer import MoETransformer
+from lit_recycle.model.transformer import MoETransformer, initial_value
 
 EVERYTHING = dict(
     num_layers=4,
@@ -257,3 +257,19 @@ def test_initial_weights_in_bfloat16_are_those_of_float32_rounded():
     exact.init_weights(0)
     for name, tensor in exact.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor.bfloat16())
+
+
+@pytest.mark.parametrize("name", ["embed.weight", "norm.weight", "layers.0.attn.q_proj.bias"])
+def test_initial_values_do_not_depend_on_the_default_type_or_device(name):
+    """Models are built under contexts that set both, for half precision and for GPUs."""
+    shape = torch.Size([5, 6] if name == "embed.weight" else [6])
+    expected = initial_value(tiny(), name, shape, seed=0)
+    assert (expected.dtype, expected.device.type) == (torch.float32, "cpu")
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            found = initial_value(tiny(), name, shape, seed=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.dtype, found.device.type) == (torch.float32, "cpu")
+    assert torch.equal(found, expected)
