@@ -16,7 +16,7 @@ from lit_recycle.growth.names import NATIVE
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import LitMoE, ShardingStrategy
+from lit_recycle.module import LitMoE
 from lit_recycle.strategies import FSDP2Strategy, FSDPStrategy
 
 
@@ -48,11 +48,11 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: Gro
         model = module.build()
     grown = grow_tensors(plan, NATIVE, weights)
     if isinstance(strategy, FSDPStrategy):  # wraps the module when it is set up: weights can only come after
-        module.drawn = True
+        strategy.growing = True
         strategy.setup(trainer)
         live.load_weights(trainer.model, dict(grown))
     else:
-        if isinstance(strategy, ShardingStrategy):
+        if isinstance(strategy, FSDP2Strategy):
             strategy.shard(model)
         module.load_state_dict(dict(grown), assign=True)
         model.tie_weights()

@@ -6,7 +6,7 @@ and gives named shards when asked; all that it takes is in this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from torch.optim import Optimizer
 
 from lit_recycle.checkpoints import sharded
 from lit_recycle.growth.optimizer import OptimizerState, ParamState, name_state, number_state
-from lit_recycle.model.config import MoEConfig
-from lit_recycle.model.transformer import initial_value
 
 
 def clean_name(name: str) -> str:
@@ -80,11 +78,12 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: Optimize
             optimizer.state[param] = states[clean_name(name)]
 
 
-def draw_weights(model: nn.Module, config: MoEConfig, seed: int) -> None:
-    """Give a sharded model its initial weights, the same whatever the number of processes."""
-    for name, target in (shards := weights(model)).items():
-        _copy(target, initial_value(config, name.removeprefix("model."), target.shape, seed))
-    load_weights(model, shards)
+def set_weights(model: nn.Module, value: Callable[[str, torch.Size], Tensor]) -> None:
+    """Give each named tensor the value that ``value(name, shape)`` has for it, whole; each process keeps its part."""
+    for name, target in (tensors := weights(model)).items():
+        _copy(target, value(name, target.shape))
+    if isinstance(model, FSDP):  # its named shards are copies
+        load_weights(model, tensors)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

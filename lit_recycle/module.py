@@ -6,6 +6,7 @@ Axes: L MoE layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
@@ -19,12 +20,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
+from lit_recycle import live
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.schedule import Progress
-from lit_recycle.live import clean_name
 from lit_recycle.metrics import LanguageModelMetrics
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
-from lit_recycle.model.transformer import MoETransformer
+from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.schedules import WarmupStableDecay
 
 Batch = Mapping[str, Tensor]
@@ -35,9 +37,14 @@ Batch = Mapping[str, Tensor]
 class ShardingStrategy(Protocol):
     """A strategy that shards a model which is built on the meta device."""
 
-    def shard(self, model: MoETransformer) -> None: ...
+    wraps_late: bool
+    """Whether it wraps the whole module when it is set up, so that weights can only be given afterwards."""
 
-    def materialize(self, model: MoETransformer) -> None: ...
+    def shard(self, model: MoETransformer) -> None:
+        """Shard a model that is on the meta device, and stays there."""
+
+    def allocate(self, model: MoETransformer) -> None:
+        """Give a sharded model memory, uninitialised."""
 
 
 _COUNTERS = ("samples_seen", "tokens_seen", "flops_spent")
@@ -53,6 +60,8 @@ class LitMoE(L.LightningModule):
 
     Args:
         config: Shape of the model at the start of the run. A checkpoint that is resumed brings its own.
+        init_from: Start from the weights of this checkpoint, which brings its shape, with a fresh optimizer; for what
+            `lit-recycle import` and `lit-recycle grow` made. To go on with a run give `--ckpt_path` instead.
         optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
             AdamW (fused) when not given.
         lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
@@ -67,6 +76,7 @@ class LitMoE(L.LightningModule):
     def __init__(
         self,
         config: MoEConfig | None = None,
+        init_from: str | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         balance_loss: float = 0.01,
@@ -76,6 +86,13 @@ class LitMoE(L.LightningModule):
         growth: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
+        if config and init_from:
+            raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
+        self._source: Mapping[str, Tensor] | None = None
+        if init_from:
+            source = load_whole_checkpoint(Path(init_from))
+            self._source = source["state_dict"]
+            config, growth = source["hyper_parameters"]["config"], source["hyper_parameters"]["growth"]
         config = config or MoEConfig()
         self.config = config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config))
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
@@ -83,8 +100,6 @@ class LitMoE(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.growth = list(growth or [])
         self.model: MoETransformer | None = None
-        self.drawn = False
-        """Whether the weights have their values; a strategy that wraps late draws them otherwise."""
         self.val_metrics = LanguageModelMetrics()
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
@@ -108,7 +123,7 @@ class LitMoE(L.LightningModule):
 
     def build(self) -> MoETransformer:
         """A new transformer of the present shape, weights not yet drawn."""
-        self.model, self.drawn = MoETransformer(self.config, self.activation_checkpointing), False
+        self.model = MoETransformer(self.config, self.activation_checkpointing)
         return self.model
 
     @override
@@ -119,17 +134,25 @@ class LitMoE(L.LightningModule):
         if isinstance(strategy, ShardingStrategy):
             with torch.device("meta"):
                 model = self.build()
+            if strategy.wraps_late:
+                return
             strategy.shard(model)
-            strategy.materialize(model)
+            strategy.allocate(model)
         else:
-            self.build().init_weights(torch.initial_seed())
+            self.build()
+        live.set_weights(self, self.initial_value)
+
+    def initial_value(self, name: str, shape: torch.Size) -> Tensor:
+        """A parameter or buffer at the start of a run, whole: from the checkpoint to start from, or drawn."""
+        if self._source is not None:
+            return self._source[name]
+        return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
 
     def set_shape(self, config: MoEConfig, growth: list[dict[str, Any]]) -> None:
         """Take on another shape and history. The module is built anew when Lightning configures the model."""
         if config != self.config:
-            self.model = None
-            self.counts_LE = None
-        self.config, self.growth = config, growth
+            self.model = self.counts_LE = None
+        self.config, self.growth, self._source = config, growth, None
         self.hparams.update(config=config.to_dict(), growth=growth)
 
     @override
@@ -223,7 +246,7 @@ class LitMoE(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
             whole = dict(MoETransformer(self.config).named_parameters(prefix="model"))
-        named = [(clean_name(name), p) for name, p in self.named_parameters()]
+        named = [(live.clean_name(name), p) for name, p in self.named_parameters()]
         matrices = [(name, p) for name, p in named if whole[name].dim() > 1]
         vectors = [(name, p) for name, p in named if whole[name].dim() <= 1]
         optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])

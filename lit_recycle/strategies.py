@@ -84,6 +84,10 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
         **kwargs: Those of Lightning's ``FSDPStrategy``; ``auto_wrap_policy`` and ``state_dict_type`` are set here.
     """
 
+    wraps_late = True
+    growing = False
+    """Set up again for a grown model, which gets its weights from the small one: no need to draw any."""
+
     def __init__(self, checkpoints: Literal["sharded", "full"] = "sharded", **kwargs: Any) -> None:
         _one_of("checkpoints", checkpoints, ("sharded", "full"))
         super().__init__(auto_wrap_policy={Block}, state_dict_type="sharded", **kwargs)
@@ -118,8 +122,8 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
             **self.kwargs,
         )
         model.val_metrics.to(self.root_device)
-        if not model.drawn:
-            live.draw_weights(wrapped, model.config, torch.initial_seed())
+        if not self.growing:
+            live.set_weights(wrapped, model.initial_value)
         return wrapped
 
     def _allocate(self, module: nn.Module) -> None:
@@ -129,7 +133,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
     def shard(self, model: MoETransformer) -> None:
         """Nothing: FSDP1 wraps the whole module when the strategy is set up."""
 
-    def materialize(self, model: MoETransformer) -> None:
+    def allocate(self, model: MoETransformer) -> None:
         """Nothing, likewise."""
 
 
@@ -142,6 +146,8 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
         reshard_after_forward: Free a block's parameters between its forward and its backward pass.
         **kwargs: ``process_group_backend`` and ``timeout`` of Lightning's ``ModelParallelStrategy``.
     """
+
+    wraps_late = False
 
     def __init__(
         self,
@@ -160,7 +166,7 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, model: MoETransformer) -> None:
-        """Shard a model over all processes, block by block; still on the meta device."""
+        """Shard a model on the meta device over all processes, block by block; it stays there."""
         offload: OffloadPolicy = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
         precision = MixedPrecisionPolicy(cast_forward_inputs=False)
         if self.precision_plugin.precision == "bf16-mixed":
@@ -174,10 +180,9 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
                 reshard_after_forward=self.reshard_after_forward and part is not model,
             )
 
-    def materialize(self, model: MoETransformer) -> None:
-        """Give a sharded model memory, and its initial weights."""
+    def allocate(self, model: MoETransformer) -> None:
+        """Give a sharded model memory, uninitialised."""
         model.to_empty(device="cpu" if self.cpu_offload else self.root_device)
-        live.draw_weights(model, model.config, torch.initial_seed())
 
     @override
     def model_to_device(self) -> None:
