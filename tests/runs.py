@@ -75,7 +75,7 @@ def fit(
     steps: int = 9,
     events: list[GrowthEvent] | None = None,
     ckpt_path: Path | None = None,
-    config: MoEConfig = CONFIG,
+    config: MoEConfig | None = CONFIG,
     batch_size: int = 4,
     save_every: int = 1,
     module: dict[str, Any] | None = None,
@@ -95,7 +95,6 @@ def fit(
         strategy=STRATEGIES[strategy](),
         max_steps=steps,
         max_epochs=-1,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         check_val_every_n_epoch=None,
@@ -103,7 +102,7 @@ def fit(
         default_root_dir=root,
         gradient_clip_val=1.0,
         callbacks=[losses, *([GrowthCallback(events)] if events else []), saver, *(callbacks or [])],
-        **{"limit_val_batches": 0, **trainer},
+        **{"limit_val_batches": 0, "logger": False, **trainer},
     )
     if strategy in ("auto", "ddp"):
         lightning.strategy.checkpoint_io = AtomicCheckpointIO()
