@@ -8,7 +8,7 @@ from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, 
 
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.names import NATIVE, Naming
-from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
+from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import GrowthPlan, grow_config
 
 QUIET = Width(noise=0.0)
@@ -205,6 +205,41 @@ def test_plain_numbers_are_carried():
     check_optimizer_state({EXPERT_NAME: state}, {EXPERT_NAME: torch.Size([1, 2, 2])}, "Lion")
     after = grow_state(plan, {EXPERT_NAME: state})
     assert [(s["step"], s["flag"]) for s in after.values()] == [(7, None)] * 2
+
+
+# --- by name and by number ---
+
+
+def two_groups(model):
+    """Norms apart, as one leaves them out of weight decay: their numbers are not in the model's order."""
+    named = list(model.named_parameters())
+    norms = [(n, p) for n, p in named if "norm" in n]
+    return AdamW([{"params": norms, "weight_decay": 0.0}, {"params": [x for x in named if "norm" not in x[0]]}])
+
+
+def test_state_by_name_is_that_of_each_parameter_and_goes_back():
+    model = built(tiny())
+    optimizer = two_groups(model)
+    loss(model, tokens(model.config)).backward()
+    model.embed.weight.grad = None  # one parameter without state
+    optimizer.step()
+    numbered = optimizer.state_dict()
+    named = name_state(numbered)
+    expected = named_state(model, optimizer)
+    assert named["state"].keys() == expected.keys() and "embed.weight" not in expected
+    for name, state in expected.items():
+        assert all(torch.equal(named["state"][name][key], value) for key, value in state.items())
+    assert [group["weight_decay"] for group in named["param_groups"]] == [0.0, 0.01]
+    back = number_state(named)
+    assert back["param_groups"] == numbered["param_groups"]
+    assert back["state"].keys() == numbered["state"].keys()
+    assert all(back["state"][i] == state for i, state in numbered["state"].items())
+
+
+def test_state_without_names_is_refused():
+    optimizer = AdamW(built(tiny()).parameters())
+    with pytest.raises(ValueError, match="does not name its parameters"):
+        name_state(optimizer.state_dict())
 
 
 # --- refusals ---
