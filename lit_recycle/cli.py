@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from types import TracebackType
 
 from lit_recycle import __version__
+from lit_recycle.mistakes import sentence
 
 COMMANDS = {
     "fit": ("trainer", "train, and grow on the way"),
@@ -21,6 +20,8 @@ COMMANDS = {
     "generate": ("generate", "sample text from a checkpoint"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),
+    "consolidate": ("consolidate", "sharded checkpoint → one file"),
+    "report": ("report", "one page about one or several runs, from their logs"),
     "families": ("families", "Hugging Face model families that can be grown"),
 }
 
@@ -51,35 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if os.environ.get("LIT_RECYCLE_TRACEBACK") or not is_users(error):
+        told = sentence(error)
+        if told is None or os.environ.get("LIT_RECYCLE_TRACEBACK"):
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {one_sentence(error)}", file=sys.stderr)
+        rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+        if rank == "0":
+            print(f"error: {told}", file=sys.stderr)
+        elif isinstance(error, OSError):  # a configuration is the same for all processes, their disks are not
+            print(f"error in process {rank}: {told}", file=sys.stderr)
         return 2
-
-
-def is_users(error: BaseException) -> bool:
-    """Whether an exception says what a user did wrong, rather than what is broken in a program.
-
-    That is an error of the file system, Lightning's complaint about a configuration, or a ``ValueError`` raised by
-    this project's own code.
-    """
-    if isinstance(error, OSError) or type(error).__name__ == "MisconfigurationException":
-        return True
-    return isinstance(error, ValueError) and _raised_by(error.__traceback__).startswith(("lit_recycle", "callbacks"))
-
-
-def one_sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or traceback.format_exception_only(error)[-1].strip()
-
-
-def _raised_by(trace: TracebackType | None) -> str:
-    name = ""
-    while trace is not None:
-        name, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
-    return name
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def second_round(root: Path) -> None:
         grow_and_save(root, f"2-{strategy}", strategy)
     for strategy in ("fsdp", "fsdp2"):
         fit(root / f"initial-{strategy}", strategy, steps=1, events=[], module=UNMOVED)
+        source = {"init_from": str(root / "1-auto/checkpoints/step=6.ckpt")}
+        fit(root / f"from-{strategy}", strategy, steps=1, events=[], config=None, module=UNMOVED | source)
 
 
 def resume_all(root: Path) -> None:
@@ -154,3 +156,10 @@ def test_sharded_initial_weights_are_those_of_one_device(runs: Path, tmp_path: P
     here = load_whole_checkpoint(runs / f"initial-{strategy}/checkpoints/step=1.ckpt")["state_dict"]
     assert_equal(here, alone, strategy)
     assert CONFIG.num_params() == sum(t.numel() for n, t in alone.items() if "bias" not in n)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_a_sharded_run_starts_from_the_weights_of_a_checkpoint(runs: Path, strategy: str) -> None:
+    source = load_whole_checkpoint(runs / "1-auto/checkpoints/step=6.ckpt")["state_dict"]
+    here = load_whole_checkpoint(runs / f"from-{strategy}/checkpoints/step=1.ckpt")["state_dict"]
+    assert_equal(here, source, strategy)

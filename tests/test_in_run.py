@@ -151,6 +151,18 @@ def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_pa
     assert used[6:] == pytest.approx([1e-4, 5.5e-4, 1e-3])
 
 
+def test_a_run_starts_from_the_weights_of_a_checkpoint_with_fresh_counters(whole: Path, tmp_path: Path) -> None:
+    source = load_checkpoint(whole / "step=6.ckpt")
+    module = {"init_from": str(whole / "step=6.ckpt"), "optimizer": still, "balance_rate": 0.0}
+    trainer, model, _ = fit(tmp_path / "run", steps=1, config=None, events=[], module=module)
+    assert model.config.num_layers == 6 and model.samples_seen == 4 and trainer.global_step == 1
+    assert_equal(load_checkpoint(tmp_path / "run/checkpoints/step=1.ckpt")["state_dict"], source["state_dict"], "weights")
+
+
+def still(params: object) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.0)
+
+
 def test_what_cannot_follow_a_growth_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="StochasticWeightAveraging"):
         fit(tmp_path / "run", callbacks=[StochasticWeightAveraging(1e-3)])

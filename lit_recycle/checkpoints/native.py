@@ -6,6 +6,7 @@ A checkpoint is a Lightning checkpoint: one file, or a folder of shards. Nothing
 from __future__ import annotations
 
 import pickle
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,13 +65,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_whole_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint with all its tensors, whether it is one file or sharded, as Lightning has it on one device."""
+def load_whole_checkpoint(path: Path, scratch: Path | None = None) -> dict[str, Any]:
+    """A checkpoint with all its tensors, whether it is one file or sharded, as Lightning has it on one device.
+
+    Args:
+        path: A checkpoint of this project.
+        scratch: A folder in which the tensors of a sharded checkpoint are laid out on disk instead of in memory.
+    """
     path = Path(path)
     rest = load_checkpoint(path)
     if not path.is_dir():
         return rest
-    tensors = sharded.load_whole(path, sharded.sizes(path))
+    tensors = sharded.load_whole(path, scratch)
     prefix = "state_dict/"
     weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest["optimizers"]))]
@@ -95,6 +101,22 @@ def load_model(path: Path) -> tuple[MoETransformer, Tokenizer]:
     if tokenizer is None:
         raise ValueError(f"{path} holds no tokenizer: it was not trained on TextData")
     return model.eval(), Tokenizer.from_dict(tokenizer)
+
+
+def consolidate(src: Path, dst: Path) -> None:
+    """Make one file of a sharded checkpoint. Tensors pass through a scratch file beside ``dst``, not through memory.
+
+    Raises:
+        ValueError: For a source that is no whole sharded checkpoint, or a destination that exists.
+    """
+    src, dst = Path(src), Path(dst)
+    if not src.is_dir():
+        raise ValueError(f"{src} is no sharded checkpoint: only a folder can be consolidated")
+    if dst.exists():
+        raise ValueError(f"{dst} exists already: remove it or choose another destination")
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.scratch-") as scratch:
+        save(load_whole_checkpoint(src, Path(scratch)), dst)
 
 
 def grow_checkpoint(

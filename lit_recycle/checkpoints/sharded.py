@@ -10,7 +10,7 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,8 +105,10 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     }
 
 
-def load_sharded(tensors: dict[str, Tensor], path: Path) -> None:
+def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) -> None:
     """Read into ``tensors``, in place, each process its own shards; keys are names in the checkpoint.
+
+    With ``alone`` this process reads for itself, and the others need not take part.
 
     Raises:
         ValueError: For missing tensors or shards, shards of another save, or shapes that do not fit.
@@ -120,7 +122,7 @@ def load_sharded(tensors: dict[str, Tensor], path: Path) -> None:
     reader = _reader(path)
     marks = {n: torch.tensor(0) for n in reader.read_metadata().state_dict_metadata if n.startswith(_SAVE_ID)}
     try:
-        dcp.load(tensors | marks, storage_reader=reader, no_dist=not _distributed())
+        dcp.load(tensors | marks, storage_reader=reader, no_dist=alone or not _distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
@@ -128,13 +130,16 @@ def load_sharded(tensors: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path} mixes shards of different saves: copy the folder again, as a whole")
 
 
-def load_whole(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Some tensors of a sharded checkpoint, assembled in this process alone."""
-    found = sizes(path)
-    tensors = {name: torch.empty(found[name][0], dtype=found[name][1]) for name in names}
-    reader = _reader(path)
-    marks = {n: torch.tensor(0) for n in reader.read_metadata().state_dict_metadata if n.startswith(_SAVE_ID)}
-    dcp.load(tensors | marks, storage_reader=reader, no_dist=True)
+def load_whole(path: Path, scratch: Path | None = None) -> dict[str, Tensor]:
+    """All tensors of a sharded checkpoint, read by this process alone: in memory, or in files under ``scratch``."""
+    tensors = {}
+    for number, (name, (shape, dtype)) in enumerate(sizes(path).items()):
+        if scratch is None or not shape.numel():
+            tensors[name] = torch.empty(shape, dtype=dtype)
+        else:
+            file = str(scratch / str(number))
+            tensors[name] = torch.from_file(file, shared=True, size=shape.numel(), dtype=dtype).view(shape)
+    load_sharded(tensors, path, alone=True)
     return tensors
 
 
