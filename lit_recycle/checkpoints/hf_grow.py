@@ -22,7 +22,7 @@ from lit_recycle.checkpoints.writer import (
     parse_size,
     write_json,
 )
-from lit_recycle.growth.engine import grow_tensor, treat_expert_copy
+from lit_recycle.growth.engine import disturb, grow_tensor
 from lit_recycle.growth.event import Depth, Width
 
 
@@ -98,7 +98,8 @@ def _write_tensor(growth: FolderGrowth, tensor: GrownTensor, sources: Sources, s
         for expert, piece in _by_expert(growth, tensor, source):
             if noisy and expert is not None and plan.is_expert_copy(place.layer, expert):
                 values = piece.read().to(TORCH[dtype])
-                write(treat_expert_copy(plan, place, expert, values), dtype, spot)
+                disturb(plan, place, expert, values)
+                write(values, dtype, spot)
             else:
                 copy(piece, dtype, spot)
             spot = Spot(spot.file, spot.offset + piece.nbytes * tensor.spec.nbytes // _grown_bytes(tensor))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ T = TypeVar("T")
 TORCH = {code: getattr(torch, name) for name, code in FLOATS.items()} | {"F64": torch.float64}
 """The types that arithmetic is done in, by their name in safetensors."""
 CHUNK = 16 * 2**20
+
+_LOCAL = threading.local()
 
 
 def _no_copy_file_range(*arguments: int) -> int:
@@ -61,7 +64,8 @@ class Slice(NamedTuple):
         return tensor_bytes(self.dtype, self.shape)
 
     def read(self) -> Tensor:
-        data = bytearray(self.nbytes)
+        """The tensor, in memory that the thread's next read overwrites: fresh pages cost more than the reading."""
+        data = _scratch(self.nbytes)
         view, offset = memoryview(data), self.offset
         while view:
             done = os.preadv(self.file, [view], offset)
@@ -69,6 +73,13 @@ class Slice(NamedTuple):
                 raise OSError("a source file became shorter while it was read")
             view, offset = view[done:], offset + done
         return torch.frombuffer(data, dtype=TORCH[self.dtype]).view(self.shape)
+
+
+def _scratch(nbytes: int) -> memoryview:
+    held = getattr(_LOCAL, "scratch", None)
+    if held is None or len(held) < nbytes:
+        held = _LOCAL.scratch = bytearray(nbytes)
+    return memoryview(held)[:nbytes]
 
 
 class Sources:

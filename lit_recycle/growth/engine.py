@@ -70,13 +70,19 @@ def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows) -> None:
 
 def treat_expert_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
     """A copied expert's tensor: the source's plus noise, ε ~ N(0, (α·σ)²) with σ of each matrix on its own."""
-    copy, matrices = source.clone(), place.role.matrices
+    copy = source.clone()
+    disturb(plan, place, expert, copy)
+    return copy
+
+
+def disturb(plan: GrowthPlan, place: Place, expert: int, values: Tensor) -> None:
+    """Add to a copied expert's tensor, in place, the noise that the plan has for it."""
+    matrices = place.role.matrices
     if plan.noise > 0 and matrices:
         count = len(matrices)
-        parts = [copy[..., i::count] for i in range(count)] if place.role.interleaved else copy.chunk(count)
-        for matrix, values in zip(matrices, parts, strict=True):
-            _add_noise(plan, (plan.seed, plan.event, place.layer, matrix, expert), values)
-    return copy
+        parts = [values[..., i::count] for i in range(count)] if place.role.interleaved else values.chunk(count)
+        for matrix, part in zip(matrices, parts, strict=True):
+            _add_noise(plan, (plan.seed, plan.event, place.layer, matrix, expert), part)
 
 
 def _add_noise(plan: GrowthPlan, key: tuple[object, ...], values: Tensor) -> None:
