@@ -34,10 +34,11 @@ class TensorBoardLayout(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
         for writer in writers(trainer):
             purge(writer, trainer.global_step)
-            writer.add_custom_scalars(LAYOUT)
-            writer.add_text("run/plan", plan_table(planned(trainer, pl_module)), trainer.global_step)
+            # The report takes back texts and arrays from before this one, so it comes first.
             start = json.dumps(run_start(trainer, pl_module), indent=2)
             writer.add_text("run/start", f"```json\n{start}\n```", trainer.global_step)
+            writer.add_text("run/plan", plan_table(planned(trainer, pl_module)), trainer.global_step)
+            writer.add_custom_scalars(LAYOUT)
             write_hyperparameters(writer, hyperparameters(trainer, pl_module), METRICS)
 
 

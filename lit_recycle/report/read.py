@@ -16,6 +16,7 @@ from lit_recycle.model.config import MoEConfig
 
 Axis = Literal["steps", "tokens", "flops", "extra"]
 EVENT_FILES = "events.out.tfevents.*"
+START = "run/start/text_summary"
 OTHER_AXES = "over_"
 """Beginning of the names of folders whose points lie over other counts than steps."""
 
@@ -118,8 +119,11 @@ def read_run(folder: Path) -> RunLog:
         scalars[tag] = Series(np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
     arrays: dict[str, list[tuple[int, np.ndarray]]] = {}
     texts: dict[str, list[str]] = {}
+    written = events.Tensors(START) if START in events.Tags()["tensors"] else []
+    begins = [(point.wall_time, point.step) for point in written]
     for tag in events.Tags()["tensors"]:
-        values = [(point.step, make_ndarray(point.tensor_proto)) for point in events.Tensors(tag)]
+        points = [point for point in events.Tensors(tag) if tag == START or not _taken_back(point, begins)]
+        values = [(point.step, make_ndarray(point.tensor_proto)) for point in points]
         if tag.endswith("/text_summary"):
             texts[tag.removesuffix("/text_summary")] = [str(value.item(), "utf-8") for _, value in values]
         else:
@@ -141,6 +145,11 @@ def read_run(folder: Path) -> RunLog:
         start=starts[0],
         growth=sorted(records, key=lambda record: record["steps"]),
     )
+
+
+def _taken_back(point: Any, begins: list[tuple[float, int]]) -> bool:
+    """Whether a later process went on from before this point; TensorBoard's reader heeds that for scalars only."""
+    return any(point.step >= step and point.wall_time < wall_time for wall_time, step in begins)
 
 
 def find_logs(folder: Path) -> Path:
