@@ -100,6 +100,8 @@ class LitMoE(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.growth = list(growth or [])
         self.model: MoETransformer | None = None
+        self.saved_optimizer: str | None = None
+        """Name of the optimizer whose state a checkpoint brings, if one does."""
         self.val_metrics = LanguageModelMetrics()
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
@@ -118,6 +120,21 @@ class LitMoE(L.LightningModule):
             "balance_rate": self.balance_rate,
             "activation_checkpointing": self.activation_checkpointing,
         }
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
+        tokens = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0)
+        if tokens > self.config.vocab_size:
+            raise ValueError(
+                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
+            )
+        every, window = self.trainer.val_check_interval, self.trainer.accumulate_grad_batches
+        if stage == "fit" and isinstance(every, int) and every % window:
+            raise ValueError(
+                f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
+                "a checkpoint from within an optimizer step could not be resumed exactly"
+            )
 
     # --- shape -------------------------------------------------------------------------------------------------------
 
@@ -167,12 +184,15 @@ class LitMoE(L.LightningModule):
         self.set_shape(MoEConfig.from_dict(saved["config"]), list(saved["growth"]))
         if built:
             self.configure_model()
+        self.saved_optimizer = checkpoint.get("optimizer")
         for name in _COUNTERS:
             setattr(self, name, checkpoint["progress"][name])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["progress"] = {name: getattr(self, name) for name in _COUNTERS}
+        if checkpoint.get("optimizer_states"):
+            checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
     # --- progress ----------------------------------------------------------------------------------------------------
 
@@ -250,6 +270,11 @@ class LitMoE(L.LightningModule):
         matrices = [(name, p) for name, p in named if whole[name].dim() > 1]
         vectors = [(name, p) for name, p in named if whole[name].dim() <= 1]
         optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        if self.saved_optimizer not in (None, type(optimizer).__name__):
+            raise ValueError(
+                f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
+                f"{type(optimizer).__name__}: set it to that one, or start afresh from the weights with model.init_from"
+            )
         if self.lr_scheduler is not None:
             scheduler = self.lr_scheduler(optimizer)
         else:

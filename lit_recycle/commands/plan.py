@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from rich.table import Table
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Stage, stages
+from lit_recycle.mistakes import sentence
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
@@ -96,22 +98,22 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     """Raises ``ValueError`` for keys and values that ``fit`` would refuse in the model's shape or in the events."""
     trainer, data = config.get("trainer") or {}, config.get("data") or {}
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", type=MoEConfig, default=MoEConfig())
+    parser.add_argument("--model.config", type=MoEConfig)
     parser.add_argument("--events", type=list[GrowthEvent], default=[])
-    values: dict[str, Any] = {"config": (config.get("model") or {}).get("config") or {}}
+    values: dict[str, Any] = {"model": {"config": (config.get("model") or {}).get("config") or {}}}
     for callback in trainer.get("callbacks") or []:
         if callback.get("class_path") in (CALLBACK, "callbacks.growth.GrowthCallback"):
             values["events"] = callback["init_args"]["events"]
     try:
         parsed = parser.instantiate(parser.parse_object(values))
-    except Exception as error:
-        raise ValueError(f"the configuration does not fit: {error}") from error
+    except ArgumentError as error:
+        raise ValueError(sentence(error, parser.get_defaults().keys())) from error
     max_steps = trainer.get("max_steps", -1)
     if max_steps < 1:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
     defaults = DataDefaults()
     return RunShape(
-        config=parsed.config,
+        config=parsed.model.config,
         events=list(parsed.events),
         seq_len=data.get("seq_len", defaults.seq_len),
         batch_size=data.get("batch_size", defaults.batch_size),

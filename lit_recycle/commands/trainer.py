@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
+from argparse import ArgumentError
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from callbacks.interrupt import SaveOnInterrupt
 from callbacks.summary import RunSummary
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
-from lit_recycle.checkpoints.native import newest_checkpoint, read_hyperparameters
+from lit_recycle.checkpoints.native import load_checkpoint, newest_checkpoint
+from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
+from lit_recycle.mistakes import sentence
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.module import LitMoE
+from lit_recycle.quiet import silence
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, which says in which file a mistake is."""
+
+    @override
+    def parse_path(self, config_path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        try:
+            return super().parse_path(config_path, *args, **kwargs)
+        except ArgumentError as error:
+            raise ArgumentError(None, f"while reading {config_path}") from error
 
 
 class RecycleCLI(LightningCLI):
@@ -29,13 +50,22 @@ class RecycleCLI(LightningCLI):
     datamodule: TextData
 
     def __init__(self, command: str, args: ArgsType) -> None:
+        self.command = command
         super().__init__(
             LitMoE,
             TextData,
             args=args,
             run=False,
             auto_configure_optimizers=False,
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": f"lit-recycle {command}"},
+            # Abbreviations would let a misspelt key pass for another one.
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "prog": f"lit-recycle {command}",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
+            parser_class=Parser,
+            save_config_callback=SharedConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary()]},
         )
@@ -52,6 +82,24 @@ class RecycleCLI(LightningCLI):
         )
         parser.set_defaults({"trainer.max_epochs": -1})  # the stream of batches never ends; trainer.max_steps does it
 
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        # Lightning's own warns that sys.argv has arguments too: they are the same.
+        try:
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        except ArgumentError as error:
+            options = parser.get_defaults(skip_validation=True).keys()
+            raise ValueError(sentence(error, options)) from error
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        strategy = self.config.trainer.strategy
+        name = strategy if isinstance(strategy, str) else strategy.class_path
+        if "deepspeed" in name.lower():  # before Lightning asks to have it installed
+            raise ValueError(
+                f"{name} cannot train a model that grows: set trainer.strategy to auto, ddp, fsdp or fsdp2"
+            )
+
     def checkpoint(self) -> Path | None:
         """The checkpoint to go on from, if any. The module takes on its shape: sharded models must be built so."""
         path = self.config.get("ckpt_path")
@@ -59,14 +107,47 @@ class RecycleCLI(LightningCLI):
             path = newest_checkpoint(self.trainer)
         if path is None:
             return None
-        saved = read_hyperparameters(Path(path))
-        self.model.set_shape(MoEConfig.from_dict(saved["config"]), list(saved["growth"]))
+        self.config.ckpt_path = str(path)  # all processes must have found the same one
+        saved = load_checkpoint(Path(path))
+        self._check_max_steps(Path(path), saved["global_step"])
+        shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
+        if self.config.model.config is not None:
+            _tell_of_other_shape(self.model.config.to_dict(), growth[0]["before"] if growth else shape)
+        self.model.set_shape(MoEConfig.from_dict(shape), growth)
+        self.model.saved_optimizer = saved.get("optimizer")
         return Path(path)
+
+    def _check_max_steps(self, path: Path, step: int) -> None:
+        if self.command == "fit" and step >= self.trainer.max_steps:
+            raise ValueError(
+                f"{path} is at step {step}, and trainer.max_steps {self.trainer.max_steps} ends the run there: raise it"
+            )
+
+
+def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:
+    changed = [f"{k} {v}, not {configured.get(k)}" for k, v in saved.items() if v != configured.get(k)]
+    if changed:
+        rank_zero_info(f"the checkpoint's model is what goes on, whatever model.config says: {', '.join(changed)}")
+
+
+def end_with_parent() -> None:
+    """End this process, one of several of a run, when the process that started it is gone: nobody else would."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def main(argv: list[str]) -> int:
     """Run a trainer command; ``argv`` begins with its name."""
     command = argv[0]
+    silence()
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        end_with_parent()
     # Processes that a strategy starts run the script's own command line again: it must say the same.
     sys.argv[1:] = argv
     cli = RecycleCLI(command, argv[1:])

@@ -1,0 +1,45 @@
+"""The configuration of a run, kept beside its logs, and the same for all of its processes."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch.distributed as dist
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+from typing_extensions import override
+
+from lit_recycle.module import LitMoE
+
+
+class SharedConfig(SaveConfigCallback):
+    """Saves the configuration of a training run, after a look at whether all processes have the same."""
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: LitMoE, stage: str) -> None:
+        """Raises ``ValueError``, on all processes, where the configurations of two of them differ."""
+        mine = self.parser.dump(self.config, skip_none=False)
+        if trainer.world_size > 1 and dist.is_initialized():
+            everyones: list[str] = [""] * trainer.world_size
+            dist.all_gather_object(everyones, mine)
+            refuse_differences(everyones)
+        if stage == "fit":  # an evaluation says nothing about the run whose folder it looks into
+            super().setup(trainer, pl_module, stage)
+
+
+def refuse_differences(dumps: list[str]) -> None:
+    """Raises ``ValueError`` that names the keys in which a process differs from the first one."""
+    first = _flat(yaml.safe_load(dumps[0]))
+    for rank, dump in enumerate(dumps):
+        if dump != dumps[0]:
+            other = _flat(yaml.safe_load(dump))
+            keys = sorted(k for k in first.keys() | other.keys() if first.get(k) != other.get(k))
+            raise ValueError(
+                f"process {rank} has another configuration than process 0 ({', '.join(keys)}): give all machines of "
+                "the run the same files and options"
+            )
+
+
+def _flat(value: object, path: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for name, below in value.items() for k, v in _flat(below, f"{path}.{name}".strip(".")).items()}

@@ -1,0 +1,103 @@
+"""What a user did wrong, out of the exception that tells of it, in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator
+
+SPEAKS_TO_USERS = ("lit_recycle.", "callbacks.", "lightning.", "torch.optim.")
+"""Modules whose ``ValueError`` says what a user did wrong."""
+
+_FILE = re.compile(r"^while reading (.+)$")
+_UNKNOWN = re.compile(
+    r"(?:Group '(?P<group>[^']+)' does not accept option '(?P<sub>[^']+)'|Option '(?P<key>[^']+)' is not accepted)"
+)
+_CLASS = re.compile(r"^Problem with given class_path '([^']+)'")
+_KEY = re.compile(r'^Parser key "([^"]+)"')
+_BOILERPLATE = re.compile(r"^(Parser key|Problem with given class_path) [\"'][^\"']+[\"']:\s*")
+
+
+def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
+    """What to tell the user; None for what is broken in a program, which deserves a traceback.
+
+    A user's mistakes are errors of the file system, of a configuration (Lightning's, OmegaConf's, or the command
+    line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it.
+
+    Args:
+        error: An exception.
+        options: The keys that there are, to find the one that was meant.
+    """
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}" if error.strerror else _one_line(error)
+    if isinstance(error, ArgumentError):
+        return _parsing(error, options)
+    if type(error).__module__ == "omegaconf.errors":
+        return f"{getattr(error, 'full_key', None) or 'the configuration'}: {str(error).splitlines()[0]}"
+    innermost = list(_causes(error))[-1] if _raised_by(error).startswith("jsonargparse.") else error
+    users = type(error).__name__ == "MisconfigurationException"
+    users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
+    return _one_line(innermost) if users else None
+
+
+def _parsing(error: ArgumentError, options: Iterable[str]) -> str:
+    """jsonargparse tells of every alternative that a value is not; its first is the one that was meant.
+
+    Each level of a configuration has raised an exception from the one below: the keys are collected on the way down.
+    """
+    messages = [str(e.message if isinstance(e, ArgumentError) else e).strip() for e in _causes(error)]
+    files, keys, classes = ([m[1] for text in messages if (m := p.match(text))] for p in (_FILE, _KEY, _CLASS))
+    path = ".".join(dict.fromkeys(keys))
+    told = _problem(messages, path, classes[-1] if classes else None, options)
+    return f"{files[-1]}: {told}" if files else told
+
+
+def _problem(messages: list[str], path: str, owner: str | None, options: Iterable[str]) -> str:
+    """One problem, at a path of keys in a configuration; ``owner`` is the class whose arguments are at that path."""
+    message = messages[-1]
+    if unrecognized := re.match(r"unrecognized arguments: --([\w.]+)", message):
+        return _unknown(unrecognized[1], options)
+    if unknown := _UNKNOWN.search(message):
+        if owner:
+            return _unknown((unknown["key"] or unknown["sub"]).partition(".")[0], _parameters(owner), path)
+        return _unknown(".".join(filter(None, (unknown["group"], unknown["sub"], unknown["key"]))), options, path)
+    if message.startswith("Expected a") and "Union subtypes" in messages[-2]:
+        return f"{path} cannot be {messages[-2].rpartition('Given value: ')[2]!r}: see --help"
+    if wrong_type := re.match(r"Expected a <class '(\w+)'>\. Got value: (.*)", message):
+        return f"{path} must be of type {wrong_type[1]}, got {wrong_type[2]!r}"
+    text = _one_line(_BOILERPLATE.sub("", message).replace('in "<unicode string>", line', "at line"))
+    return f"{path}: {text}" if path else text
+
+
+def _unknown(key: str, known: Iterable[str], path: str = "") -> str:
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    where = f" in {path}" if path else ""
+    return f"there is no key {key!r}{where}" + (f"; did you mean {near[0]!r}?" if near else ": see --help")
+
+
+def _parameters(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    step: BaseException | None = error
+    while step is not None:
+        yield step
+        step = step.__cause__
+
+
+def _raised_by(error: BaseException) -> str:
+    """The module whose code raised an exception, with a dot at its end."""
+    name, trace = "", error.__traceback__
+    while trace is not None:
+        name, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
+    return f"{name}."
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split()) or type(text).__name__
