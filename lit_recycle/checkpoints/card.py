@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_recycle.checkpoints.hf_plan import GROWTH_FILE, FolderGrowth
+from lit_recycle.checkpoints.writer import OPTIMIZER_FILES
 
 CARD = "README.md"
 
@@ -34,6 +35,10 @@ def describe(growth: FolderGrowth) -> list[str]:
         said.append(f"Copies of experts stand {order}: {_short(plan.experts[layer])}.")
     if growth.mtp:
         said.append(f"Multi-token-prediction layers: {growth.mtp}, kept single behind the last layer.")
+    elif any("mtp_" in tensor.spec.name for tensor in growth.tensors):
+        said.append("Multi-token-prediction weights are kept as they are.")
+    if any((growth.source.path / name).exists() for name in OPTIMIZER_FILES):
+        said.append("Optimizer state is left behind; growing a checkpoint of this project carries it along.")
     said.append(
         "The function is preserved up to rounding."
         if growth.preserves

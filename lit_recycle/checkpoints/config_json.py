@@ -18,8 +18,10 @@ Config = dict[str, Any]
 NUM_LAYERS = "num_hidden_layers"
 NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = ("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_k")
-NUM_MTP_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers")
+NUM_MTP_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules")
 SCALING = "routed_scaling_factor"
+UNQUANTIZED = ("modules_to_not_convert", "ignore", "ignored_layers")
+"""Keys of a ``quantization_config`` that list modules by name."""
 PER_LAYER = (
     "layer_types",
     "mlp_layer_types",
@@ -75,6 +77,7 @@ def grow_config_json(config: Config, family: Family, plan: GrowthPlan, mtp: int,
     grown = deepcopy(config)
     grown[NUM_LAYERS] = len(sources)
     _grow_lists(grown, old_layers, plan.layers, mtp)
+    _grow_module_names(grown.get("quantization_config") or {}, family, plan)
     if sources != tuple(range(old_layers)):
         if family.layer_cycle and grown.get("layer_types") is None and "attn_type_list" not in grown:
             grown["layer_types"] = [family.layer_cycle[i % len(family.layer_cycle)] for i in sources]
@@ -94,6 +97,12 @@ def _grow_lists(grown: Config, old_layers: int, layers: Sequence[int], mtp: int)
             raise ValueError(f"config.json: {key} has {len(values)} entries for {old_layers} layers; correct it first")
         kept = [i for i in layers if i < len(values)]
         grown[key] = [values[i] for i in kept]
+
+
+def _grow_module_names(quantization: Config, family: Family, plan: GrowthPlan) -> None:
+    for key in UNQUANTIZED:
+        if quantization.get(key):
+            quantization[key] = [place.name for place in family.naming.grown(plan, quantization[key])]
 
 
 def _grow_window_layers(grown: Config, config: Config, sources: Sequence[int]) -> None:

@@ -20,6 +20,7 @@ from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.reader import HFFolder, open_folder, read_json
 from lit_recycle.checkpoints.stream import TORCH, write
 from lit_recycle.checkpoints.writer import (
+    OPTIMIZER_FILES,
     ShardFiles,
     Spec,
     lay_out,
@@ -31,7 +32,7 @@ from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenize
 from lit_recycle.growth.optimizer import name_state, number_state
 from lit_recycle.model.config import MoEConfig
 
-OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
+OPTIMIZER, OPTIMIZER_GROUPS = OPTIMIZER_FILES
 TOKENIZER = "tokenizer.json"
 CODES = {dtype: code for code, dtype in TORCH.items()}
 

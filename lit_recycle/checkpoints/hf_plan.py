@@ -230,6 +230,12 @@ def _check_roles(growth: FolderGrowth) -> None:
                 f"{growth.source.path}: the output projections of layer {plan.layers[layer]} are not known by name, so "
                 "--zero-output cannot zero them"
             )
+    for tensor in growth.tensors:
+        if growth.width is not None and tensor.place.layer is None and ".experts." in tensor.spec.name:
+            raise ValueError(
+                f"{growth.source.path}: {tensor.spec.name} belongs to an expert outside of the layers, which cannot be "
+                "duplicated along"
+            )
     if plan.noise > 0:
         for tensor in growth.tensors:
             if tensor.place.role.matrices and tensor.spec.dtype not in (*FLOATS.values(), "F64"):

@@ -21,6 +21,8 @@ from lit_recycle.checkpoints.reader import INDEX, ITEM_BITS, PICKLED, SINGLE, te
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 ALIGNMENT = 64
+OPTIMIZER_FILES = ("optimizer.safetensors", "optimizer.json")
+"""What an export leaves of an optimizer."""
 
 
 class Spec(NamedTuple):
@@ -175,7 +177,7 @@ def copy_side_files(source: Path, target: Path) -> list[str]:
     copied = []
     for path in sorted(source.iterdir()):
         weights = path.suffix in (".safetensors", ".gguf", *PICKLED) or path.name.endswith(".index.json")
-        if path.is_file() and not weights and not (target / path.name).exists():
+        if path.is_file() and not weights and path.name not in OPTIMIZER_FILES and not (target / path.name).exists():
             shutil.copy2(path, target / path.name)
             copied.append(path.name)
     return copied

@@ -13,9 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lit_recycle import checkpoints
 from lit_recycle.checkpoints import stream, writer
+from lit_recycle.checkpoints.convert import import_folder
 from lit_recycle.checkpoints.hf_grow import grow_folder
 from lit_recycle.checkpoints.hf_plan import plan_folder_growth
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.commands.families import main as families
 from lit_recycle.commands.grow import main as grow
 from lit_recycle.growth.event import Depth, Width
@@ -348,3 +351,51 @@ def test_families_are_listed(capsys):
     assert families([]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in pico.FAMILIES)
+
+
+def test_module_names_of_a_quantization_follow_their_layers(tmp_path):
+    source = tmp_path / "source"
+    pico.build("qwen3_moe").save_pretrained(source)
+    listed = ["lm_head", "model.layers.*.mlp.gate", "model.layers.1.mlp.experts.3.up_proj", "model.layers.0.mlp"]
+    edit_config(source, quantization_config={"quant_method": "fp8", "modules_to_not_convert": listed})
+    growth = plan_folder_growth(source, Depth(2), Width(2, noise=0))
+    assert growth.config["quantization_config"]["modules_to_not_convert"] == [
+        "lm_head",
+        "model.layers.*.mlp.gate",
+        "model.layers.0.mlp",
+        "model.layers.1.mlp",
+        *(f"model.layers.{j}.mlp.experts.{e}.up_proj" for j in (2, 3) for e in (6, 7)),
+    ]
+
+
+def test_experts_outside_of_the_layers_are_refused(mixtral, tmp_path):
+    source = copied(mixtral, tmp_path / "source")
+    extra = {"model.mtp_block.0.mlp.experts.0.up_proj.weight": torch.zeros(2)}
+    save_file(load_file(source / "model.safetensors") | extra, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="expert outside of the layers"):
+        grow_folder(source, tmp_path / "grown", width=Width(2))
+
+
+def test_optimizer_state_of_an_export_is_left_behind_and_said_so(mixtral, tmp_path):
+    source = copied(mixtral, tmp_path / "source")
+    save_file({"model.norm.weight/step": torch.zeros(())}, source / "optimizer.safetensors")
+    (source / "optimizer.json").write_text("[]")
+    grow_folder(source, tmp_path / "grown", Depth(2))
+    assert not list((tmp_path / "grown").glob("optimizer*"))
+    assert "Optimizer state is left behind" in (tmp_path / "grown" / "README.md").read_text()
+
+
+def test_a_checkpoint_of_this_project_grows_by_the_same_command(mixtral, tmp_path):
+    import_folder(mixtral, tmp_path / "run.ckpt")
+    assert grow([str(tmp_path / "run.ckpt"), str(tmp_path / "grown.ckpt"), "--depth", "2", "--width", "2"]) == 0
+    config = load_checkpoint(tmp_path / "grown.ckpt")["hyper_parameters"]["config"]
+    assert (config["num_layers"], config["num_experts"], config["top_k"]) == (4, 8, 4)
+    with pytest.raises(ValueError, match="need one"):
+        grow([str(tmp_path / "run.ckpt"), str(tmp_path / "b.ckpt"), "--depth", "2", "--verify"])
+
+
+def test_one_call_each_from_python():
+    for name in checkpoints.__all__:
+        assert callable(getattr(checkpoints, name)) and getattr(checkpoints, name).__doc__
+    with pytest.raises(AttributeError):
+        checkpoints.nothing  # noqa: B018
