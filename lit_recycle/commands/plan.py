@@ -6,6 +6,7 @@ import json
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -19,6 +20,8 @@ from lit_recycle.mistakes import sentence
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
+USAGE = """usage: lit-recycle plan --config FILE [--config FILE …] [--key value …] [--json]
+[--world-size N [--strategy fsdp2]] for the memory and traffic of each growth, per process"""
 CALLBACK = "callbacks.GrowthCallback"
 BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
 """Bytes of a parameter by trainer.precision; the mixed ones keep parameters in 32 bits."""
@@ -53,14 +56,37 @@ class RunShape:
 
 def main(argv: list[str]) -> int:
     """Print the stages of the run that ``lit-recycle fit`` with the same options would be."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
     as_json = "--json" in argv
-    run = run_shape(load_config([a for a in argv if a != "--json"]))
+    config = load_config([a for a in argv if a != "--json"])
+    world_size, strategy = config.pop("world_size", None), config.pop("strategy", "fsdp2")
+    run = run_shape(config)
     rows = [stage_row(run, stage) for stage in run.stages()]
+    if world_size is not None:
+        add_costs(run, rows, world_size, strategy)
     if as_json:
         print(json.dumps({"tokens_per_step": run.tokens_per_step, "stages": rows}, indent=2))
     else:
         print_table(run, rows)
     return 0
+
+
+def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strategy: str) -> None:
+    """Add to each row what the growth before it costs a process of a sharded run, in bytes.
+
+    The growth itself is run, by the same code, on a fake process group and tensors without data.
+    """
+    if strategy != "fsdp2" or not isinstance(world_size, int) or world_size < 2:
+        raise ValueError("--world-size needs a number of processes from 2 on, and --strategy fsdp2")
+    from lit_recycle.growth.scale import event_cost, fake_processes
+
+    parts = run.stages()
+    with fake_processes(world_size) as mesh:
+        for (before, after), row in zip(pairwise(parts), rows[1:], strict=True):
+            assert after.plan is not None
+            row["per_process"] = asdict(event_cost(before.config, after.plan, mesh))
 
 
 def load_config(argv: list[str]) -> dict[str, Any]:
@@ -69,8 +95,6 @@ def load_config(argv: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     merged, files, rest = OmegaConf.create(), 0, list(argv)
-    if not rest or rest[0] in ("-h", "--help"):
-        raise ValueError("usage: lit-recycle plan --config FILE [--config FILE …] [--key value …] [--json]")
     try:
         while rest:
             key, _, value = rest.pop(0).partition("=")
@@ -80,7 +104,7 @@ def load_config(argv: list[str]) -> dict[str, Any]:
             if key == "--config":
                 merged, files = _merge(merged, OmegaConf.load(value)), files + 1
             else:
-                merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:]}={value}"]))
+                merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:].replace('-', '_')}={value}"]))
         resolved = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ValueError(f"the configuration cannot be read: {error}") from error
@@ -189,11 +213,23 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
     for name, text in lines.items():
         table.add_row(name, *map(text, rows))
     console.print(table)
+    print_costs(console, rows)
     for number, row in enumerate(rows):
         for axis, key in (("depth", "layer_map"), ("width", "expert_map")):
             if axis in _axes(row):
                 unit = key.removesuffix("_map")
                 console.print(f"stage {number}, grown {unit} from source {unit}:\n  {' '.join(map(str, row[key]))}")
+
+
+def print_costs(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Weights, AdamW's moments and traffic of one process at each growth, where they were asked for."""
+    for number, row in enumerate(rows):
+        if cost := row.get("per_process"):
+            console.print(
+                f"growth to stage {number}, per process, float32: {human(cost['before'], 'B')} held before, "
+                f"{human(cost['peak'], 'B')} at the most, {human(cost['after'], 'B')} after; "
+                f"{human(cost['received'], 'B')} received in {cost['collectives']:,} collectives"
+            )
 
 
 def _axes(row: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
@@ -23,26 +24,43 @@ def gather_experts(source: Tensor, experts: Sequence[int], treat: Callable[[Expe
     """``source[experts]`` with ``treat`` applied to the rows; a sharded tensor stays sharded in the same way.
 
     A tensor sharded on the expert axis is gathered without communication where each process already holds the sources
-    of its rows; otherwise this one tensor is assembled first.
+    of its rows; otherwise each process is sent those that it lacks.
     """
     if not isinstance(source, DTensor):
-        values = source.index_select(0, torch.tensor(experts, device=source.device))
+        values = _rows(source, experts)
         treat(ExpertRows(values, range(len(experts))))
         return values
     have, want = _ranges(source, source.shape[0]), _ranges(source, len(experts))
     rank = _shard_rank(source)
-    if all(experts[e] in mine for mine, rows in zip(have, want, strict=True) for e in rows):
-        held, offset = source.to_local(), have[rank].start
+    needed = [sorted({experts[e] for e in rows}) for rows in want]
+    if all(source_row in mine for mine, rows in zip(have, needed, strict=True) for source_row in rows):
+        held, row_of = source.to_local(), {e: row for row, e in enumerate(have[rank])}
     else:
-        held, offset = source.full_tensor(), 0
-    rows = [experts[e] - offset for e in want[rank]]
-    values = held.index_select(0, torch.tensor(rows, device=held.device, dtype=torch.int64))
+        held, row_of = _exchange(source, have, needed), {e: row for row, e in enumerate(needed[rank])}
+    values = _rows(held, [row_of[experts[e]] for e in want[rank]])
     treat(ExpertRows(values, want[rank]))
     shape = torch.Size([len(experts), *source.shape[1:]])
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(
         values, source.device_mesh, source.placements, run_check=False, shape=shape, stride=stride
     )
+
+
+def _exchange(tensor: DTensor, have: list[range], needed: list[list[int]]) -> Tensor:
+    """The rows that this process needs, in ascending order, each from the process that has it."""
+    rank, local = _shard_rank(tensor), tensor.to_local()
+    mine = have[rank]
+    send = [[e - mine.start for e in rows if e in mine] for rows in needed]
+    receive = [sum(e in rows for e in needed[rank]) for rows in have]
+    held = local.new_empty((len(needed[rank]), *local.shape[1:]))
+    group = tensor.device_mesh.get_group(_shard_axis(tensor))
+    rows = _rows(local, [row for rows in send for row in rows])
+    dist.all_to_all_single(held, rows, receive, [len(rows) for rows in send], group=group)
+    return held
+
+
+def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    return tensor.index_select(0, torch.tensor(rows, device=tensor.device, dtype=torch.int64))
 
 
 def _shard_axis(tensor: DTensor) -> int | None:

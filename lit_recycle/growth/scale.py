@@ -1,0 +1,138 @@
+"""What a growth costs each process of a sharded run, found by running the growth itself without any data.
+
+torch's fake process group stands for the other processes, fake tensors for the weights: the engine does what it would,
+and what it holds and receives is counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lit_recycle.growth.engine import grow_tensors
+from lit_recycle.growth.names import NATIVE
+from lit_recycle.growth.optimizer import grow_optimizer_state
+from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.transformer import MoETransformer
+
+
+@dataclass(frozen=True)
+class EventCost:
+    """Bytes of weights and AdamW moments on one process, and bytes that it receives, at a growth.
+
+    Args:
+        before: Held before the event.
+        peak: Held at the most during it.
+        after: Held after it.
+        received: Written by collectives, this process's own part included.
+        collectives: Number of collectives that move tensors.
+    """
+
+    before: int
+    peak: int
+    after: int
+    received: int
+    collectives: int
+
+
+def event_cost(config: MoEConfig, plan: GrowthPlan, mesh: DeviceMesh) -> EventCost:
+    """Cost of a growth under FSDP2 for the first process of the mesh, which holds the most. Parameters are float32."""
+    plan = replace(plan, noise=0.0)  # noise is made in place and sends nothing
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in MoETransformer(config).named_parameters()}
+    with torch.no_grad(), FakeTensorMode(), Ledger() as ledger:
+        weights = {name: _shard(shape, mesh) for name, shape in shapes.items()}
+        states = {name: {key: _shard(s, mesh) for key in ("exp_avg", "exp_avg_sq")} for name, s in shapes.items()}
+        before = ledger.held
+        ledger.reset_peak()
+        grown = dict(grow_tensors(plan, NATIVE, weights))
+        moments = grow_optimizer_state(plan, NATIVE, states, "carry", "AdamW")
+        assert grown.keys() == moments.keys()
+        return EventCost(before, ledger.peak, ledger.held, ledger.received, ledger.collectives)
+
+
+@contextmanager
+def fake_processes(world_size: int) -> Iterator[DeviceMesh]:
+    """A mesh of so many processes, of which this is the first and the others do not exist."""
+    # The one piece of torch's test kit that is needed; it registers the "fake" backend.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
+    try:
+        yield init_device_mesh("cpu", (world_size,))
+    finally:
+        dist.destroy_process_group()
+
+
+def _shard(shape: torch.Size, mesh: DeviceMesh) -> Tensor:
+    rows = -(-shape[0] // mesh.size())  # the first process' share, as torch.chunk has it
+    local = torch.empty((min(rows, shape[0]), *shape[1:]), dtype=torch.float32)
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+
+
+_COLLECTIVES = ("c10d", "_c10d_functional")
+_MOVE_NOTHING = ("c10d::barrier", "_c10d_functional::wait_tensor")
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of storages that operations make while it is on, while they live, and those of collectives.
+
+    Attributes:
+        held: Bytes alive now.
+        peak: Most bytes alive at once, since ``reset_peak``.
+        received: Bytes that collectives wrote here, this process's own part included.
+        collectives: Number of collectives that move tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = self.received = self.collectives = 0
+        self._users: dict[int, int] = {}
+
+    def reset_peak(self) -> None:
+        self.peak = self.held
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._enter(tensor)
+        if func.namespace in _COLLECTIVES and func.name() not in _MOVE_NOTHING:
+            self.collectives += 1
+            self.received += _tensors(args)[0].nbytes  # by torch's convention the output comes first
+        return out
+
+    def _enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._users:
+            self._users[key] = 0
+            self.held += size
+            self.peak = max(self.peak, self.held)
+        self._users[key] += 1
+        weakref.finalize(tensor, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self.held -= size
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """The tensors in nested containers; of sharded ones, this process's part."""
+    tensors = [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
