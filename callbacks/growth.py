@@ -115,7 +115,8 @@ class GrowthCallback(L.Callback):
     ) -> None:
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
-            trainer.save_checkpoint(self._folder(trainer) / f"anchor-step={trainer.global_step}.ckpt")
+            path = self._folder(trainer) / f"anchor-step={trainer.global_step}.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
@@ -209,6 +210,7 @@ def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
         if isinstance(logger, TensorBoardLogger):
             text = f"```json\n{json.dumps(record.to_dict(), indent=2)}\n```"  # `lit-recycle report` reads it
             logger.experiment.add_text("growth/record", text, record.steps)
+            logger.experiment.add_text("growth/event", f"```\n{announcement(record, seconds)}\n```", record.steps)
     trainer.print(announcement(record, seconds))
 
 

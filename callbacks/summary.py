@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from callbacks.monitor import writers
 from lit_recycle.generate import generate
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.module import Batch, LitMoE, ShardingStrategy
@@ -61,6 +62,8 @@ class RunSummary(L.Callback):
     @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
         sample = self._sample(trainer, pl_module)
+        for writer in writers(trainer) if sample else ():
+            writer.add_text("run/sample", f"```\n{sample}\n```", trainer.global_step)  # `lit-recycle report` shows it
         if trainer.is_global_zero:
             console = Console(highlight=False)
             console.print(self._stages(pl_module))

@@ -49,7 +49,8 @@ def comparison(runs: Sequence[RunLog]) -> list[Plate]:
         lines, marks = [], []
         for number, run in enumerate(runs):
             loss = judged_by(run)
-            lines.append(Curve(run.name, run.at(loss.steps, axis), loss.values))
+            x = run.at(loss.steps, axis)
+            lines.append(Curve(run.name, x[x >= 0], loss.values[x >= 0]))
             colour = plots.COLOURS[number % len(plots.COLOURS)]
             marks += [Mark(run.at([r["steps"]], axis)[0], "", colour) for r in run.growth]
         figure = plots.curves(lines, AXES[axis], LOSS, _title(runs), marks)

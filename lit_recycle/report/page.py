@@ -15,7 +15,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1180px; margin: 2rem auto; padding: 0 1.5rem }
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.6rem; border-bottom: 1px solid #ddd }
 h3 { margin-top: 2rem } p.lead { color: #555; margin-top: 0 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto; margin-bottom: 1.4rem }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
 th { white-space: normal; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #999 }

@@ -141,7 +141,7 @@ def read_run(folder: Path) -> RunLog:
         folder=logs,
         scalars=scalars,
         arrays=arrays,
-        texts={tag: values[-1] for tag, values in texts.items()},
+        texts={tag: values[-1] for tag, values in texts.items() if values},
         start=starts[0],
         growth=sorted(records, key=lambda record: record["steps"]),
     )
