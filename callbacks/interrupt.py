@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -9,17 +10,19 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from callbacks.summary import resume_command
 from lit_recycle.module import Batch, LitMoE
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class SaveOnInterrupt(L.Callback):
     """Saves a checkpoint when a run is interrupted, after the optimizer step at hand, on all processes.
 
-    A second Ctrl-C stops at once and saves nothing.
+    Both signals are taken over for the time of training: Lightning ends at SIGTERM in the middle of an optimizer step.
+    A second one stops at once and saves nothing.
 
     Args:
         dirpath: Folder of the checkpoint; ``checkpoints`` in the trainer's root folder when not given.
@@ -28,18 +31,21 @@ class SaveOnInterrupt(L.Callback):
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self._interrupted = False
-        self._previous: Any = None
+        self._speaks = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     @override
-    def on_fit_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        self._speaks = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        print("\ninterrupted: finishing the step and saving; once more stops at once", flush=True)
+        if self._speaks:  # past Python's buffers, which the signal may have interrupted
+            os.write(2, b"\ninterrupted: finishing the step and saving; once more stops at once\n")
 
     @override
     def on_train_batch_end(
@@ -53,8 +59,6 @@ class SaveOnInterrupt(L.Callback):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: LitMoE, exception: BaseException) -> None:
-        if isinstance(exception, SIGTERMException):
-            self._save(trainer)
         self._restore()
 
     @override
@@ -64,10 +68,10 @@ class SaveOnInterrupt(L.Callback):
     def _save(self, trainer: L.Trainer) -> None:
         folder = Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
         path = folder / f"interrupt-step={trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         trainer.print(f"saved {path}\ngo on: {resume_command()}")
 
     def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -59,14 +59,16 @@ def _parsing(error: ArgumentError, options: Iterable[str]) -> str:
 def _problem(messages: list[str], path: str, owner: str | None, options: Iterable[str]) -> str:
     """One problem, at a path of keys in a configuration; ``owner`` is the class whose arguments are at that path."""
     message = messages[-1]
+    alternatives = messages[-2] if message.startswith("Expected a") and "Union subtypes" in messages[-2] else ""
     if unrecognized := re.match(r"unrecognized arguments: --([\w.]+)", message):
         return _unknown(unrecognized[1], options)
-    if unknown := _UNKNOWN.search(message):
+    if unknown := _UNKNOWN.search(alternatives or message):
+        owner = owner or next(iter(re.findall(_CLASS.pattern[1:], alternatives)), None)
         if owner:
             return _unknown((unknown["key"] or unknown["sub"]).partition(".")[0], _parameters(owner), path)
         return _unknown(".".join(filter(None, (unknown["group"], unknown["sub"], unknown["key"]))), options, path)
-    if message.startswith("Expected a") and "Union subtypes" in messages[-2]:
-        return f"{path} cannot be {messages[-2].rpartition('Given value: ')[2]!r}: see --help"
+    if alternatives:
+        return f"{path} cannot be {alternatives.rpartition('Given value: ')[2]!r}: see --help"
     if wrong_type := re.match(r"Expected a <class '(\w+)'>\. Got value: (.*)", message):
         return f"{path} must be of type {wrong_type[1]}, got {wrong_type[2]!r}"
     text = _one_line(_BOILERPLATE.sub("", message).replace('in "<unicode string>", line', "at line"))

@@ -8,6 +8,8 @@ import warnings
 WARNINGS = (
     # Lightning's own use of torch; nothing that a user could change.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # ModelCheckpoint gives files that would clash another name; and a resumed run finds its own.
+    r"Checkpoint directory .* exists and is not empty",
 )
 
 LOG_LINES = {

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.strategies import FSDPStrategy as LightningFSDPStrategy
-from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,6 +31,10 @@ from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.model.transformer import Block, MoETransformer
 from lit_recycle.module import LitMoE
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for another one before it ends the run; Lightning's default is half an hour. What takes
+long in one process alone (tokenising) happens behind a barrier that has no limit."""
 
 
 class NamedCheckpoints:
@@ -81,6 +86,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
 
     Args:
         checkpoints: ``sharded`` folders that any number of processes can read, or one ``full`` file.
+        timeout: How long a process waits for another one before it ends the run.
         **kwargs: Those of Lightning's ``FSDPStrategy``; ``auto_wrap_policy`` and ``state_dict_type`` are set here.
     """
 
@@ -88,9 +94,11 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
     growing = False
     """Set up again for a grown model, which gets its weights from the small one: no need to draw any."""
 
-    def __init__(self, checkpoints: Literal["sharded", "full"] = "sharded", **kwargs: Any) -> None:
+    def __init__(
+        self, checkpoints: Literal["sharded", "full"] = "sharded", timeout: timedelta = TIMEOUT, **kwargs: Any
+    ) -> None:
         _one_of("checkpoints", checkpoints, ("sharded", "full"))
-        super().__init__(auto_wrap_policy={Block}, state_dict_type="sharded", **kwargs)
+        super().__init__(auto_wrap_policy={Block}, state_dict_type="sharded", timeout=timeout, **kwargs)
         self.checkpoints = checkpoints
 
     @override
@@ -144,7 +152,8 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
         checkpoints: ``sharded`` folders that any number of processes can read, or one ``full`` file.
         cpu_offload: Keep parameters, gradients and optimizer state in CPU memory between uses.
         reshard_after_forward: Free a block's parameters between its forward and its backward pass.
-        **kwargs: ``process_group_backend`` and ``timeout`` of Lightning's ``ModelParallelStrategy``.
+        timeout: How long a process waits for another one before it ends the run.
+        **kwargs: ``process_group_backend`` of Lightning's ``ModelParallelStrategy``.
     """
 
     wraps_late = False
@@ -154,10 +163,11 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
         checkpoints: Literal["sharded", "full"] = "sharded",
         cpu_offload: bool = False,
         reshard_after_forward: bool = True,
+        timeout: timedelta = TIMEOUT,
         **kwargs: Any,
     ) -> None:
         _one_of("checkpoints", checkpoints, ("sharded", "full"))
-        super().__init__(tensor_parallel_size=1, **kwargs)
+        super().__init__(tensor_parallel_size=1, timeout=timeout, **kwargs)
         self.checkpoints, self.cpu_offload, self.reshard_after_forward = checkpoints, cpu_offload, reshard_after_forward
 
     @override
@@ -197,3 +207,4 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 StrategyRegistry.register("fsdp", FSDPStrategy, description="FSDP of a model that can grow", override=True)
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 of a model that can grow", override=True)
+StrategyRegistry.register("ddp", DDPStrategy, description="DDP", override=True, timeout=TIMEOUT)

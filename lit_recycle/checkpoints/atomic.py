@@ -13,9 +13,12 @@ import torch
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A path to write to, beside ``path``, which takes its place when all went well and vanishes when not."""
+    """A path to write to, beside ``path``, which takes its place when all went well and vanishes when not.
+
+    It is always the same, so that the next attempt takes over what a killed process has left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = path.with_name(f".{path.name}.part")
     try:
         yield part
         with part.open("rb") as file:
@@ -30,5 +33,9 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     with beside(path) as part:
         try:
             torch.save(checkpoint, part)
-        except RuntimeError as error:  # how torch's archive writer tells of a full disk
-            raise OSError(f"cannot write {path}: is the disk full? Nothing that was saved before is lost") from error
+        except (RuntimeError, OSError) as error:  # torch's archive writer tells of a full disk by a RuntimeError
+            raise cannot_write(path) from error
+
+
+def cannot_write(path: Path) -> OSError:
+    return OSError(f"cannot write {path}: is the disk full? Nothing that was saved before is lost")

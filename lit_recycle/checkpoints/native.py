@@ -6,6 +6,7 @@ A checkpoint is a Lightning checkpoint: one file, or a folder of shards. Nothing
 from __future__ import annotations
 
 import pickle
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -31,11 +32,26 @@ if TYPE_CHECKING:
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """The newest checkpoint in the folders that a run's callbacks write to; None before the first."""
+    """The newest whole checkpoint in the folders that a run's callbacks write to; None before the first.
+
+    Raises:
+        ValueError: Where there are checkpoints and none of them is whole.
+    """
+    from lightning.pytorch.utilities.rank_zero import rank_zero_info  # reading a checkpoint needs no Lightning
+
     folders = {Path(trainer.default_root_dir) / "checkpoints"}
     folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
-    found = [path for folder in folders for path in folder.glob("*.ckpt")]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            rank_zero_info(f"passed over: {error}")
+        else:
+            return path
+    if found:
+        raise ValueError(f"no checkpoint in {', '.join(map(str, folders))} can be read: move them away to start afresh")
+    return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -46,8 +62,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / sharded.METADATA).exists():
-            raise ValueError(f"{path} is a folder without {sharded.METADATA}: no checkpoint, or one cut off in writing")
+        sharded.check_whole(path)
         path = path / sharded.METADATA
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}")
@@ -55,9 +70,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no checkpoint, or one that was cut off: its archive has no end; use an older one")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain types: {error}") from error
-    if not isinstance(checkpoint, dict) or "config" not in checkpoint.get("hyper_parameters", {}):
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to load it all the same.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({named[1]})" if named else ""
+        raise ValueError(f"{path} holds more than tensors and plain types{what}, which is never loaded") from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no checkpoint, or a damaged one: use an older one ({error})") from error
+    if not isinstance(checkpoint, dict) or not {"config", "growth"} <= checkpoint.get("hyper_parameters", {}).keys():
         raise ValueError(
             f"{path} was not written by lit-recycle (it holds no model config): bring a Hugging Face model in with "
             "`lit-recycle import`"

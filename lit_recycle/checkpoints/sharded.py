@@ -20,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from lit_recycle.checkpoints.atomic import cannot_write, save
 from lit_recycle.growth.optimizer import OptimizerState, ParamState
 
 METADATA = "meta.pt"
@@ -71,13 +72,25 @@ def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     _barrier()
-    # Each process marks its shard, so that shards of two saves are not taken for one checkpoint.
-    marked = dict(tensors) | {f"{_SAVE_ID}{rank}": torch.tensor(save_id)}
-    dcp.save(marked, storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
-    if rank == 0:
-        torch.save(rest | {"save_id": save_id}, part / METADATA)
-        _replace(part, path)
+    try:
+        _write_shards(tensors, part, path, save_id)
+        if rank == 0:
+            save(rest | {"save_id": save_id}, part / METADATA)
+            _replace(part, path)
+    except BaseException:
+        if rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
     _barrier()
+
+
+def _write_shards(tensors: Mapping[str, Tensor], part: Path, path: Path, save_id: int) -> None:
+    # Each process marks its shard, so that shards of two saves are not taken for one checkpoint.
+    marked = dict(tensors) | {f"{_SAVE_ID}{_rank()}": torch.tensor(save_id)}
+    try:
+        dcp.save(marked, storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
+    except dcp.api.CheckpointException as error:
+        raise cannot_write(path) from error
 
 
 def _replace(part: Path, path: Path) -> None:
@@ -103,6 +116,16 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
         for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata) and not name.startswith(_SAVE_ID)
     }
+
+
+def check_whole(path: Path) -> None:
+    """Raises ``ValueError`` for a folder in which a shard is missing or shorter than the index says."""
+    needed: dict[str, int] = {}
+    for shard in _reader(path).read_metadata().storage_data.values():
+        needed[shard.relative_path] = max(needed.get(shard.relative_path, 0), shard.offset + shard.length)
+    for name, size in needed.items():
+        if not (path / name).is_file() or (path / name).stat().st_size < size:
+            raise ValueError(f"{path / name} is missing or cut off: copy the folder again, as a whole")
 
 
 def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) -> None:
@@ -151,8 +174,12 @@ class _PlainReader(dcp.FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         path = Path(self.path) / ".metadata"
-        metadata = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
-        assert isinstance(metadata, Metadata)
+        try:
+            metadata = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
+            raise ValueError(f"{path} is no index of a checkpoint, or one that was cut off: {error}") from error
+        if not isinstance(metadata, Metadata):
+            raise ValueError(f"{path} is no index of a checkpoint: it holds a {type(metadata).__name__}")
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -173,13 +200,14 @@ class _IndexUnpickler(pickle.Unpickler):
         "torch.serialization": {"_get_layout"},
         "torch": {"Size"},
         "pathlib": {"PosixPath", "WindowsPath"},
+        "pathlib._local": {"PosixPath", "WindowsPath"},  # Python 3.13
     }
 
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in self._ALLOWED.get(module, ()):
             return super().find_class(module, name)
-        raise ValueError(f"the index of the checkpoint names {module}.{name}, which no index needs: not loaded")
+        raise ValueError(f"the .metadata of the checkpoint names {module}.{name}, which no index needs: not loaded")
 
 
 def _reader(path: Path) -> _PlainReader:

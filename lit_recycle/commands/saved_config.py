@@ -17,10 +17,9 @@ class SharedConfig(SaveConfigCallback):
     @override
     def setup(self, trainer: L.Trainer, pl_module: LitMoE, stage: str) -> None:
         """Raises ``ValueError``, on all processes, where the configurations of two of them differ."""
-        mine = self.parser.dump(self.config, skip_none=False)
         if trainer.world_size > 1 and dist.is_initialized():
             everyones: list[str] = [""] * trainer.world_size
-            dist.all_gather_object(everyones, mine)
+            dist.all_gather_object(everyones, self.parser.dump(self.config, skip_none=False))
             refuse_differences(everyones)
         if stage == "fit":  # an evaluation says nothing about the run whose folder it looks into
             super().setup(trainer, pl_module, stage)
