@@ -160,6 +160,17 @@ def test_the_deviation_of_the_noise_is_relative_to_each_matrix(alpha):
                 assert drawn[e].mean().abs() < 4 * deviation / n**0.5
 
 
+def test_matrices_that_alternate_along_the_last_axis_have_deviations_of_their_own():
+    naming = Naming("layers", {"gate_up": Role(expert_axis=True, matrices=("gate", "up"), interleaved=True)})
+    plan = GrowthPlan(layers=(0,), experts=((0, 0),), noise=0.1)
+    source = torch.randn(1, 64, 128, generator=torch.Generator().manual_seed(0))
+    source[..., 1::2] *= 1000
+    noise = grow_tensor(plan, naming.parse("layers.0.gate_up"), source)[1] - source[0]
+    for i in range(2):
+        deviation = 0.1 * source[0, :, i::2].std().item()
+        assert noise[:, i::2].std().item() == pytest.approx(deviation, rel=0.05)
+
+
 def test_noise_is_drawn_in_float32_before_the_cast():
     model = built(tiny(hidden_size=16, expert_size=16), dtype=torch.bfloat16)
     exact = copy.deepcopy(model).float()

@@ -65,6 +65,8 @@ def test_written_out_layers_replace_the_method():
 
 def test_source_layers_follow_the_method():
     assert Depth().source_layers(3) == (0, 0, 1, 1, 2, 2)
+    assert Depth(keep_first=2).source_layers(4) == (0, 1, 2, 2, 3, 3)
+    assert Depth(keep_last=2).source_layers(4) == (0, 0, 1, 1, 2, 3)
     assert Depth(method="stack").source_layers(3) == (0, 1, 2, 0, 1, 2)
     assert Depth(method="stack", keep_first=8, keep_last=8).source_layers(32) == (*range(24), *range(8, 32))
 

@@ -230,6 +230,7 @@ def test_state_by_name_is_that_of_each_parameter_and_goes_back():
     for name, state in expected.items():
         assert all(torch.equal(named["state"][name][key], value) for key, value in state.items())
     assert [group["weight_decay"] for group in named["param_groups"]] == [0.0, 0.01]
+    assert not any("params" in group for group in named["param_groups"])
     back = number_state(named)
     assert back["param_groups"] == numbered["param_groups"]
     assert back["state"].keys() == numbered["state"].keys()

@@ -34,6 +34,16 @@ def test_depth_growth_makes_no_noise_and_width_growth_zeroes_no_output():
     assert not plan_growth([2, 2], None, Width()).zero_output
 
 
+def test_experts_that_are_routed_in_groups_are_added_as_whole_groups():
+    assert plan_growth([4], None, Width(), whole_groups=True).experts == ((0, 1, 2, 3, 0, 1, 2, 3),)
+
+
+def test_a_bias_on_softmax_shares_shrinks_with_them():
+    assert plan_growth([4], None, Width(factor=3), softmax_bias=True).balance_factor == 1 / 3
+    assert plan_growth([4], None, Width(factor=3)).balance_factor == 1.0
+    assert plan_growth([4], Depth(factor=3), None, softmax_bias=True).balance_factor == 1.0
+
+
 def test_width_growth_of_a_dense_model_is_refused():
     with pytest.raises(ValueError, match="width growth duplicates routed experts"):
         grow_config(tiny(dense_layers=[0, 1, 2], dense_size=8), None, Width())
