@@ -30,10 +30,12 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
     Args:
         refresh_rate: Redraws per second; 0 for no bar.
         leave: Leave the bar in the terminal at the end.
+        console_kwargs: Options of rich's ``Console``.
     """
 
-    def __init__(self, refresh_rate: int = 4, leave: bool = True) -> None:
-        super().__init__(refresh_rate, leave, RichProgressBarTheme(metrics="", metrics_text_delimiter=" · "))
+    def __init__(self, refresh_rate: int = 4, leave: bool = True, console_kwargs: dict[str, Any] | None = None) -> None:
+        theme = RichProgressBarTheme(metrics="", metrics_text_delimiter=" · ")
+        super().__init__(refresh_rate, leave, theme, console_kwargs)
         self._stages: list[Stage] = []
         self._steps: deque[tuple[float, int, int]] = deque(maxlen=SPEED_OVER + 1)
 

@@ -95,14 +95,13 @@ def fit(
         strategy=STRATEGIES[strategy](),
         max_steps=steps,
         max_epochs=-1,
-        enable_progress_bar=False,
         enable_model_summary=False,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         default_root_dir=root,
         gradient_clip_val=1.0,
         callbacks=[losses, *([GrowthCallback(events)] if events else []), saver, *(callbacks or [])],
-        **{"limit_val_batches": 0, "logger": False, **trainer},
+        **{"limit_val_batches": 0, "logger": False, "enable_progress_bar": False, **trainer},
     )
     if strategy in ("auto", "ddp"):
         lightning.strategy.checkpoint_io = AtomicCheckpointIO()

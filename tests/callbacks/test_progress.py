@@ -1,0 +1,61 @@
+"""What stands in the console during a run."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+import rich
+from runs import fit
+
+from callbacks import RunProgressBar
+from callbacks.growth import announcement
+from lit_recycle.growth.record import GrowthRecord
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """All that a run draws, on a console wide enough; two micro-batches to a step."""
+    stream = io.StringIO()
+    bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 200, "force_terminal": True})
+    root = tmp_path_factory.mktemp("console")
+    fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, save_every=100)
+    rich.reconfigure()  # the console that the bar has changed is that of the whole process
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+
+
+def test_bar_counts_the_steps_of_the_run(console: str) -> None:
+    assert re.findall(r"training\s+━*\S*\s+(\d+/\d+)", console.replace("╸", "━").replace("╺", "━"))[-1] == "9/9"
+
+
+def test_stage_shape_and_loss_stand_beside_it(console: str) -> None:
+    for shown in (
+        "stage: 1/3 · layers×experts: 3×3 · loss: 5.",
+        "stage: 2/3 · layers×experts: 6×3",
+        "stage: 3/3 · layers×experts: 6×6",
+    ):
+        assert shown in console, shown
+    assert re.search(r"tokens/s: [\d.]+k?\b", console)
+
+
+def test_way_to_the_next_growth_is_shown(console: str) -> None:
+    lines = {line for line in re.split(r"[\r\n]+", console) if "growth in" in line}
+    assert any(re.search(r"stage: 1/3.*growth in: 2 steps", line) for line in lines)
+    assert any(re.search(r"stage: 2/3.*growth in: 1 steps, 0:00:\d\d", line) for line in lines)
+    assert not any("stage: 3/3" in line for line in lines)
+
+
+def test_growing_is_said_while_it_lasts(console: str) -> None:
+    assert "growing depth" in console and "growing width" in console
+
+
+def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
+    _, module, _ = fit(tmp_path, steps=7, save_every=100)
+    text = announcement(GrowthRecord(**module.growth[1]), seconds=1.25)
+    assert "growth in width at step 6, 768 tokens (1.2 s)" in text
+    assert re.search(r"experts \(top-k\)\s+3 \(2\) → 6 \(4\)", text)
+    before, after = re.search(r"loss, same batch\s+([\d.]+) → ([\d.]+)", text).groups()
+    assert float(before) == pytest.approx(module.growth[1]["loss_before"], abs=1e-4)
+    assert float(after) == pytest.approx(module.growth[1]["loss_after"], abs=1e-4)
