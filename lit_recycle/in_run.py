@@ -8,12 +8,16 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.optim import Optimizer
 
 from lit_recycle import live
+from lit_recycle.flat import FlatGrowth
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.event import GrowthEvent, OptimizerPolicy
 from lit_recycle.growth.names import NATIVE
-from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state
+from lit_recycle.growth.optimizer import check_optimizer_state, each_grown_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.module import LitMoE
@@ -31,11 +35,11 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: Gro
     """
     strategy = trainer.strategy
     (optimizer,) = trainer.optimizers
-    name = type(optimizer).__name__
-    weights = live.weights(trainer.model)
-    saved = live.optimizer_state(trainer.model, optimizer)
     if event.optimizer_state != "reset":
-        check_optimizer_state(saved["state"], {n: t.shape for n, t in weights.items()}, name)
+        shapes = {live.clean_name(name): p.shape for name, p in module.named_parameters()}
+        check_optimizer_state(live.named_state(module, optimizer), shapes, type(optimizer).__name__)
+    small = (FlatGrowth if isinstance(trainer.model, FSDP) else NamedGrowth)(trainer.model, optimizer, plan)
+    groups = [live.options(group) for group in optimizer.param_groups]
     schedules = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
 
     del optimizer
@@ -45,24 +49,38 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: Gro
     gc.collect()  # wrappers and their hooks refer to each other
 
     with torch.device("meta"):
-        model = module.build()
-    grown = grow_tensors(plan, NATIVE, weights)
-    if isinstance(strategy, FSDPStrategy):  # wraps the module when it is set up: weights can only come after
-        strategy.growing = True
-        strategy.setup(trainer)
-        live.load_weights(trainer.model, dict(grown))
-    else:
-        if isinstance(strategy, FSDP2Strategy):
-            strategy.shard(model)
-        module.load_state_dict(dict(grown), assign=True)
-        model.tie_weights()
-        strategy.setup(trainer)
+        module.build()
+    small.set_up(trainer, module)
 
     (optimizer,) = trainer.optimizers
-    saved["state"] = grow_optimizer_state(plan, NATIVE, saved["state"], event.optimizer_state, name)
-    live.load_optimizer_state(trainer.model, optimizer, saved)
+    for group, options in zip(optimizer.param_groups, groups, strict=True):
+        group.update(options)
+    small.give_states(trainer.model, optimizer, event.optimizer_state)
     for scheduler, state in zip(trainer.lr_scheduler_configs, schedules, strict=True):
         scheduler.scheduler.load_state_dict(state)
+
+
+class NamedGrowth:
+    """Holds the named tensors of a small model, whole or sharded, and gives them, grown, to a large one."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, plan: GrowthPlan) -> None:
+        self.plan, self.weights, self.states = plan, live.weights(model), live.named_state(model, optimizer)
+
+    def set_up(self, trainer: L.Trainer, module: LitMoE) -> None:
+        """Give the large model, which is on the meta device, its weights, and set the strategy up with it."""
+        assert module.model is not None
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            trainer.strategy.shard(module.model)
+        module.load_state_dict(dict(grow_tensors(self.plan, NATIVE, self.weights)), assign=True)
+        module.model.tie_weights()
+        trainer.strategy.setup(trainer)
+
+    def give_states(self, model: nn.Module, optimizer: Optimizer, policy: OptimizerPolicy) -> None:
+        """Let the large model's optimizer have the grown state."""
+        parameters = {live.clean_name(name): p for name, p in model.named_parameters()}
+        grown = each_grown_state(self.plan, NATIVE, self.states, policy, type(optimizer).__name__)
+        for name, state in grown:
+            optimizer.state[parameters[name]] = state
 
 
 def refuse_incompatible(trainer: L.Trainer) -> None:

@@ -51,22 +51,30 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> OptimizerState:
     """The optimizer's state by parameter name, in the model's order."""
     groups = [
-        {k: v for k, v in group.items() if k != "params"}
-        | {"param_names": [clean_name(n) for n in group["param_names"]]}
+        options(group) | {"param_names": [clean_name(n) for n in group["param_names"]]}
         for group in optimizer.param_groups
     ]
     if isinstance(model, FSDP):
         with _shards(model):
             state = FSDP.optim_state_dict(model, optimizer)["state"]
         return {"state": state, "param_groups": groups}
-    state = {clean_name(n): dict(optimizer.state[p]) for n, p in model.named_parameters() if p in optimizer.state}
-    return {"state": state, "param_groups": groups}
+    return {"state": named_state(model, optimizer), "param_groups": groups}
+
+
+def named_state(model: nn.Module, optimizer: Optimizer) -> dict[str, ParamState]:
+    """State of the parameters, by name, as it lies in this process."""
+    return {clean_name(n): dict(optimizer.state[p]) for n, p in model.named_parameters() if p in optimizer.state}
+
+
+def options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer's parameter group says besides its parameters."""
+    return {k: v for k, v in group.items() if k not in ("params", "param_names")}
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: OptimizerState) -> None:
     """Take over state and options; the optimizer's own division of parameters into groups stays."""
-    for group, options in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        group.update({k: v for k, v in options.items() if k not in ("params", "param_names")})
+    for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update(options(saved_group))
     states: dict[str, ParamState] = saved["state"]
     if isinstance(model, FSDP):
         with _shards(model):

@@ -13,8 +13,15 @@ import lightning as L
 import pytest
 import torch
 from runs import CONFIG, EVENTS, PROCESSES, assert_equal, fit, on_processes
+from torch.distributed.tensor import DTensor
 
+from callbacks import growth
 from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.growth.scale import Ledger
+from lit_recycle.in_run import grow_in_run
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.transformer import Block
+from lit_recycle.module import LitMoE
 
 STEPS = 9
 RUNS = {2: ["ddp", "fsdp", "fsdp2", "fsdp_full", "fsdp2_full"], 4: ["fsdp2"]}
@@ -58,6 +65,7 @@ def second_round(root: Path) -> None:
     for strategy in RUNS[2]:
         grow_and_save(root, f"2-{strategy}", strategy)
     for strategy in ("fsdp", "fsdp2"):
+        measure_events(root, strategy)
         fit(root / f"initial-{strategy}", strategy, steps=1, events=[], module=UNMOVED)
         source = {"init_from": str(root / "1-auto/checkpoints/step=6.ckpt")}
         fit(root / f"from-{strategy}", strategy, steps=1, events=[], config=None, module=UNMOVED | source)
@@ -68,6 +76,39 @@ def resume_all(root: Path) -> None:
         if world == processes():
             target = root / resumed(source, name, world, strategy)
             fit_and_note(target, strategy, ckpt_path=root / source / f"checkpoints/{name}.ckpt", save_every=STEPS)
+
+
+def measure_events(root: Path, strategy: str) -> None:
+    """Note what each event makes and sends, in the process that holds the most."""
+    costs = []
+
+    def measured(trainer: L.Trainer, module: LitMoE, *args: object) -> None:
+        before = held(module, trainer)
+        with Ledger() as ledger:
+            grow_in_run(trainer, module, *args)
+            costs.append({"made": ledger.peak, "collectives": ledger.collectives, "received": ledger.received})
+        costs[-1] |= {"before": before, "after": held(module, trainer), "block": block_bytes(module.config)}
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(growth, "grow_in_run", measured)
+    even = CONFIG.replace(num_experts=4, hidden_size=64, expert_size=32)
+    trainer, _, _ = fit(root / f"measured-{strategy}", strategy, config=even)
+    patch.undo()
+    if trainer.is_global_zero:
+        (root / f"measured-{strategy}/costs.json").write_text(json.dumps(costs))
+
+
+def held(module: LitMoE, trainer: L.Trainer) -> int:
+    """Bytes of parameters and optimizer state that this process holds."""
+    states = [v for state in trainer.optimizers[0].state.values() for v in state.values()]
+    tensors = [*module.parameters(), *states]
+    return sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)
+
+
+def block_bytes(config: MoEConfig) -> int:
+    """Weights and the two moments of one whole block."""
+    with torch.device("meta"):
+        return 3 * sum(p.nbytes for p in Block(config, 0).parameters())
 
 
 def grow_and_save(root: Path, name: str, strategy: str) -> None:
@@ -163,3 +204,16 @@ def test_a_sharded_run_starts_from_the_weights_of_a_checkpoint(runs: Path, strat
     source = load_whole_checkpoint(runs / "1-auto/checkpoints/step=6.ckpt")["state_dict"]
     here = load_whole_checkpoint(runs / f"from-{strategy}/checkpoints/step=1.ckpt")["state_dict"]
     assert_equal(here, source, strategy)
+
+
+def test_growth_of_shards_that_line_up_sends_nothing(runs: Path) -> None:
+    depth, width = json.loads((runs / "measured-fsdp2/costs.json").read_text())
+    assert depth["collectives"] == width["collectives"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_an_event_makes_no_more_than_the_grown_shard_and_one_block(runs: Path, strategy: str) -> None:
+    """What it makes comes on top of the old shard, which it lets go bit by bit."""
+    for cost in json.loads((runs / f"measured-{strategy}/costs.json").read_text()):
+        assert cost["after"] > cost["before"] > 0
+        assert cost["made"] <= cost["after"] + cost["block"]

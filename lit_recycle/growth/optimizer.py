@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -43,7 +43,18 @@ def grow_optimizer_state(
     policy: OptimizerPolicy,
     optimizer: str,
 ) -> dict[str, ParamState]:
-    """State of the grown model's parameters by name. Sources leave ``states`` after their last use.
+    """State of the grown model's parameters by name; see :func:`each_grown_state`."""
+    return dict(each_grown_state(plan, naming, states, policy, optimizer))
+
+
+def each_grown_state(
+    plan: GrowthPlan,
+    naming: Naming,
+    states: MutableMapping[str, ParamState],
+    policy: OptimizerPolicy,
+    optimizer: str,
+) -> Iterator[tuple[str, ParamState]]:
+    """Names and state of the grown model's parameters, one at a time. Sources leave ``states`` after their last use.
 
     Args:
         plan: The source map.
@@ -60,12 +71,9 @@ def grow_optimizer_state(
     """
     if policy == "reset":
         states.clear()
-    grown = {}
     for place, state in each_source(plan, naming, states):
-        grown[place.name] = {
-            key: _grow_value(plan, place, state, key, policy == "fresh_copies", optimizer) for key in state
-        }
-    return grown
+        grown = {key: _grow_value(plan, place, state, key, policy == "fresh_copies", optimizer) for key in state}
+        yield place.name, grown
 
 
 def check_optimizer_state(states: Mapping[str, ParamState], shapes: Mapping[str, torch.Size], optimizer: str) -> None:
