@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = importlib.import_module(f"lit_recycle.commands.{module}")
         return command.main(argv if module == "trainer" else argv[1:]) or 0
+    except KeyboardInterrupt:  # not in training, where it saves
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
         if rank == "0":
             print(f"error: {told}", file=sys.stderr)
-        elif isinstance(error, OSError):  # a configuration is the same for all processes, their disks are not
+        elif not isinstance(error, ValueError):  # configurations are the same for all processes, their disks are not
             print(f"error in process {rank}: {told}", file=sys.stderr)
         return 2
 

@@ -25,7 +25,8 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     """What to tell the user; None for what is broken in a program, which deserves a traceback.
 
     A user's mistakes are errors of the file system, of a configuration (Lightning's, OmegaConf's, or the command
-    line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it.
+    line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it. That another
+    process of a run is gone is no mistake, but a traceback would not tell more.
 
     Args:
         error: An exception.
@@ -34,6 +35,11 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{place}" if error.strerror else _one_line(error)
+    if _is_lost_peer(error):
+        return (
+            "another process of the run has ended or hangs: see what it says; the newest checkpoint is whole, go on "
+            f"from it with --ckpt_path last ({_one_line(error)[:200]})"
+        )
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
     if type(error).__module__ == "omegaconf.errors":
@@ -42,6 +48,13 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     users = type(error).__name__ == "MisconfigurationException"
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
     return _one_line(innermost) if users else None
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective has failed. Gloo, which works on CPUs, raises no type of its own."""
+    return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or (
+        isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    )
 
 
 def _parsing(error: ArgumentError, options: Iterable[str]) -> str:

@@ -12,24 +12,19 @@ WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",
 )
 
-LOG_LINES = {
+LOG_LINES = (
     # An advertisement, at the start of every run.
-    "lightning.pytorch.utilities.rank_zero": "litlogger",
-}
-"""Logger, and a word that is found in no other of its messages."""
+    ("lightning.pytorch.utilities.rank_zero", "litlogger"),
+    # SaveOnInterrupt has said what is being done, and how to go on.
+    ("lightning.pytorch.utilities.rank_zero", "attempting graceful shutdown"),
+)
+"""Loggers, each with words that are found in no other of its messages."""
 
 
 def silence() -> None:
     """Leave the above out of what the program prints; everything else stays."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
-    for name, word in LOG_LINES.items():
-        logging.getLogger(name).addFilter(_without(word))
+    for name, words in LOG_LINES:
+        logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
 
-
-def _without(word: str) -> logging.Filter:
-    class Without(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
-            return word not in record.getMessage()
-
-    return Without()

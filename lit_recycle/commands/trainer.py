@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -154,5 +155,11 @@ def main(argv: list[str]) -> int:
     if command == "fit" and cli.trainer.max_steps < 1:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
     path = cli.checkpoint()
-    getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+    try:
+        getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+    except BaseException:
+        launcher = cli.trainer.strategy.launcher
+        if launcher is not None:  # the processes that this one has started may hang
+            launcher.kill(signal.SIGKILL)
+        raise
     return 0
