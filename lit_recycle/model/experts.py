@@ -101,7 +101,7 @@ class Experts(nn.Module):
         order = chosen_TK.flatten().argsort(stable=True)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(order.numel(), device=order.device)
-        ends_E = counts_E.cumsum(0).to(torch.int32)
+        ends_E = counts_E.to(torch.int32).cumsum(0, dtype=torch.int32)
         x_RD = _GatherRows.apply(x_TD, order, inverse, top_k)  # R = T·K rows, sorted by expert
         gate, up = grouped_linear(x_RD, self.gate_up, ends_E).chunk(2, dim=-1)
         y_RD = grouped_linear(F.silu(gate) * up, self.down, ends_E)
