@@ -1,0 +1,99 @@
+"""A callback that kills its own process at a chosen point of a run, without any warning."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+import callbacks.growth
+from lit_recycle.checkpoints import atomic, sharded
+
+
+class Kill(L.Callback):
+    """SIGKILL.
+
+    Args:
+        at: ``step=N``, after the optimizer step and before anything is saved; ``anchor=N``, when the anchor is
+            saved; ``grown=N``, when the model has grown and nothing has recorded it; ``saving=N``, in the middle of
+            writing the checkpoint of a step; ``saved=N``, when it is whole and not yet in its place; ``end``, after
+            the last step; ``hang=N``, as ``step=N``, and stopped instead of killed.
+        rank: The process that is killed; all of them when not given.
+    """
+
+    def __init__(self, at: str, rank: int | None = None) -> None:
+        self.moment, _, step = at.partition("=")
+        self.step, self.rank = int(step or -1), rank
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.trainer = trainer
+        if self.moment == "grown":
+            self._after(callbacks.growth, "grow_in_run")
+        elif self.moment == "anchor":
+            self._after(trainer, "save_checkpoint", name=f"anchor-step={self.step}.ckpt")
+        elif self.moment == "saving":
+            self._halfway()
+        elif self.moment == "saved":
+            self._before(os, "fsync")
+            self._before(sharded, "_replace")
+
+    def _kill(self) -> None:
+        if self.rank in (None, self.trainer.global_rank):
+            os.kill(os.getpid(), signal.SIGSTOP if self.moment == "hang" else signal.SIGKILL)
+
+    def _due(self) -> bool:
+        return self.trainer.global_step == self.step
+
+    def _after(self, owner: Any, name_of_function: str, name: str = "") -> None:
+        function = getattr(owner, name_of_function)
+
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            function(*args, **kwargs)
+            if self._due() and (not name or Path(args[0]).name == name):
+                self._kill()
+
+        setattr(owner, name_of_function, wrapped)
+
+    def _before(self, owner: Any, name_of_function: str) -> None:
+        function = getattr(owner, name_of_function)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self._due():
+                self._kill()
+            return function(*args, **kwargs)
+
+        setattr(owner, name_of_function, wrapped)
+
+    def _halfway(self) -> None:
+        save = torch.save
+
+        def half(checkpoint: Any, path: Any) -> None:
+            save(checkpoint, path)
+            if self._due():
+                os.truncate(path, Path(path).stat().st_size // 2)
+                self._kill()
+
+        atomic.torch.save = half
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.moment in ("step", "hang") and self._due():
+            self._kill()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.moment == "end":
+            self._kill()
+
+
+class Signal(L.Callback):
+    """A signal to this process in the middle of its third step, as a terminal or a scheduler sends it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), self.number)
