@@ -40,7 +40,7 @@ class GrowthMonitor(Monitor):
     Args:
         every_n_steps: Distance of points; ``trainer.log_every_n_steps`` when not given.
         compare_every_n_steps: Distance of cosines, for which all copies are read. Right after a growth there are more:
-            one at every power of two of steps.
+            after 1, 2, 4, … steps.
         plot_every_n_steps: Distance of pictures of the cosines of all layers; 0 for none.
         smoothing: Steps over which the loss is averaged (time constant of an exponential mean).
         max_layers: Single layers that get curves of their own, spread over the depth.
@@ -64,6 +64,7 @@ class GrowthMonitor(Monitor):
         """Progress at the last growth, until the old loss is reached again."""
         self._pending: list[tuple[dict[str, int], Tensor]] = []
         self._known: tuple[int, Twins] | None = None
+        self._compared: tuple[int, dict[str, Tensor]] = (-1, {})
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -131,7 +132,9 @@ class GrowthMonitor(Monitor):
     # --- copies and originals ----------------------------------------------------------------------------------------
 
     def _is_time_to_compare(self, since: int, step: int) -> bool:
-        return is_multiple(step, self.compare_every_n_steps) or (since > 0 and since & (since - 1) == 0)
+        return is_multiple(step, self.compare_every_n_steps) or (
+            0 < since < self.compare_every_n_steps and since & (since - 1) == 0
+        )
 
     def _twins(self, module: LitMoE) -> Twins:
         growths = len(module.growth)
@@ -140,7 +143,9 @@ class GrowthMonitor(Monitor):
         return self._known[1]
 
     def _cosines(self, trainer: L.Trainer, module: LitMoE) -> dict[str, Tensor]:
-        """By name, each ``[layers]``, NaN for layers without copies."""
+        """By name, each ``[layers]``, NaN for layers without copies; computed once per step."""
+        if self._compared[0] == trainer.global_step:
+            return self._compared[1]
         twins = self._twins(module)
         if not twins.layer_copies and not any(twins.expert_copies(j) for j in range(len(twins.experts))):
             return {}
@@ -149,6 +154,7 @@ class GrowthMonitor(Monitor):
         for what, named in tensors.items():
             for kind, values in copy_cosines(named, twins).items() if named else ():
                 found[f"cosine_{kind}_{what}"] = values
+        self._compared = trainer.global_step, found
         return found
 
     def _cosine_scalars(self, trainer: L.Trainer, module: LitMoE) -> dict[str, float]:

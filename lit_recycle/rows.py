@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from lit_recycle.growth.names import NATIVE
 from lit_recycle.growth.shards import gather_experts
@@ -117,13 +117,25 @@ def expert_cosines(layer: Mapping[str, Tensor], originals: Sequence[int]) -> Ten
 def layer_cosine(layer: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> Tensor:
     """Cosine of two layers' matrices, a scalar."""
     pairs = ((layer[name], original[name]) for name in layer if layer[name].dim() > 1)
-    return _cosine(sum(per_row(_dots, *pair).sum(0) for pair in pairs))  # type: ignore[arg-type]
+    return _cosine(sum(_whole_dots(*pair) for pair in pairs))  # type: ignore[arg-type]
+
+
+def _whole_dots(x: Tensor, y: Tensor) -> Tensor:
+    """``x·y, x·x, y·y``, ``[3]``, over all entries and all processes."""
+    if not isinstance(x, DTensor):
+        return _dots(x.flatten().unsqueeze(0), y.flatten().unsqueeze(0)).squeeze(0)
+    assert isinstance(y, DTensor) and x.placements == y.placements
+    kinds = [Replicate() if p.is_replicate() else Partial() for p in x.placements]
+    return DTensor.from_local(
+        _whole_dots(x.to_local(), y.to_local()), x.device_mesh, kinds, run_check=False
+    ).full_tensor()
 
 
 def _dots(x: Tensor, y: Tensor) -> Tensor:
-    """``x·y, x·x, y·y`` of each row, ``[R, 3]``."""
+    """``x·y, x·x, y·y`` of each row, ``[R, 3]``; as products of matrices, which need no memory for the terms."""
     x, y = x.flatten(1).float(), y.flatten(1).float()
-    return torch.stack(((x * y).sum(1), x.square().sum(1), y.square().sum(1)), -1)
+    pairs = ((x, y), (x, x), (y, y))
+    return torch.stack([torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).flatten() for a, b in pairs], -1)
 
 
 def _cosine(dots: Tensor) -> Tensor:
