@@ -84,6 +84,8 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
         return f"{path} cannot be {alternatives.rpartition('Given value: ')[2]!r}: see --help"
     if wrong_type := re.match(r"Expected a <class '(\w+)'>\. Got value: (.*)", message):
         return f"{path} must be of type {wrong_type[1]}, got {wrong_type[2]!r}"
+    if choice := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", message):
+        return f"{path} must be one of {choice[1]}, got {choice[2]!r}"
     text = _one_line(_BOILERPLATE.sub("", message).replace('in "<unicode string>", line', "at line"))
     return f"{path}: {text}" if path else text
 

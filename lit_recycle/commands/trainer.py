@@ -106,6 +106,8 @@ class RecycleCLI(LightningCLI):
         path = self.config.get("ckpt_path")
         if path == "last":
             path = newest_checkpoint(self.trainer)
+            if path is None:
+                rank_zero_info("there is no checkpoint yet: the run begins")
         if path is None:
             return None
         self.config.ckpt_path = str(path)  # all processes must have found the same one
