@@ -99,7 +99,7 @@ class ComputeMonitor(Monitor):
         losses = [record["loss_before"], record["loss_after"]]
         for axis in self.axes:
             axis.mark(
-                f"growth/mark_{len(module.growth)}", 0.95 * min(losses), 1.05 * max(losses), _count(axis, self._before)
+                f"growth/mark_{len(module.growth)}", 0.75 * min(losses), 1.25 * max(losses), _count(axis, self._before)
             )
 
     # --- the stopwatch stands still ----------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ def curves(
     marks: Sequence[Mark] = (),
     *,
     markers: bool = False,
+    legend: bool = True,
 ) -> Figure:
     """Lines over an axis of counts, with events as labelled vertical lines.
 
@@ -86,8 +87,8 @@ def curves(
         axis.set_major_formatter(_count_format(label))
     _limit(axes, lines)
     _mark(axes, marks)
-    if len(lines) > 1:
-        _legend(axes, len(lines))
+    if len(lines) > 1 and legend:
+        _legend(axes)
     return figure
 
 
@@ -126,11 +127,14 @@ def _mark(axes: Axes, marks: Sequence[Mark]) -> None:
         )
 
 
-def _legend(axes: Axes, count: int) -> None:
-    if count <= 5:
+def _legend(axes: Axes) -> None:
+    """Inside where two curves leave room, below the axes otherwise: over no curve."""
+    count = len(axes.get_legend_handles_labels()[0])
+    if count <= 2:
         axes.legend(loc="best")
     else:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
+        assert isinstance(axes.figure, Figure)
+        axes.figure.legend(loc="outside lower center", ncols=min(count, 3), fontsize=9)
 
 
 @mpl.rc_context(STYLE)
@@ -163,7 +167,9 @@ def profiles(named: Mapping[str, Sequence[float]], title: str = "Layer-wise weig
     for label, values in named.items():
         depth = (np.arange(len(values)) + 0.5) / len(values) * 100
         lines.append(Curve(label, depth.tolist(), list(values)))
-    figure = curves(lines, "position in the model (% of its layers)", "root mean square weight", title, markers=True)
+    figure = curves(
+        lines, "position in the model (% of its layers)", "root mean square weight", title, markers=True, legend=False
+    )
     axes = figure.axes[0]
     values = [v for line in lines for v in line.y if math.isfinite(v)]
     axes.set_ylim(min(values) - 0.1 * _spread(values), max(values) + 0.1 * _spread(values))
@@ -172,7 +178,7 @@ def profiles(named: Mapping[str, Sequence[float]], title: str = "Layer-wise weig
     for line in axes.lines:
         if str(line.get_label()).startswith("after"):  # lies on the one before where a growth changes no norm
             line.set_linestyle("--")
-    axes.legend(loc="best")
+    _legend(axes)
     return figure
 
 
@@ -188,13 +194,12 @@ def cosines(named: Mapping[str, Sequence[float]], step: int) -> Figure:
         there = [(i, v) for i, v in enumerate(values) if math.isfinite(v)]
         lines.append(Curve(label, [i for i, _ in there], [v for _, v in there]))
     title = f"Copies and their originals, step {step:,}"
-    figure = curves(lines, "layer", "cosine", title, markers=True)
+    figure = curves(lines, "layer", "cosine", title, markers=True, legend=False)
     figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[0].xaxis.set_major_formatter("{x:.0f}")
     low = min((v for line in lines for v in line.y), default=0.0)
     figure.axes[0].set_ylim(
         min(low, 0.0) - 0.05 if low < 0.5 else low - 0.05 * (1.05 - low) - 1e-4, 1.0 + 0.02 * (1.1 - low)
     )
-    if len(lines) == 1:
-        figure.axes[0].legend(loc="best")
+    _legend(figure.axes[0])
     return figure
