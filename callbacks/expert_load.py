@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import lightning as L
@@ -79,7 +79,12 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-_OVER_LAYERS = {"load_max": max, "load_cv": _mean, "dead": sum, "effective": _mean}
+_OVER_LAYERS: dict[str, Callable[[Sequence[float]], float]] = {
+    "load_max": max,
+    "load_cv": _mean,
+    "dead": sum,
+    "effective": _mean,
+}
 
 
 def _draw(load_LE: Tensor, layers: Sequence[int]):

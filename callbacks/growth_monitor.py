@@ -149,6 +149,7 @@ class GrowthMonitor(Monitor):
         twins = self._twins(module)
         if not twins.layer_copies and not any(twins.expert_copies(j) for j in range(len(twins.experts))):
             return {}
+        assert trainer.model is not None
         tensors = {"weights": live.weights(trainer.model), "momentum": first_moments(trainer)}
         found = {}
         for what, named in tensors.items():
@@ -200,6 +201,7 @@ class GrowthMonitor(Monitor):
 def first_moments(trainer: L.Trainer) -> dict[str, Tensor]:
     """The optimizer's running means of gradients by parameter name; empty where it keeps none."""
     (optimizer,) = trainer.optimizers
+    assert trainer.model is not None
     state = live.optimizer_state(trainer.model, optimizer)["state"]
     keys = [next((key for key in FIRST_MOMENTS if key in values), None) for values in state.values()]
     return {name: values[key] for key, (name, values) in zip(keys, state.items(), strict=True) if key}

@@ -86,7 +86,8 @@ class Monitor(GrowthHooks, L.Callback):
         self._seen = step
         with torch.no_grad():
             self.on_step(trainer, pl_module)
-            if is_multiple(step, self.every_n_steps or trainer.log_every_n_steps):
+            interval = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if is_multiple(step, interval):
                 write_scalars(trainer, self.scalars(trainer, pl_module), step - 1)
             if is_multiple(step, self.plot_every_n_steps) or (self.plot_every_n_steps and step == trainer.max_steps):
                 write_pictures(trainer, self.pictures(trainer, pl_module), step - 1)
@@ -119,7 +120,7 @@ def writers(trainer: L.Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def some_layers(layers: Sequence[int], at_most: int) -> list[int]:
+def some_layers(layers: Sequence[Any], at_most: int) -> list[int]:
     """Positions in ``layers`` that get curves of their own: all, or so many evenly spread from first to last."""
     count = len(layers)
     if count <= at_most:

@@ -70,7 +70,9 @@ class WeightNormMonitor(Monitor):
         if self.plot_every_n_steps:
             write_pictures(trainer, [self._picture("after growth", profile)], record["steps"])
             for writer in writers(trainer):
-                writer.add_tensor("norms/profile/before_growth", torch.tensor(*remembered.values()), record["steps"])
+                writer.add_tensor(
+                    "norms/profile/before_growth", torch.tensor(next(iter(remembered.values()))), record["steps"]
+                )
         self.remembered = remembered | {"after growth": profile.tolist()}
 
     def _picture(self, label: str, profile: Tensor) -> Picture:
@@ -85,5 +87,6 @@ class WeightNormMonitor(Monitor):
 
 
 def _profile(trainer: L.Trainer) -> Tensor:
+    assert trainer.model is not None
     with torch.no_grad():
         return norm_profile(live.weights(trainer.model)).cpu()

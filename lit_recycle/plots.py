@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +23,7 @@ from lit_recycle.text import human
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart by colour-blind readers too; line styles change after one round."""
 DASHES = ("-", "--", ":")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,
     "axes.spines.top": False,
@@ -43,8 +43,8 @@ _DECIMAL_ZEROS = re.compile(r"(?:\.|(\.\d*?[1-9]))0+(?=\D|$)")
 
 class Curve(NamedTuple):
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
 
 
 class Mark(NamedTuple):
@@ -78,8 +78,9 @@ def curves(
     """
     figure, axes = new_figure()
     for i, line in enumerate(lines):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
-        axes.plot(line.x, line.y, label=line.label, marker="o" if markers else None, markersize=4, **style)
+        colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+        marker = "o" if markers else None
+        axes.plot(line.x, line.y, label=line.label, marker=marker, markersize=4, color=colour, linestyle=dashes)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if title:
         axes.set_title(title, pad=22 if marks else 8)
@@ -161,7 +162,7 @@ def load_map(load_LE: np.ndarray, layers: Sequence[int]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def profiles(named: Mapping[str, Sequence[float]], title: str = "Layer-wise weight norm") -> Figure:
+def profiles(named: Mapping[str, Sequence[float] | np.ndarray], title: str = "Layer-wise weight norm") -> Figure:
     """Norm profiles over the depth of the model, so that models of different depth can be laid over each other."""
     lines = []
     for label, values in named.items():

@@ -20,8 +20,9 @@ def purge(writer: SummaryWriter, step: int) -> None:
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    writer.file_writer.add_event(Event(step=step, file_version="brain.Event:2"))
-    writer.file_writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+    writer.file_writer.add_event(Event(step=step, file_version="brain.Event:2"))  # type: ignore[attr-defined]
+    begin = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+    writer.file_writer.add_event(begin)  # type: ignore[attr-defined]
 
 
 class AxisWriter:
@@ -112,4 +113,4 @@ def write_hyperparameters(
     from torch.utils.tensorboard.summary import hparams
 
     for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
-        writer.file_writer.add_summary(summary)
+        writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,12 +112,14 @@ def read_run(folder: Path) -> RunLog:
 
     folder = Path(folder)
     logs = find_logs(folder)
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each resume
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
     scalars = {}
     for tag in events.Tags()["scalars"]:
-        points = {point.step: point.value for point in events.Scalars(tag)}
-        scalars[tag] = Series(np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+        by_step = {point.step: point.value for point in events.Scalars(tag)}
+        steps = sorted(by_step)
+        scalars[tag] = Series(np.array(steps), np.array([by_step[step] for step in steps]))
     arrays: dict[str, list[tuple[int, np.ndarray]]] = {}
     texts: dict[str, list[str]] = {}
     written = events.Tensors(START) if START in events.Tags()["tensors"] else []

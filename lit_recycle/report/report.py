@@ -63,8 +63,8 @@ def run_parts(run: RunLog, sections: dict[str, list[Plate]], files: dict[str, by
 
 def stage_table(run: RunLog) -> str:
     """A row per stage: what it was, what it cost, what came of it."""
-    head = ("stage", "steps", "layers × experts (top-k)", "parameters", "active", "tokens", "FLOPs")
-    head += ("loss before → after growth", "val. loss at the end", "tokens / s")
+    head = ["stage", "steps", "layers × experts (top-k)", "parameters", "active", "tokens", "FLOPs"]
+    head += ["loss before → after growth", "val. loss at the end", "tokens / s"]
     rows = []
     for number, stage in enumerate(run.stages()):
         config, record = stage.config, stage.record
@@ -91,8 +91,8 @@ def budgets(runs: Sequence[RunLog]) -> str:
     """Runs beside each other: in the end, and where each had spent what the thriftiest has in all."""
     total = min(run.end[2] for run in runs)
     extra = min(run.end[2] - run.sunk_flops for run in runs)
-    head = ("run", "growths", "parameters", "tokens", "FLOPs", "sunk", "extra", "loss at the end")
-    head += (f"loss at {total:.3g} total FLOPs", f"loss at {extra:.3g} extra FLOPs")
+    head = ["run", "growths", "parameters", "tokens", "FLOPs", "sunk", "extra", "loss at the end"]
+    head += [f"loss at {total:.3g} total FLOPs", f"loss at {extra:.3g} extra FLOPs"]
     rows = []
     for run in runs:
         params = run.stages()[-1].config.num_params()
