@@ -37,6 +37,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         theme = RichProgressBarTheme(metrics="", metrics_text_delimiter=" · ")
         super().__init__(refresh_rate, leave, theme, console_kwargs)
         self._stages: list[Stage] = []
+        self._doing = "training"
         self._steps: deque[tuple[float, int, int]] = deque(maxlen=SPEED_OVER + 1)
 
     @property
@@ -71,9 +72,18 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
     @override
     def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
         self._plan(trainer, module)
-        self._describe("training")
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._describe("saving")
+
+    @override
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
+        if self._doing != "training":
+            self._describe("training")
 
     def _describe(self, text: str) -> None:
+        self._doing = text
         if self.progress is not None and self.train_progress_bar_id is not None:
             self.progress.update(self.train_progress_bar_id, description=text)
             self.progress.refresh()

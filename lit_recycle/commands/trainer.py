@@ -156,6 +156,8 @@ def main(argv: list[str]) -> int:
     cli = RecycleCLI(command, argv[1:])
     if command == "fit" and cli.trainer.max_steps < 1:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
+    if command != "fit":  # it would put a point at step 0 into the curves of the run
+        cli.trainer.loggers = []
     path = cli.checkpoint()
     try:
         getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)

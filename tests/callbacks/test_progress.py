@@ -47,8 +47,11 @@ def test_way_to_the_next_growth_is_shown(console: str) -> None:
     assert not any("stage: 3/3" in line for line in lines)
 
 
-def test_growing_is_said_while_it_lasts(console: str) -> None:
-    assert "growing depth" in console and "growing width" in console
+def test_growing_and_saving_are_said_while_they_last(console: str) -> None:
+    lines = re.split(r"[\r\n]+", console)
+    for words in ("growing depth", "growing width", "saving"):
+        first = next(i for i, line in enumerate(lines) if words in line)
+        assert any(line.startswith("training") for line in lines[first:]), words
 
 
 def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     monitored(root / "grown", save_every=100)
     monitored(root / "plain", save_every=100, events=[], steps=6)
+    with SummaryWriter(str(root / "grown")) as writer:
+        writer.add_text("run/sample", "```\nOnce <i>upon</i>\na time\n```", 9)
     (root / "grown" / "config.yaml").write_text("secret: <b>bold</b>\n")
     return root
 
@@ -87,6 +89,7 @@ def test_page_is_whole_and_needs_no_network(page: Path) -> None:
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert len(sources) >= 10 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "<script" not in text
+    assert "<h2>Sampled text</h2>\n<pre>Once &lt;i&gt;upon&lt;/i&gt;\na time</pre>" in text
     assert "secret: &lt;b&gt;bold&lt;/b&gt;" in text
     for words in ("depth ×2", "width ×2", "6 × 6 (4)", "3 – 6", "Expert load", "Weight norms", "Configuration"):
         assert words in text, words
