@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class Kill(L.Callback):
         at: ``step=N``, after the optimizer step and before anything is saved; ``anchor=N``, when the anchor is
             saved; ``grown=N``, when the model has grown and nothing has recorded it; ``saving=N``, in the middle of
             writing the checkpoint of a step; ``saved=N``, when it is whole and not yet in its place; ``end``, after
-            the last step; ``hang=N``, as ``step=N``, and stopped instead of killed.
+            the last step. ``hang=N`` and ``sleep=N`` are ``step=N`` for a process that is stopped, or asleep, instead.
         rank: The process that is killed; all of them when not given.
     """
 
@@ -42,7 +43,11 @@ class Kill(L.Callback):
             self._before(sharded, "_replace")
 
     def _kill(self) -> None:
-        if self.rank in (None, self.trainer.global_rank):
+        if self.rank not in (None, self.trainer.global_rank):
+            return
+        if self.moment == "sleep":
+            time.sleep(600)
+        else:
             os.kill(os.getpid(), signal.SIGSTOP if self.moment == "hang" else signal.SIGKILL)
 
     def _due(self) -> bool:
@@ -80,7 +85,7 @@ class Kill(L.Callback):
         atomic.torch.save = half
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self.moment in ("step", "hang") and self._due():
+        if self.moment in ("step", "hang", "sleep") and self._due():
             self._kill()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -7,6 +7,8 @@ import resource
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def test_killed_again_and_again_a_run_ends_bit_for_bit_the_same(undisturbed: dic
     for number, point in enumerate(points):
         killed(tmp_path / "run", point, "--ckpt_path", "last")
         assert len(list((tmp_path / "run/checkpoints").glob(".*"))) <= 1, f"leftovers of kill {number}"
+        for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
+            load_whole_checkpoint(path)
     finished = fit(tmp_path / "run", "--ckpt_path", "last")
     assert finished.wait() == [2] and "trainer.max_steps 6 ends the run there" in finished.errors[0]
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
@@ -83,6 +87,8 @@ def test_killed_processes_of_several(
         run = killed(tmp_path / "run", point, *options, "--ckpt_path", "last", rank=rank)
         assert "Traceback" not in run.output
         assert before.items() <= snapshot(tmp_path / "run/checkpoints").items()
+        for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
+            load_whole_checkpoint(path)
         if rank is not None:
             assert any("another process of the run has ended" in line for line in run.errors), run.output
     go_on(tmp_path / "run", *options)
@@ -143,37 +149,47 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(
     assert_same_training_state(undisturbed[strategy], root / LAST)
 
 
-def executable(root: Path, *options: object) -> subprocess.Popen[bytes]:
-    """The command as it is installed, in a group of processes of its own."""
+@contextmanager
+def executable(root: Path, *options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """The command as it is installed, in a group of processes of its own, of which none is left in the end."""
     argv = [BIN, "fit", "--config", config(root), "--trainer.max_steps", 100_000, *options]
     tests = Path(__file__).parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
     with root.with_suffix(".log").open("w") as log:
-        return subprocess.Popen(list(map(str, argv)), stdout=log, stderr=log, env=environment, start_new_session=True)
+        run = subprocess.Popen(list(map(str, argv)), stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        yield run
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
-    run = executable(tmp_path / "run", *DDP)
-    while not (tmp_path / "run/checkpoints/step=1.ckpt").exists():
-        assert run.poll() is None, (tmp_path / "run.log").read_text()
-        time.sleep(0.05)
-    assert len(members(run.pid)) == 2
-    run.kill()
-    run.wait()
-    end = time.monotonic() + 20
-    while members(run.pid):
-        assert time.monotonic() < end, "a process of the run is left"
+    """Not even one that is busy with something else than waiting for the others."""
+    busy = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "sleep=2")
+    with executable(tmp_path / "run", *DDP, *busy, "--trainer.callbacks.init_args.rank", 1) as run:
+        wait_for(lambda: (tmp_path / "run/checkpoints/step=1.ckpt").exists(), 120)
+        assert len(members(run.pid)) == 2
+        run.kill()
+        run.wait()
+        wait_for(lambda: not members(run.pid), 20)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
         time.sleep(0.1)
 
 
 def test_a_process_that_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
     hang = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "hang=1")
     options = ("--trainer.strategy.timeout", "0:00:06", *hang, "--trainer.callbacks.init_args.rank", 1)
-    run = executable(
-        tmp_path / "run", *FSDP2[2:], "--trainer.strategy", "lit_recycle.strategies.FSDP2Strategy", *options
-    )
-    assert run.wait(60) == 2
-    assert not members(run.pid)
+    strategy = (*FSDP2[2:], "--trainer.strategy", "lit_recycle.strategies.FSDP2Strategy")
+    with executable(tmp_path / "run", *strategy, *options) as run:
+        assert run.wait(60) == 2
+        assert not members(run.pid)
     errors = [line for line in (tmp_path / "run.log").read_text().splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "has ended or hangs" in errors[0]
 
