@@ -1,16 +1,19 @@
 """Growing a checkpoint on disk: memory and speed against ``cp`` of as many bytes, and against mergekit.
 
-    python benchmarks/disk.py --gigabytes 8 --mergekit VENV/bin/mergekit-yaml
+    python benchmarks/disk.py --gigabytes 8 --repeat 3 --mergekit VENV/bin/mergekit-yaml
 
-Writes a synthetic Mixtral checkpoint in bfloat16, grows it ×2 in depth and ×2 in width, and copies as many bytes as
-each growth writes with ``cp``, in the same run on the same disk. Times end when the process ends (as ``cp`` is usually
-timed) and when the disk has everything (``sync``). Memory is the largest resident set of the process. mergekit, in an
-environment of its own, merges the same slices; its tensors must be ours, bit for bit.
+Writes a synthetic Mixtral checkpoint in bfloat16 and grows it ×2 in depth and ×2 in width. Before and after each growth
+``cp`` copies the source twice, which is as many bytes, read and written on the same disk; the source is put out of the
+page cache before each. A ratio is that of a growth to the mean of the ``cp`` before and after it; of several rounds the
+one with the middle ratio is reported. Times end when the process ends, as ``cp`` is
+usually timed, and when the disk has everything (``sync``). CPU seconds tell what a busy machine hides. Memory is the
+largest resident set. mergekit, in an environment of its own, merges the same slices; its tensors must be ours.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -45,40 +48,56 @@ def main() -> None:
 def run(folder: Path, gigabytes: float, repeat: int, mergekit: Path | None) -> None:
     source = folder / "source"
     layers = synthesize(source, max(2, round(gigabytes * 1e9 / BYTES_PER_LAYER)))
-    commands = {
-        "depth x2": ["--depth", "2"],
-        "width x2, noise 0.01": ["--width", "2"],
-        "width x2, noise 0": ["--width", "2", "--noise", "0"],
-    }
-    print(f"source: {open_folder(source).nbytes / 1e9:.2f} GB, {layers} layers of {EXPERTS} experts, bfloat16")
-    print(f"{'':32}{'GB':>8}{'s':>8}{'GB/s':>8}{'s synced':>11}{'GB/s':>8}{'MB resident':>13}{'x cp':>7}{'synced':>9}")
+    nbytes = open_folder(source).nbytes
+    print(f"source: {nbytes / 1e9:.2f} GB, {layers} layers of {EXPERTS} experts, bfloat16, {os.cpu_count()} cores")
+    print(f"{'':32}{'GB':>8}{'s':>8}{'GB/s':>8}{'s synced':>11}{'CPU s':>8}{'MB resident':>13}{'x cp':>7}{'synced':>9}")
+    copy_source(folder, source)  # so that nobody is the first to touch the machine's memory
+    commands = {"depth x2": ["--depth", "2"], "width x2, noise 0.01": ["--width", "2"]}
     for name, options in commands.items():
-        rounds = [one_round(folder, source, options) for _ in range(repeat)]
-        nbytes = rounds[0][2]
-        ours, cp = (min((r[i] for r in rounds), key=lambda m: m["seconds"]) for i in (0, 1))
-        report("cp", nbytes, cp, cp)
-        report(f"lit-recycle {name}", nbytes, ours, cp)
+        rounds, before = [], copy_source(folder, source)
+        for _ in range(repeat):
+            ours, after = grow(folder, source, options), copy_source(folder, source)
+            rounds.append((ours, mean(before, after)))
+            before = after
+        ours, cp = sorted(rounds, key=lambda pair: pair[1]["seconds"] / pair[0]["seconds"])[repeat // 2]
+        report("cp, twice the source", 2 * nbytes, cp, cp)
+        report(f"lit-recycle {name}", open_folder(folder / "grown").nbytes, ours, cp)
         if name.startswith("depth") and mergekit is not None:
-            compare_with_mergekit(folder, source, layers, mergekit, nbytes, cp)
-        shutil.rmtree(folder / "grown")
+            compare_with_mergekit(folder, source, layers, mergekit, cp)
 
 
-def one_round(folder: Path, source: Path, options: list[str]) -> tuple[dict, dict, int]:
-    """Our growth and a ``cp`` of as many bytes."""
-    grown, copied = folder / "grown", folder / "copied"
+def mean(a: dict, b: dict) -> dict:
+    return {key: (a[key] + b[key]) / 2 for key in a}
+
+
+def grow(folder: Path, source: Path, options: list[str]) -> dict:
+    grown = folder / "grown"
     shutil.rmtree(grown, ignore_errors=True)
-    ours = measure([sys.executable, "-m", "lit_recycle.cli", "grow", str(source), str(grown), *options])
-    nbytes = open_folder(grown).nbytes
-    copied.mkdir()
-    files = sorted(grown.glob("*.safetensors"))
-    cp = measure(["cp", *map(str, files), str(copied)])
-    shutil.rmtree(copied)
-    return ours, cp, nbytes
+    forget(source)
+    return measure([sys.executable, "-m", "lit_recycle.cli", "grow", str(source), str(grown), *options])
+
+
+def copy_source(folder: Path, source: Path) -> dict:
+    forget(source)
+    files = " ".join(str(path) for path in sorted(source.glob("*.safetensors")))
+    a, b = folder / "a", folder / "b"
+    found = measure(["sh", "-c", f"mkdir {a} {b} && cp {files} {a} && cp {files} {b}"])
+    shutil.rmtree(a)
+    shutil.rmtree(b)
+    return found
+
+
+def forget(source: Path) -> None:
+    """Put the source out of the page cache."""
+    os.sync()
+    for path in source.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def measure(command: list[str]) -> dict:
     os.sync()
-    start = time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     resident = 0
     while (status := process.poll()) is None:
@@ -88,7 +107,9 @@ def measure(command: list[str]) -> dict:
     os.sync()
     if status:
         raise SystemExit(f"failed: {' '.join(command)}")
-    return {"seconds": seconds, "synced": time.perf_counter() - start, "resident": resident / 1e6}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "synced": time.perf_counter() - start, "cpu": cpu, "resident": resident / 1e6}
 
 
 def peak_memory(pid: int) -> int:
@@ -101,10 +122,11 @@ def peak_memory(pid: int) -> int:
 
 
 def report(name: str, nbytes: int, found: dict, cp: dict) -> None:
-    rates = [nbytes / 1e9 / found[key] for key in ("seconds", "synced")]
+    """A line of the table; the ratios are of rates, in bytes per second."""
+    rate, size = nbytes / 1e9 / found["seconds"], nbytes / 1e9
     ratios = [cp[key] / found[key] for key in ("seconds", "synced")]
     print(
-        f"{name:32}{nbytes / 1e9:8.2f}{found['seconds']:8.1f}{rates[0]:8.2f}{found['synced']:11.1f}{rates[1]:8.2f}"
+        f"{name:32}{size:8.2f}{found['seconds']:8.1f}{rate:8.2f}{found['synced']:11.1f}{found['cpu']:8.1f}"
         f"{found['resident']:13.0f}{ratios[0]:7.2f}{ratios[1]:9.2f}",
         flush=True,
     )
@@ -152,14 +174,14 @@ def tensors(layers: int):
     yield "lm_head.weight", (1024, HIDDEN)
 
 
-def compare_with_mergekit(folder: Path, source: Path, layers: int, mergekit: Path, nbytes: int, cp: dict) -> None:
+def compare_with_mergekit(folder: Path, source: Path, layers: int, mergekit: Path, cp: dict) -> None:
     """The same slices by passthrough: speed, memory, and every tensor held against ours."""
     slices = [{"sources": [{"model": str(source), "layer_range": [i, i + 1]}]} for i in range(layers) for _ in "ab"]
     recipe = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     theirs = folder / "mergekit"
     found = measure([str(mergekit), str(folder / "recipe.yaml"), str(theirs), "--lazy-unpickle"])
-    report("mergekit passthrough", nbytes, found, cp)
+    report("mergekit passthrough", open_folder(theirs).nbytes, found, cp)
     ours, other, used = open_folder(folder / "grown").tensors, open_folder(theirs).tensors, set()
     for name in other:
         parts = our_names(name)
