@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 	$(BIN)/lit-recycle fit --config configs/quickstart.yaml
 
 test: $(VENV)/.installed-test  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed-test  ## format, lint, types
 	$(BIN)/ruff format --check .
