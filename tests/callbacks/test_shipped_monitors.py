@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("at", ["step=5", "grown=4", "saving=3"])
+@pytest.mark.parametrize("at", ["step=5", "grown=4"])
 def test_curves_of_a_killed_run_are_those_of_the_whole_one(whole: Path, tmp_path: Path, at: str) -> None:
     root, log = tmp_path / "run", tmp_path / "log"
     path = write_config(root)
