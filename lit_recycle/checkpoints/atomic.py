@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,24 @@ def beside(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        take_place(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def take_place(part: Path, path: Path) -> None:
+    """Let what was written, a file or a folder, have the place of what is at ``path``, a file or a folder."""
+    if not part.is_dir() and not path.is_dir():
+        part.replace(path)
+        return
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.is_file():
+        path.unlink()
+    elif path.exists():
+        path.rename(old)
+    part.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:

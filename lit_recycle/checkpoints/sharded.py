@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from lit_recycle.checkpoints.atomic import cannot_write, save
+from lit_recycle.checkpoints.atomic import cannot_write, save, take_place
 from lit_recycle.growth.optimizer import OptimizerState, ParamState
 
 METADATA = "meta.pt"
@@ -76,7 +76,7 @@ def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path
         _write_shards(tensors, part, path, save_id)
         if rank == 0:
             save(rest | {"save_id": save_id}, part / METADATA)
-            _replace(part, path)
+            take_place(part, path)
     except BaseException:
         if rank == 0:
             shutil.rmtree(part, ignore_errors=True)
@@ -91,17 +91,6 @@ def _write_shards(tensors: Mapping[str, Tensor], part: Path, path: Path, save_id
         dcp.save(marked, storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
     except dcp.api.CheckpointException as error:
         raise cannot_write(path) from error
-
-
-def _replace(part: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.is_file():
-        path.unlink()
-    elif path.exists():
-        path.rename(old)
-    part.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
