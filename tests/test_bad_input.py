@@ -325,6 +325,15 @@ def test_mixed_shards_end_all_processes(runs: Path, tmp_path: Path) -> None:
     assert len(run.errors) == 1 and "mixes shards" in run.errors[0] and "Traceback" not in run.output
 
 
+def test_another_optimizer_ends_all_processes_of_a_sharded_run(runs: Path, tmp_path: Path) -> None:
+    sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
+    source = runs / "sharded/checkpoints/step=3.ckpt"
+    argv = ("fit", "--config", config(tmp_path / "run"), *SHARDED, *sgd, "--ckpt_path", source)
+    run = start(*argv, log=tmp_path / "log", world=2)
+    assert run.wait(60) == [2, 2]
+    assert len(run.errors) == 1 and "model.optimizer is SGD" in run.errors[0] and "Traceback" not in run.output
+
+
 def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, tmp_path: Path) -> None:
     base = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=3.ckpt")
     sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
