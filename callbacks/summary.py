@@ -26,11 +26,13 @@ class RunSummary(L.Callback):
 
     Args:
         sample_tokens: Length of the sampled text; 0 for none.
-        prompt: Text that the sample continues; the beginning of a document when empty.
+        prompt_tokens: It continues so many tokens of the validation data.
     """
 
-    def __init__(self, sample_tokens: int = 200, prompt: str = "") -> None:
-        self.sample_tokens, self.prompt = sample_tokens, prompt
+    def __init__(self, sample_tokens: int = 200, prompt_tokens: int = 48) -> None:
+        if sample_tokens < 0 or prompt_tokens < 1:
+            raise ValueError("RunSummary.sample_tokens must not be negative, prompt_tokens be at least 1")
+        self.sample_tokens, self.prompt_tokens = sample_tokens, prompt_tokens
         self.val_losses: list[tuple[int, float]] = []
         self.seconds: dict[int, float] = {}
         self._started = 0.0
@@ -69,7 +71,7 @@ class RunSummary(L.Callback):
             console.print(self._stages(pl_module))
             print(flops_line(pl_module))
             if sample:
-                console.rule("sampled text")
+                console.rule("validation text ▸ sampled continuation")
                 console.print(sample, markup=False)
                 console.rule()
             print(next_commands(trainer), flush=True)
@@ -117,11 +119,12 @@ class RunSummary(L.Callback):
             return ""  # a sharded model would be assembled once per token; `lit-recycle generate` reads its checkpoint
         assert module.model is not None
         tokenizer = data.tokenizer
-        prompt = [int(i) for i in tokenizer.encode(self.prompt)] or [tokenizer.eos_id]
+        batch = next(iter(data.val_dataloader()))
+        prompt = batch["input_ids"][0, : self.prompt_tokens].tolist()
         module.model.eval()
         ids = generate(module.model, prompt, temperature=0.8, top_p=0.95, seed=0, allowed=tokenizer.vocab_size)
         tokens = itertools.takewhile(lambda i: i != tokenizer.eos_id, itertools.islice(ids, self.sample_tokens))
-        return self.prompt + tokenizer.decode(list(tokens))
+        return f"{tokenizer.decode(prompt)} ▸ {tokenizer.decode(list(tokens))}"
 
 
 def flops_line(module: LitMoE) -> str:
