@@ -27,4 +27,3 @@ def silence() -> None:
         warnings.filterwarnings("ignore", pattern)
     for name, words in LOG_LINES:
         logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
-

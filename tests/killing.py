@@ -40,7 +40,7 @@ class Kill(L.Callback):
             self._halfway()
         elif self.moment == "saved":
             self._before(os, "fsync")
-            self._before(sharded, "_replace")
+            self._before(sharded, "take_place")
 
     def _kill(self) -> None:
         if self.rank not in (None, self.trainer.global_rank):

@@ -99,8 +99,9 @@ def tokens(vocab_size=64):
 
 
 def logits(model):
+    ids = tokens()  # not in inference mode: the cached tensor may be trained on elsewhere
     with torch.inference_mode():
-        return model(tokens(), use_cache=False).logits
+        return model(ids, use_cache=False).logits
 
 
 def load(folder):

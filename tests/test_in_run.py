@@ -156,7 +156,9 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint_with_fresh_counters(whole
     module = {"init_from": str(whole / "step=6.ckpt"), "optimizer": still, "balance_rate": 0.0}
     trainer, model, _ = fit(tmp_path / "run", steps=1, config=None, events=[], module=module)
     assert model.config.num_layers == 6 and model.samples_seen == 4 and trainer.global_step == 1
-    assert_equal(load_checkpoint(tmp_path / "run/checkpoints/step=1.ckpt")["state_dict"], source["state_dict"], "weights")
+    assert_equal(
+        load_checkpoint(tmp_path / "run/checkpoints/step=1.ckpt")["state_dict"], source["state_dict"], "weights"
+    )
 
 
 def still(params: object) -> torch.optim.Optimizer:
