@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check types clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -24,9 +24,11 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: $(VENV)/.installed-test  ## format, lint, types
+check: $(VENV)/.installed-test  ## format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-test  ## what mypy has to say
 	$(BIN)/mypy lit_recycle callbacks
 
 clean:

@@ -16,7 +16,8 @@ from runs import CONFIG, EVENTS, PROCESSES, assert_equal, fit, on_processes
 from torch.distributed.tensor import DTensor
 
 from callbacks import growth
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint, load_whole_checkpoint
+from lit_recycle.cli import main
 from lit_recycle.growth.scale import Ledger
 from lit_recycle.in_run import grow_in_run
 from lit_recycle.model.config import MoEConfig
@@ -156,6 +157,16 @@ def test_losses_do_not_depend_on_the_strategy(runs: Path, name: str) -> None:
     alone, here = losses_of(runs / "1-auto"), losses_of(runs / name)
     assert len(here) == STEPS
     assert here == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_sharded_checkpoint_is_consolidated_into_one_file(runs: Path, tmp_path: Path) -> None:
+    source = runs / "4-fsdp2/checkpoints/step=8.ckpt"
+    assert main(["consolidate", str(source), str(tmp_path / "one.ckpt")]) == 0
+    assert main(["consolidate", str(source), str(tmp_path / "one.ckpt")]) == 2  # it exists
+    one, whole = load_checkpoint(tmp_path / "one.ckpt"), load_whole_checkpoint(source)
+    for key in ("state_dict", "optimizer_states", "hyper_parameters", "progress"):
+        assert_equal(one[key], whole[key], key)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.ckpt"]
 
 
 @pytest.mark.parametrize("name", NAMES)
