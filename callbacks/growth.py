@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from callbacks.monitor import GrowthHooks
+from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.plan import grow_config
 from lit_recycle.growth.record import GrowthRecord
@@ -115,7 +115,7 @@ class GrowthCallback(L.Callback):
     ) -> None:
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
-            path = self._folder(trainer) / f"anchor-step={trainer.global_step}.ckpt"
+            path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
 
     @override
@@ -144,9 +144,6 @@ class GrowthCallback(L.Callback):
         _log(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])
-
-    def _folder(self, trainer: L.Trainer) -> Path:
-        return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
 
 
 def _observers(trainer: L.Trainer) -> list[GrowthHooks]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,6 +12,7 @@ import lightning as L
 from typing_extensions import override
 
 from callbacks.summary import resume_command
+from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.module import Batch, LitMoE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,7 +66,7 @@ class SaveOnInterrupt(L.Callback):
         self._restore()
 
     def _save(self, trainer: L.Trainer) -> None:
-        folder = Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
+        folder = checkpoint_folder(trainer, self.dirpath)
         path = folder / f"interrupt-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         trainer.print(f"saved {path}\ngo on: {resume_command()}")

@@ -15,6 +15,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from callbacks.monitor import writers
+from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.generate import generate
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.module import Batch, LitMoE, ShardingStrategy
@@ -140,7 +141,7 @@ def next_commands(trainer: L.Trainer) -> str:
     """What to type next, as it can be pasted."""
     command = resume_command()
     longer = f"{command} --trainer.max_steps {2 * trainer.max_steps}"
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "") or Path(trainer.default_root_dir) / "checkpoints"
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "") or checkpoint_folder(trainer)
     return (
         f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}\n"
         f"go on:    {longer}\n"

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
 
+def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
+    """Where a callback of a run puts its checkpoints: where it is told, or ``checkpoints`` in the run's folder."""
+    return Path(dirpath) if dirpath else Path(trainer.default_root_dir) / "checkpoints"
+
+
 def newest_checkpoint(trainer: Trainer) -> Path | None:
     """The newest whole checkpoint in the folders that a run's callbacks write to; None before the first.
 
@@ -39,7 +44,7 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
     """
     from lightning.pytorch.utilities.rank_zero import rank_zero_info  # reading a checkpoint needs no Lightning
 
-    folders = {Path(trainer.default_root_dir) / "checkpoints"}
+    folders = {checkpoint_folder(trainer)}
     folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
     found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
