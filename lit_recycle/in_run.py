@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import lightning as L
 import torch
@@ -41,12 +42,14 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: Gro
     small = (FlatGrowth if isinstance(trainer.model, FSDP) else NamedGrowth)(trainer.model, optimizer, plan)
     groups = [live.options(group) for group in optimizer.param_groups]
     schedules = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
+    parameters = [weakref.ref(p) for p in module.parameters()]
 
     del optimizer
     strategy.optimizers, strategy.lr_scheduler_configs = [], []
     module.set_shape(config, module.growth)
     strategy.connect(module)
-    gc.collect()  # wrappers and their hooks refer to each other
+    if any(parameter() is not None for parameter in parameters):
+        gc.collect()  # wrappers and their hooks refer to each other; looking at every object takes tenths of a second
 
     with torch.device("meta"):
         module.build()

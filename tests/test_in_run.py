@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import lightning as L
@@ -10,8 +12,11 @@ import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit
 
+from callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.model.transformer import MoETransformer
+from lit_recycle.module import LitMoE
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,32 @@ def test_optimizer_policies_in_a_run(tmp_path: Path, policy: str) -> None:
     original, copy = (look.norms[f"model.layers.{i}.attn.q_proj.weight"] for i in (0, 1))
     assert original > 0
     assert copy == (original if policy == "carry" else 0)
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_the_small_model_is_let_go_before_the_large_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_cycle: bool
+) -> None:
+    class Watch(GrowthHooks, L.Callback):
+        def on_growth_start(self, trainer: L.Trainer, module: L.LightningModule, event: GrowthEvent) -> None:
+            self.small = [weakref.ref(p) for p in module.parameters()]
+            self.small += [weakref.ref(p.grad) for p in module.parameters()]
+            if in_a_cycle:  # as wrappers and hooks make them
+                module.model.layers[0].me = [module.model.layers[0]]
+
+    watch, alive, build = Watch(), [], LitMoE.build
+
+    def building(module: LitMoE) -> MoETransformer:
+        alive.append(sum(ref() is not None for ref in getattr(watch, "small", [])))
+        return build(module)
+
+    monkeypatch.setattr(LitMoE, "build", building)
+    gc.disable()  # so that nobody else collects
+    try:
+        fit(tmp_path / "run", steps=3, events=[GrowthEvent(Trigger(steps=2), depth=Depth(2))], callbacks=[watch])
+    finally:
+        gc.enable()
+    assert watch.small and alive == [0, 0]
 
 
 def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_path: Path) -> None:
