@@ -118,7 +118,7 @@ class FlatGrowth:
                 if name in buffers:
                     buffers[name].copy_(tensor)
                 else:
-                    parts[name].param.copy_(self._mine(parts[name], tensor))
+                    parts[name].param.copy_(parts[name].of(tensor) if self.relaid else tensor)
 
     def give_states(self, model: FSDP, optimizer: Optimizer, policy: OptimizerPolicy) -> None:
         """Let the large model's optimizer have the grown state."""
@@ -127,11 +127,8 @@ class FlatGrowth:
         for name, state in grown:
             part = parts[name]
             if part.length:
-                mine = {k: self._mine(part, v) if _is_slice(v) else v for k, v in state.items()}
-                optimizer.state[part.param] = mine
-
-    def _mine(self, part: Slice, value: Tensor) -> Tensor:
-        return part.of(value).clone() if self.relaid else value
+                relaid = {k: part.of(v).clone() for k, v in state.items() if self.relaid and _is_slice(v)}
+                optimizer.state[part.param] = state | relaid
 
 
 def _is_slice(value: Any) -> bool:
