@@ -65,7 +65,7 @@ def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows) -> None:
         rows.values.mul_(0.0 if plan.reset_balance else plan.balance_factor)
     for row, expert in enumerate(rows.experts):
         if plan.is_expert_copy(place.layer, expert):
-            rows.values[row] = treat_expert_copy(plan, place, expert, rows.values[row])
+            disturb(plan, place, expert, rows.values[row])
 
 
 def treat_expert_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
