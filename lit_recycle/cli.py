@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from lit_recycle import __version__
+from lit_recycle.imports import heavy_imports
 from lit_recycle.mistakes import sentence
 
 COMMANDS = {
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, _ = COMMANDS[argv[0]]
     try:
-        command = importlib.import_module(f"lit_recycle.commands.{module}")
+        with heavy_imports():
+            command = importlib.import_module(f"lit_recycle.commands.{module}")
         return command.main(argv if module == "trainer" else argv[1:]) or 0
     except KeyboardInterrupt:  # not in training, where it saves
         print("\ninterrupted", file=sys.stderr)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lit_recycle.imports import heavy_imports
+
 
 def main(argv: list[str]) -> int:
     """Write one file of a sharded checkpoint, which any number of processes and other tools can read."""
@@ -14,8 +16,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("src", type=Path, help="a sharded checkpoint: a folder")
     parser.add_argument("dst", type=Path, help="the file to write; must not exist")
     options = parser.parse_args(argv)
-    # Only now: --help needs no torch.
-    from lit_recycle.checkpoints.native import consolidate
+    with heavy_imports():  # only now: --help needs no torch
+        from lit_recycle.checkpoints.native import consolidate
 
     consolidate(options.src, options.dst)
     print(f"wrote {options.dst}: {options.dst.stat().st_size / 1e6:,.1f} MB")

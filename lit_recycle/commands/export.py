@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lit_recycle.checkpoints.express import EXPRESSIONS
+from lit_recycle.imports import heavy_imports
 
 
 def main(argv: list[str]) -> int:
@@ -20,7 +21,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")
     args = parser.parse_args(argv)
-    from lit_recycle.checkpoints.convert import export_checkpoint
+    with heavy_imports():
+        from lit_recycle.checkpoints.convert import export_checkpoint
 
     family = export_checkpoint(
         args.source,

@@ -7,13 +7,15 @@ import itertools
 import sys
 from pathlib import Path
 
+from lit_recycle.imports import heavy_imports
+
 
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation as it is sampled."""
     options = parse(argv)
-    # Only now: --help needs no torch.
-    from lit_recycle.checkpoints.native import load_model
-    from lit_recycle.generate import generate
+    with heavy_imports():  # only now: --help needs no torch
+        from lit_recycle.checkpoints.native import load_model
+        from lit_recycle.generate import generate
 
     model, tokenizer = load_model(options.ckpt_path)
     prompt = [int(i) for i in tokenizer.encode(options.prompt)] or [tokenizer.eos_id]

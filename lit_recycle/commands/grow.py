@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_recycle.growth.event import POLICIES, Depth, Width
+from lit_recycle.imports import heavy_imports
 
 if TYPE_CHECKING:
     from lit_recycle.checkpoints.hf_plan import FolderGrowth
@@ -36,7 +37,8 @@ def main(argv: list[str]) -> int:
         return _upcycle(args, source, destination) if args.upcycle else _grow_folder(args, depth, width)
     if args.upcycle or args.dry_run or args.verify or args.dtype:
         raise ValueError(f"{source} is no Hugging Face folder: --upcycle, --dry-run, --verify and --dtype need one")
-    from lit_recycle.checkpoints.native import grow_checkpoint
+    with heavy_imports():
+        from lit_recycle.checkpoints.native import grow_checkpoint
 
     grow_checkpoint(source, destination, depth, width, seed=args.seed, optimizer_state=args.optimizer_state)
     print(f"wrote {destination}")
@@ -118,7 +120,8 @@ def _grow_folder(args: argparse.Namespace, depth: Depth | None, width: Width | N
     _print_plan(growth)
     if args.dry_run:
         return 0
-    from lit_recycle.checkpoints.hf_grow import write_grown
+    with heavy_imports():
+        from lit_recycle.checkpoints.hf_grow import write_grown
 
     with _progress_bar(growth.nbytes) as progress:
         write_grown(growth, args.destination, max_shard_size=args.max_shard_size, progress=progress)
@@ -138,7 +141,8 @@ def _print_plan(growth: FolderGrowth) -> None:
 
 
 def _upcycle(args: argparse.Namespace, source: Path, destination: Path) -> int:
-    from lit_recycle.checkpoints.upcycle import plan_upcycling, write_upcycled
+    with heavy_imports():
+        from lit_recycle.checkpoints.upcycle import plan_upcycling, write_upcycled
 
     if _depth(args) or _width(args):
         raise ValueError("--upcycle makes a checkpoint of its own: grow its result in a second step")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lit_recycle.checkpoints.express import EXPRESSIONS
+from lit_recycle.imports import heavy_imports
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +19,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("destination", metavar="RUN.ckpt", help="checkpoint to write; must not exist")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     args = parser.parse_args(argv)
-    from lit_recycle.checkpoints.convert import import_folder
+    with heavy_imports():
+        from lit_recycle.checkpoints.convert import import_folder
 
     config = import_folder(args.source, args.destination, dtype=args.dtype)
     print(
