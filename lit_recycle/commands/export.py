@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lit_recycle.checkpoints.express import EXPRESSIONS
-from lit_recycle.imports import heavy_imports
+from lit_recycle.uncollected import uncollected
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")
     args = parser.parse_args(argv)
-    with heavy_imports():
+    with uncollected():
         from lit_recycle.checkpoints.convert import export_checkpoint
 
     family = export_checkpoint(

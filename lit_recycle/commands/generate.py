@@ -7,13 +7,13 @@ import itertools
 import sys
 from pathlib import Path
 
-from lit_recycle.imports import heavy_imports
+from lit_recycle.uncollected import uncollected
 
 
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation as it is sampled."""
     options = parse(argv)
-    with heavy_imports():  # only now: --help needs no torch
+    with uncollected():  # only now: --help needs no torch
         from lit_recycle.checkpoints.native import load_model
         from lit_recycle.generate import generate
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_recycle.growth.event import POLICIES, Depth, Width
-from lit_recycle.imports import heavy_imports
+from lit_recycle.uncollected import uncollected
 
 if TYPE_CHECKING:
     from lit_recycle.checkpoints.hf_plan import FolderGrowth
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         return _upcycle(args, source, destination) if args.upcycle else _grow_folder(args, depth, width)
     if args.upcycle or args.dry_run or args.verify or args.dtype:
         raise ValueError(f"{source} is no Hugging Face folder: --upcycle, --dry-run, --verify and --dtype need one")
-    with heavy_imports():
+    with uncollected():
         from lit_recycle.checkpoints.native import grow_checkpoint
 
     grow_checkpoint(source, destination, depth, width, seed=args.seed, optimizer_state=args.optimizer_state)
@@ -116,11 +116,12 @@ def _width(args: argparse.Namespace) -> Width | None:
 def _grow_folder(args: argparse.Namespace, depth: Depth | None, width: Width | None) -> int:
     from lit_recycle.checkpoints.hf_plan import plan_folder_growth
 
-    growth = plan_folder_growth(args.source, depth, width, seed=args.seed, dtype=args.dtype)
+    with uncollected():  # the plan of a large model is a hundred thousand tensors
+        growth = plan_folder_growth(args.source, depth, width, seed=args.seed, dtype=args.dtype)
     _print_plan(growth)
     if args.dry_run:
         return 0
-    with heavy_imports():
+    with uncollected():
         from lit_recycle.checkpoints.hf_grow import write_grown
 
     with _progress_bar(growth.nbytes) as progress:
@@ -141,7 +142,7 @@ def _print_plan(growth: FolderGrowth) -> None:
 
 
 def _upcycle(args: argparse.Namespace, source: Path, destination: Path) -> int:
-    with heavy_imports():
+    with uncollected():
         from lit_recycle.checkpoints.upcycle import plan_upcycling, write_upcycled
 
     if _depth(args) or _width(args):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lit_recycle.checkpoints.express import EXPRESSIONS
-from lit_recycle.imports import heavy_imports
+from lit_recycle.uncollected import uncollected
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("destination", metavar="RUN.ckpt", help="checkpoint to write; must not exist")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     args = parser.parse_args(argv)
-    with heavy_imports():
+    with uncollected():
         from lit_recycle.checkpoints.convert import import_folder
 
     config = import_folder(args.source, args.destination, dtype=args.dtype)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lit_recycle.imports import heavy_imports
+from lit_recycle.uncollected import uncollected
 
 
 def main(argv: list[str]) -> int:
     """Write the page and say where it is."""
     options = parse(argv)
-    with heavy_imports():  # only now: --help needs neither TensorBoard nor matplotlib
+    with uncollected():  # only now: --help needs neither TensorBoard nor matplotlib
         from lit_recycle.report.report import write_report
 
     out = options.out or options.run_dirs[0] / "report"

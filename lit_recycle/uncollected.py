@@ -1,4 +1,4 @@
-"""Importing torch and Lightning without the garbage collector in between."""
+"""Making what lives as long as the process, without the garbage collector in between."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def heavy_imports() -> Iterator[None]:
-    """Import in here what makes a million objects that live as long as the process.
+def uncollected() -> Iterator[None]:
+    """Make many objects that stay, as importing torch and Lightning does.
 
     The collector would walk through them again and again while they are made, at each of its full rounds in a run, and
     once more when the process ends: a third of the time that `import lightning` takes. Frozen, it never looks at them.
 
     Example::
 
-        with heavy_imports():
+        with uncollected():
             from lit_recycle.module import LitMoE
     """
     gc.disable()

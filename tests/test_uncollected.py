@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lit_recycle.imports import heavy_imports
+from lit_recycle.uncollected import uncollected
 
 HEAVY = {"torch", "lightning", "transformers", "numpy", "matplotlib"}
 
@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning", "transformers", "numpy", "matplotlib"}
 def test_collector_rests_and_keeps_its_hands_off_what_was_imported() -> None:
     frozen = gc.get_freeze_count()
     try:
-        with heavy_imports():
+        with uncollected():
             assert not gc.isenabled()
             kept = [[]]  # a tracked object, as an imported module's are
         assert gc.isenabled()
@@ -26,7 +26,7 @@ def test_collector_rests_and_keeps_its_hands_off_what_was_imported() -> None:
 
 
 def test_collector_works_again_after_an_import_that_fails() -> None:
-    with pytest.raises(ModuleNotFoundError), heavy_imports():
+    with pytest.raises(ModuleNotFoundError), uncollected():
         import lit_recycle.no_such_module  # type: ignore[import-not-found]  # noqa: F401
     assert gc.isenabled()
     gc.unfreeze()
