@@ -24,7 +24,7 @@ import torch
 from safetensors import safe_open
 
 from lit_recycle.checkpoints.reader import open_folder
-from lit_recycle.checkpoints.stream import write
+from lit_recycle.checkpoints.treat import write
 from lit_recycle.checkpoints.writer import ShardFiles, Spec, lay_out, write_json
 
 HIDDEN, EXPERT, EXPERTS = 2048, 2560, 16

@@ -18,7 +18,7 @@ from lit_recycle.checkpoints.hf_plan import FLOATS, GROWTH_FILE
 from lit_recycle.checkpoints.hub_names import Parts, hub_parts, native_shapes
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.reader import HFFolder, open_folder, read_json
-from lit_recycle.checkpoints.stream import TORCH, write
+from lit_recycle.checkpoints.treat import TORCH, write
 from lit_recycle.checkpoints.writer import (
     OPTIMIZER_FILES,
     ShardFiles,

@@ -1,7 +1,6 @@
 """Grows a Hugging Face folder into another, streamed: no tensor is held longer than it takes to write it.
 
-What a growth only copies goes from file to file inside the kernel; what it changes is read, treated and written expert
-by expert, on all cores.
+Each expert, or tensor without experts, is read once and written to all its places, with noise where the plan says so.
 """
 
 from __future__ import annotations
@@ -12,18 +11,11 @@ from pathlib import Path
 from lit_recycle.checkpoints.card import write_card
 from lit_recycle.checkpoints.hf_plan import GROWTH_FILE, FolderGrowth, GrownTensor, plan_folder_growth
 from lit_recycle.checkpoints.reader import tensor_bytes
-from lit_recycle.checkpoints.stream import TORCH, Progress, Slice, Sources, copy, in_parallel, write
-from lit_recycle.checkpoints.writer import (
-    ShardFiles,
-    Spot,
-    copy_side_files,
-    lay_out,
-    new_folder,
-    parse_size,
-    write_json,
-)
-from lit_recycle.growth.engine import disturb, grow_tensor
+from lit_recycle.checkpoints.stream import Part, Progress, Rewriting, Slice, Treatment, pour, rewriting
+from lit_recycle.checkpoints.writer import Spot, write_json
 from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.names import Place
+from lit_recycle.growth.plan import GrowthPlan
 
 
 def grow_folder(
@@ -35,7 +27,7 @@ def grow_folder(
     seed: int = 0,
     dtype: str | None = None,
     max_shard_size: str | int = "5GB",
-    progress: Progress | None = None,
+    progress: Progress = lambda nbytes: None,
 ) -> FolderGrowth:
     """Grow the model in a Hugging Face folder into a new folder that ``transformers`` loads.
 
@@ -62,52 +54,47 @@ def write_grown(
     destination: str | Path,
     *,
     max_shard_size: str | int = "5GB",
-    progress: Progress | None = None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Carry out a planned growth; see :func:`grow_folder`."""
-    shards = lay_out([tensor.spec for tensor in growth.tensors], parse_size(max_shard_size))
-    with new_folder(Path(destination).expanduser(), sum(shard.nbytes for shard in shards)) as folder:
-        with ShardFiles(folder, shards) as files, Sources(growth.source.paths) as sources:
-            _write_all(growth, sources, files, progress or (lambda nbytes: None))
-        write_json(folder / "config.json", growth.config)
-        write_json(folder / GROWTH_FILE, {"growths": [*growth.history, growth.record()]})
-        write_card(growth, folder)
-        copy_side_files(growth.source.path, folder)
+    specs = [tensor.spec for tensor in growth.tensors]
+    with rewriting(growth.source, destination, specs, max_shard_size) as new:
+        pour(_parts(growth, new, progress), progress)
+        write_json(new.folder / "config.json", growth.config)
+        write_json(new.folder / GROWTH_FILE, {"growths": [*growth.history, growth.record()]})
+        write_card(growth, new.folder)
 
 
-def _write_all(growth: FolderGrowth, sources: Sources, files: ShardFiles, progress: Progress) -> None:
-    def write_one(tensor: GrownTensor) -> None:
-        _write_tensor(growth, tensor, sources, files[tensor.spec.name])
-        progress(tensor.spec.nbytes)
-
-    in_parallel(write_one, growth.tensors)
-
-
-def _write_tensor(growth: FolderGrowth, tensor: GrownTensor, sources: Sources, spot: Spot) -> None:
-    plan, place, dtype = growth.plan, tensor.place, tensor.spec.dtype
-    source = sources.whole(tensor.source)
-    if place.layer is None:
-        copy(source, dtype, spot)
-    elif plan.zero_output and place.role.output and plan.is_layer_copy(place.layer):
-        return  # a new file is zero where nothing was written
-    elif place.role.balance and plan.grows_experts(place.layer):
-        grown = grow_tensor(plan, place, source.read().flatten())
-        write(grown, dtype, spot)
-    else:
-        noisy = plan.noise > 0 and place.role.matrices
-        for expert, piece in _by_expert(growth, tensor, source):
-            if noisy and expert is not None and plan.is_expert_copy(place.layer, expert):
-                values = piece.read().to(TORCH[dtype])
-                disturb(plan, place, expert, values)
-                write(values, dtype, spot)
-            else:
-                copy(piece, dtype, spot)
-            spot = Spot(spot.file, spot.offset + piece.nbytes * tensor.spec.nbytes // _grown_bytes(tensor))
+def _parts(growth: FolderGrowth, new: Rewriting, progress: Progress) -> Iterator[Part]:
+    plan = growth.plan
+    for tensor in growth.tensors:
+        place, dtype = tensor.place, tensor.spec.dtype
+        source, spot = new.sources[tensor.source], new.files[tensor.spec.name]
+        if place.layer is None:
+            yield Part(source, dtype, spot)
+        elif plan.zero_output and place.role.output and plan.is_layer_copy(place.layer):
+            progress(tensor.spec.nbytes)  # a new file is zero where nothing was written
+        elif place.role.balance and plan.grows_experts(place.layer):
+            yield Part(source, dtype, spot, _grow_bias(plan, place))
+        else:
+            for expert, piece in _by_expert(growth, tensor, source):
+                yield Part(piece, dtype, spot, _noise(plan, place, expert))
+                spot = Spot(spot.file, spot.offset + tensor_bytes(dtype, piece.shape))
 
 
-def _grown_bytes(tensor: GrownTensor) -> int:
-    """Bytes of the grown tensor in the source's type."""
-    return tensor_bytes(tensor.source.dtype, tensor.spec.shape)
+def _grow_bias(plan: GrowthPlan, place: Place) -> Treatment:
+    from lit_recycle.growth.engine import grow_tensor
+
+    return lambda bias: grow_tensor(plan, place, bias.flatten())
+
+
+def _noise(plan: GrowthPlan, place: Place, expert: int | None) -> Treatment | None:
+    assert place.layer is not None
+    if plan.noise == 0 or expert is None or not place.role.matrices or not plan.is_expert_copy(place.layer, expert):
+        return None
+    from lit_recycle.growth.noise import disturb
+
+    return lambda values: disturb(plan, place, expert, values)
 
 
 def _by_expert(growth: FolderGrowth, tensor: GrownTensor, source: Slice) -> Iterator[tuple[int | None, Slice]]:

@@ -1,54 +1,47 @@
-"""Moves tensors from safetensors files to safetensors files: copied inside the kernel, or read, treated and written.
+"""Makes a folder out of another: every tensor is read once and written to all its places. No torch for what is copied.
 
 Tensors are handled by several threads at once, each holding no more than the piece it works on.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
+from lit_recycle.checkpoints.reader import HFFolder, Stored, tensor_bytes
+from lit_recycle.checkpoints.writer import (
+    ShardFiles,
+    Spec,
+    Spot,
+    copy_side_files,
+    lay_out,
+    move_bytes,
+    new_folder,
+    parse_size,
+    write_at,
+)
 
-from lit_recycle.checkpoints.hf_plan import FLOATS
-from lit_recycle.checkpoints.reader import Stored, tensor_bytes
-from lit_recycle.checkpoints.writer import Spot, write_at
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
-TORCH = {code: getattr(torch, name) for name, code in FLOATS.items()} | {"F64": torch.float64}
-"""The types that arithmetic is done in, by their name in safetensors."""
 CHUNK = 16 * 2**20
+"""Bytes handled at once of what nobody needs to see as a whole."""
+COPIERS = 4
+"""Threads that copy, however few the cores: most of the time all but one wait for the disk."""
 
 _LOCAL = threading.local()
 
-
-def _no_copy_file_range(*arguments: int) -> int:
-    raise OSError(errno.ENOSYS, "this system has no copy_file_range")
-
-
-COPY_FILE_RANGE: Callable[..., int] = getattr(os, "copy_file_range", _no_copy_file_range)
 Progress = Callable[[int], None]
 """Called with the number of bytes just written, from several threads."""
-
-
-def in_parallel(write: Callable[[T], None], items: Iterable[T]) -> None:
-    """Call for each item, on all cores; the first error ends it all."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # parallel over tensors instead, where nothing waits for a slowest part
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for _ in pool.map(write, items):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+Treatment = Callable[["Tensor"], "Tensor"]
+"""What becomes of a tensor that is not only copied; the memory it is given may be changed."""
 
 
 class Slice(NamedTuple):
@@ -63,23 +56,18 @@ class Slice(NamedTuple):
     def nbytes(self) -> int:
         return tensor_bytes(self.dtype, self.shape)
 
-    def read(self) -> Tensor:
-        """The tensor, in memory that the thread's next read overwrites: fresh pages cost more than the reading."""
-        data = _scratch(self.nbytes)
-        view, offset = memoryview(data), self.offset
-        while view:
-            done = os.preadv(self.file, [view], offset)
-            if done == 0:
-                raise OSError("a source file became shorter while it was read")
-            view, offset = view[done:], offset + done
-        return torch.frombuffer(data, dtype=TORCH[self.dtype]).view(self.shape)
 
+class Part(NamedTuple):
+    """Where a slice goes, as which type, and what is done to it once it has that type."""
 
-def _scratch(nbytes: int) -> memoryview:
-    held = getattr(_LOCAL, "scratch", None)
-    if held is None or len(held) < nbytes:
-        held = _LOCAL.scratch = bytearray(nbytes)
-    return memoryview(held)[:nbytes]
+    source: Slice
+    dtype: str
+    spot: Spot
+    treat: Treatment | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        return self.treat is None and self.dtype == self.source.dtype
 
 
 class Sources:
@@ -97,40 +85,71 @@ class Sources:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def whole(self, tensor: Stored) -> Slice:
+    def __getitem__(self, tensor: Stored) -> Slice:
         return Slice(self._files[tensor.path], tensor.offset, tensor.dtype, tensor.shape)
 
 
-def copy(source: Slice, dtype: str, spot: Spot) -> None:
-    """Put a slice into its place as ``dtype``."""
-    if dtype == source.dtype:
-        _copy_bytes(source, spot)
-        return
-    count = source.nbytes // tensor_bytes(source.dtype, (1,))
-    step = CHUNK // tensor_bytes(source.dtype, (1,))
-    for start in range(0, count, step):
-        piece = Slice(
-            source.file, source.offset + tensor_bytes(source.dtype, (start,)), source.dtype, (min(step, count - start),)
-        )
-        write(piece.read(), dtype, Spot(spot.file, spot.offset + tensor_bytes(dtype, (start,))))
+class Rewriting(NamedTuple):
+    """A folder that is being made out of another."""
+
+    folder: Path
+    sources: Sources
+    files: ShardFiles
 
 
-def _copy_bytes(source: Slice, spot: Spot) -> None:
-    """Inside the kernel where file systems allow it, else through a buffer."""
-    left, read_at, write_to = source.nbytes, source.offset, spot.offset
-    while left:
-        try:
-            done = COPY_FILE_RANGE(source.file, spot.file, left, read_at, write_to)
-        except OSError:  # between file systems, or on one that cannot: read and write
-            data = os.pread(source.file, min(left, CHUNK), read_at)
-            write_at(spot.file, data, write_to)
-            done = len(data)
-        if done == 0:
-            raise OSError("a source file became shorter while it was read")
-        left, read_at, write_to = left - done, read_at + done, write_to + done
+@contextmanager
+def rewriting(
+    source: HFFolder, destination: str | Path, specs: Sequence[Spec], max_shard_size: str | int
+) -> Iterator[Rewriting]:
+    """A new folder with a place for every tensor; the source's side files come along, except those that were written.
+
+    Raises:
+        ValueError: As :func:`parse_size` and :func:`new_folder` do.
+    """
+    shards = lay_out(specs, parse_size(max_shard_size))
+    with new_folder(Path(destination).expanduser(), sum(shard.nbytes for shard in shards)) as folder:
+        with ShardFiles(folder, shards) as files, Sources(source.paths) as sources:
+            yield Rewriting(folder, sources, files)
+        copy_side_files(source.path, folder)
 
 
-def write(tensor: Tensor, dtype: str, spot: Spot) -> None:
-    """Put a tensor into its place as ``dtype``."""
-    data = tensor.to(TORCH[dtype]).contiguous().reshape(-1).view(torch.uint8)
-    write_at(spot.file, data.numpy().data, spot.offset)
+def pour(parts: Iterable[Part], progress: Progress) -> None:
+    """Carry out all parts; a slice that goes to several places is read once."""
+    slices: dict[Slice, list[Part]] = {}
+    for part in parts:
+        slices.setdefault(part.source, []).append(part)
+    copied = [group for group in slices.values() if all(part.is_copy for part in group)]
+    in_parallel(partial(_copy, progress), copied, COPIERS)
+    if len(copied) < len(slices):
+        from lit_recycle.checkpoints.treat import treat  # which takes a second to import
+
+        treat([group for group in slices.values() if not all(part.is_copy for part in group)], progress)
+
+
+def in_parallel(write: Callable[[T], None], items: Iterable[T], threads: int) -> None:
+    """Call for each item; the first error ends it all."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for _ in pool.map(write, items):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _copy(progress: Progress, parts: Sequence[Part]) -> None:
+    """Put a slice into all its places, through memory: a call that copies inside the kernel would read it for each."""
+    source = parts[0].source
+    for start in range(0, source.nbytes, CHUNK):
+        piece = scratch("source", min(CHUNK, source.nbytes - start))
+        move_bytes(os.preadv, source.file, piece, source.offset + start)
+        for part in parts:
+            progress(write_at(part.spot.file, piece, part.spot.offset + start))
+
+
+def scratch(use: str, nbytes: int) -> memoryview:
+    """Memory that the thread's next call for the same use overwrites: fresh pages cost more than what fills them."""
+    held: bytearray | None = getattr(_LOCAL, use, None)
+    if held is None or len(held) < nbytes:
+        held = bytearray(nbytes)
+        setattr(_LOCAL, use, held)
+    return memoryview(held)[:nbytes]

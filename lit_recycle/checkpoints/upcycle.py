@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +23,9 @@ from lit_recycle.checkpoints.card import CARD
 from lit_recycle.checkpoints.families import FAMILIES
 from lit_recycle.checkpoints.hf_plan import FLOATS
 from lit_recycle.checkpoints.reader import HFFolder, Stored, open_folder
-from lit_recycle.checkpoints.stream import TORCH, Progress, Sources, copy, in_parallel, write
-from lit_recycle.checkpoints.writer import (
-    ShardFiles,
-    Spec,
-    Spot,
-    copy_side_files,
-    lay_out,
-    new_folder,
-    parse_size,
-    write_json,
-)
+from lit_recycle.checkpoints.stream import Part, Progress, Rewriting, pour, rewriting
+from lit_recycle.checkpoints.treat import write
+from lit_recycle.checkpoints.writer import Spec, Spot, write_json
 
 UPCYCLING_FILE = "upcycling.json"
 SHARED_SIZE = 64
@@ -214,25 +207,20 @@ def write_upcycled(
     destination: str | Path,
     *,
     max_shard_size: str | int = "5GB",
-    progress: Progress | None = None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Carry out a plan."""
-    shards = lay_out([piece.spec for piece in plan.pieces], parse_size(max_shard_size))
-    with new_folder(Path(destination).expanduser(), sum(shard.nbytes for shard in shards)) as folder:
-        with ShardFiles(folder, shards) as files, Sources(plan.source.paths) as sources:
-
-            def write_one(piece: Piece) -> None:
-                _write_piece(plan, piece, sources, files[piece.spec.name])
-                if progress is not None:
-                    progress(piece.spec.nbytes)
-
-            in_parallel(write_one, plan.pieces)
-        write_json(folder / "config.json", plan.config)
+    with rewriting(plan.source, destination, [piece.spec for piece in plan.pieces], max_shard_size) as new:
+        for piece in plan.pieces:
+            if piece.source is None:
+                _write_new(plan, piece, new.files[piece.spec.name])
+                progress(piece.spec.nbytes)
+        pour(_parts(plan, new), progress)
+        write_json(new.folder / "config.json", plan.config)
         record = {"source": str(plan.source.path), "model_type": plan.source.config["model_type"]}
         record |= {"experts": plan.experts, "top_k": plan.top_k, "drop": plan.drop, "seed": plan.seed}
-        write_json(folder / UPCYCLING_FILE, record)
-        _write_card(plan, folder)
-        copy_side_files(plan.source.path, folder)
+        write_json(new.folder / UPCYCLING_FILE, record)
+        _write_card(plan, new.folder)
 
 
 def _write_card(plan: Upcycling, folder: Path) -> None:
@@ -242,26 +230,29 @@ def _write_card(plan: Upcycling, folder: Path) -> None:
     (folder / CARD).write_text(f"{text}## Upcycled with lit-recycle\n\n{lines}\n", encoding="utf-8")
 
 
-def _write_piece(plan: Upcycling, piece: Piece, sources: Sources, spot: Spot) -> None:
-    dtype = piece.spec.dtype
-    if piece.source is None:
-        if piece.matrix != "zero":  # a new file is zero where nothing was written
-            std = plan.config.get("initializer_range", 0.02)
-            generator = _generator(plan.seed, "upcycle", piece.layer, piece.matrix)
-            write(torch.empty(piece.spec.shape).normal_(0.0, std, generator=generator), dtype, spot)
+def _write_new(plan: Upcycling, piece: Piece, spot: Spot) -> None:
+    if piece.matrix == "zero":  # as a new file is where nothing was written
         return
-    source = sources.whole(piece.source)
-    if plan.drop == 0 or not piece.matrix:
-        copy(source, dtype, spot)
-        return
-    matrix = source.read().to(TORCH[dtype])
-    # The inner channels are the rows of gate and up, and the columns of down: the same ones in all three.
-    channels = _redraw(plan, piece, matrix if piece.matrix != "down_proj" else matrix.T)
-    write(channels if piece.matrix != "down_proj" else channels.T, dtype, spot)
+    std = plan.config.get("initializer_range", 0.02)
+    generator = _generator(plan.seed, "upcycle", piece.layer, piece.matrix)
+    write(torch.empty(piece.spec.shape).normal_(0.0, std, generator=generator), piece.spec.dtype, spot)
 
 
-def _redraw(plan: Upcycling, piece: Piece, channels_FD: Tensor) -> Tensor:
-    """Draw a share of the channels anew from N(mean, std²) of what they replace."""
+def _parts(plan: Upcycling, new: Rewriting) -> Iterator[Part]:
+    for piece in plan.pieces:
+        if piece.source is not None:
+            treat = partial(_drop, plan, piece) if plan.drop and piece.matrix else None
+            yield Part(new.sources[piece.source], piece.spec.dtype, new.files[piece.spec.name], treat)
+
+
+def _drop(plan: Upcycling, piece: Piece, matrix: Tensor) -> Tensor:
+    """The inner channels are the rows of gate and up, and the columns of down: the same ones in all three."""
+    _redraw(plan, piece, matrix if piece.matrix != "down_proj" else matrix.T)
+    return matrix
+
+
+def _redraw(plan: Upcycling, piece: Piece, channels_FD: Tensor) -> None:
+    """Draw a share of the channels anew, in place, from N(mean, std²) of what they replace."""
     where = (plan.seed, "upcycle", piece.layer, piece.expert)
     count = round(plan.drop * len(channels_FD))
     chosen = torch.randperm(len(channels_FD), generator=_generator(*where))[:count]
@@ -269,7 +260,6 @@ def _redraw(plan: Upcycling, piece: Piece, channels_FD: Tensor) -> Tensor:
     if count:
         new = torch.empty(old.shape).normal_(generator=_generator(*where, piece.matrix))
         channels_FD[chosen] = (old.mean() + old.std(correction=0) * new).to(channels_FD.dtype)
-    return channels_FD
 
 
 def _generator(*key: object) -> torch.Generator:

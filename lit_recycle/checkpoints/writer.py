@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,12 @@ from typing import NamedTuple
 from lit_recycle.checkpoints.reader import INDEX, ITEM_BITS, PICKLED, SINGLE, tensor_bytes
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-ALIGNMENT = 64
+ALIGNMENT = 4096
+"""Of the first tensor in a file: a page, so that large tensors share none and each goes to disk on its own."""
+RWF_DONTCACHE = 0x80
+"""Of Linux 6.14, which Python has no name for: begin to write at once, and let go of a page when that is done."""
+UNCACHED = 2**20
+"""Bytes from which a transfer goes past the page cache; below, gathering many of them is worth a page."""
 OPTIMIZER_FILES = ("optimizer.safetensors", "optimizer.json")
 """What an export leaves of an optimizer."""
 
@@ -120,11 +125,26 @@ class ShardFiles:
             os.close(file)
 
 
-def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
-    """``os.pwrite`` until all is written."""
+def write_at(file: int, data: bytes | memoryview, offset: int) -> int:
+    """Write all of it; returns the number of bytes."""
     view = memoryview(data).cast("B")
+    move_bytes(os.pwritev, file, view, offset)
+    return len(view)
+
+
+def move_bytes(call: Callable[..., int], file: int, view: memoryview, offset: int) -> None:
+    """``os.preadv`` or ``os.pwritev`` of a whole buffer, past the page cache where the system can and it pays.
+
+    A checkpoint is larger than the cache, so that keeping it there drives everybody else's files out, and a fresh page
+    costs several times what copying into it does.
+    """
     while view:
-        done = os.pwrite(file, view, offset)
+        try:
+            done = call(file, [view], offset, RWF_DONTCACHE if len(view) >= UNCACHED else 0)
+        except (OSError, NotImplementedError):  # an older kernel, or a file system or a system without the flag
+            done = call(file, [view], offset)
+        if done == 0:
+            raise OSError("a source file became shorter while it was read")
         view, offset = view[done:], offset + done
 
 

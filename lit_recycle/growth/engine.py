@@ -5,7 +5,6 @@ It knows nothing of modules, strategies or files. Sharded tensors (``DTensor``) 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from typing import TypeVar
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor
 
 from lit_recycle.growth.names import Naming, Place
+from lit_recycle.growth.noise import disturb
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.shards import ExpertRows, gather_experts
 
 T = TypeVar("T")
-BLOCK = 1 << 18
-"""Values that noise is drawn for at once; a part of what the noise is, not to be changed."""
 
 
 def grow_tensors(
@@ -70,47 +68,4 @@ def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows) -> None:
 
 def treat_expert_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
     """A copied expert's tensor: the source's plus noise, ε ~ N(0, (α·σ)²) with σ of each matrix on its own."""
-    copy = source.clone()
-    disturb(plan, place, expert, copy)
-    return copy
-
-
-def disturb(plan: GrowthPlan, place: Place, expert: int, values: Tensor) -> None:
-    """Add to a copied expert's tensor, in place, the noise that the plan has for it."""
-    matrices = place.role.matrices
-    if plan.noise > 0 and matrices:
-        count = len(matrices)
-        parts = [values[..., i::count] for i in range(count)] if place.role.interleaved else values.chunk(count)
-        for matrix, part in zip(matrices, parts, strict=True):
-            _add_noise(plan, (plan.seed, plan.event, place.layer, matrix, expert), part)
-
-
-def _add_noise(plan: GrowthPlan, key: tuple[object, ...], values: Tensor) -> None:
-    """Noise that depends on the key and on the values alone: no shard, no order of draws, no device enters.
-
-    Drawn in float32 on the CPU, block by block, so that a matrix of any size needs little memory beside its own and
-    its blocks stay in the cache.
-    """
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    flat = values.reshape(-1)  # a view, unless the matrix is interleaved with another
-    scale = plan.noise * _deviation(flat)
-    epsilon = torch.empty(min(BLOCK, flat.numel()), dtype=torch.float32)
-    for block in flat.split(BLOCK):
-        noise = epsilon[: block.numel()].normal_(generator=generator).mul_(scale).to(block.device)
-        block.copy_(noise.to(torch.promote_types(block.dtype, torch.float32)).add_(block))
-    if flat.data_ptr() != values.data_ptr():
-        values.copy_(flat.view_as(values))
-
-
-def _deviation(flat: Tensor) -> float:
-    """Standard deviation, summed in float64, where the order of summation is lost when rounding to float32."""
-    if flat.numel() == 0:
-        return 0.0
-    pivot = flat[0].double()  # so that values that are all alike have a deviation of exactly zero
-    total = square = torch.zeros((), dtype=torch.float64, device=flat.device)
-    for block in flat.split(BLOCK):
-        distance = block.double() - pivot
-        total, square = total + distance.sum(), square + torch.dot(distance, distance)
-    variance = square / flat.numel() - (total / flat.numel()).square()
-    return variance.clamp(min=0).sqrt().float().item()
+    return disturb(plan, place, expert, source.clone())

@@ -73,7 +73,7 @@ def test_shards_of_source_and_result_do_not_matter(sharded, tmp_path):
     grow_folder(sharded, tmp_path / "many", Depth(2), Width(2, noise=0.1), max_shard_size="20KB")
     one, many = everything(tmp_path / "one"), everything(tmp_path / "many")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 5
-    assert all(p.stat().st_size < 25_000 for p in (tmp_path / "many").glob("*.safetensors"))
+    assert all(p.stat().st_size < 20_000 + 10_000 for p in (tmp_path / "many").glob("*.safetensors"))
     assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in many.values())
@@ -299,14 +299,6 @@ def test_a_kill_half_way_leaves_no_destination_and_running_again_works(mixtral, 
     pico.load(tmp_path / "grown")
 
 
-def test_between_file_systems_bytes_go_through_a_buffer(mixtral, tmp_path, monkeypatch):
-    grow_folder(mixtral, tmp_path / "a", Depth(2))
-    monkeypatch.setattr(stream, "COPY_FILE_RANGE", stream._no_copy_file_range)
-    monkeypatch.setattr(stream, "CHUNK", 100)
-    grow_folder(mixtral, tmp_path / "b", Depth(2))
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
-
-
 def test_dry_run_writes_nothing(mixtral, tmp_path, capsys):
     assert grow([str(mixtral), str(tmp_path / "grown"), "--depth", "2", "--width", "2", "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -341,7 +333,8 @@ def test_mistakes_on_the_command_line(options, mixtral, tmp_path):
 def test_light_commands_do_without_torch(mixtral, tmp_path):
     script = (
         "import sys\nfrom lit_recycle.commands import families, grow\nfamilies.main([])\n"
-        f"grow.main([{str(mixtral)!r}, {str(tmp_path / 'grown')!r}, '--depth', '2', '--dry-run'])\n"
+        f"grow.main([{str(mixtral)!r}, {str(tmp_path / 'a')!r}, '--depth', '2', '--width', '2', '--dry-run'])\n"
+        f"grow.main([{str(mixtral)!r}, {str(tmp_path / 'b')!r}, '--depth', '2'])\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], capture_output=True)
