@@ -153,6 +153,21 @@ def test_the_small_model_is_let_go_before_the_large_one_is_made(
     assert watch.small and alive == [0, 0]
 
 
+def test_moments_are_let_go_when_they_have_been_grown(tmp_path: Path) -> None:
+    class Watch(GrowthHooks, L.Callback):
+        def on_growth_start(self, trainer: L.Trainer, module: L.LightningModule, event: GrowthEvent) -> None:
+            state = trainer.optimizers[0].state
+            self.small = {name: weakref.ref(state[p]["exp_avg_sq"]) for name, p in module.named_parameters()}
+
+        def on_growth_end(self, trainer: L.Trainer, module: L.LightningModule, record: object) -> None:
+            self.alive = {name for name, ref in self.small.items() if ref() is not None}
+
+    watch = Watch()
+    fit(tmp_path / "run", steps=3, events=[GrowthEvent(Trigger(steps=2), width=Width(2))], callbacks=[watch])
+    gathered = {name for name in watch.small if name.endswith(("gate_up", "experts.down", "router.weight"))}
+    assert gathered and watch.alive == watch.small.keys() - gathered, "what did not change goes on, uncopied"
+
+
 def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_path: Path) -> None:
     rates: list[tuple[float, float]] = []
 
