@@ -1,5 +1,6 @@
-"""Growing a checkpoint on disk: memory and speed against ``cp`` of as many bytes, and against mergekit.
+"""Growing a checkpoint on disk: memory and speed against ``cp`` of as many bytes, and against two other ways to do it.
 
+    python benchmarks/disk.py
     python benchmarks/disk.py --gigabytes 8 --repeat 3 --mergekit VENV/bin/mergekit-yaml
 
 Writes a synthetic Mixtral checkpoint in bfloat16 and grows it ×2 in depth and ×2 in width. Before and after each growth
@@ -7,7 +8,8 @@ Writes a synthetic Mixtral checkpoint in bfloat16 and grows it ×2 in depth and 
 page cache before each. A ratio is that of a growth to the mean of the ``cp`` before and after it; of several rounds the
 one with the middle ratio is reported. Times end when the process ends, as ``cp`` is
 usually timed, and when the disk has everything (``sync``). CPU seconds tell what a busy machine hides. Memory is the
-largest resident set. mergekit, in an environment of its own, merges the same slices; its tensors must be ours.
+largest resident set. The rivals of depth growth: transformers loads the model, copies its layers and saves it, where
+the machine has the memory; mergekit, in an environment of its own, merges the same slices. Their tensors must be ours.
 """
 
 import argparse
@@ -18,10 +20,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
+from table import Row
 
 from lit_recycle.checkpoints.reader import open_folder
 from lit_recycle.checkpoints.treat import write
@@ -30,54 +35,88 @@ from lit_recycle.checkpoints.writer import ShardFiles, Spec, lay_out, write_json
 HIDDEN, EXPERT, EXPERTS = 2048, 2560, 16
 BYTES_PER_LAYER = 2 * EXPERTS * 3 * HIDDEN * EXPERT
 
+IN_MEMORY = """
+import copy, sys
+import torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
+layers = [layer for old in model.model.layers for layer in (old, copy.deepcopy(old))]
+for i, layer in enumerate(layers):
+    layer.self_attn.layer_idx = i
+model.model.layers = torch.nn.ModuleList(layers)
+model.config.num_hidden_layers = len(layers)
+model.save_pretrained(sys.argv[2])
+"""
 
-def main() -> None:
+
+class Found(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    synced: float
+    cpu: float
+    resident: float
+    """MB."""
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("disk-benchmark"), help="on the disk to be measured")
-    parser.add_argument("--gigabytes", type=float, default=8.0, help="size of the source")
-    parser.add_argument("--repeat", type=int, default=1, help="rounds; the best of each is reported")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the source")
+    parser.add_argument("--repeat", type=int, default=1, help="rounds; the middle one is reported")
     parser.add_argument("--mergekit", type=Path, help="mergekit-yaml of an environment that has mergekit")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.folder.mkdir(parents=True)
     try:
-        run(args.folder, args.gigabytes, args.repeat, args.mergekit)
+        return run(args.folder, args.gigabytes, args.repeat, args.mergekit)
     finally:
         shutil.rmtree(args.folder)
 
 
-def run(folder: Path, gigabytes: float, repeat: int, mergekit: Path | None) -> None:
+def run(folder: Path, gigabytes: float, repeat: int, mergekit: Path | None) -> list[Row]:
     source = folder / "source"
     layers = synthesize(source, max(2, round(gigabytes * 1e9 / BYTES_PER_LAYER)))
     nbytes = open_folder(source).nbytes
     print(f"source: {nbytes / 1e9:.2f} GB, {layers} layers of {EXPERTS} experts, bfloat16, {os.cpu_count()} cores")
     print(f"{'':32}{'GB':>8}{'s':>8}{'GB/s':>8}{'s synced':>11}{'CPU s':>8}{'MB resident':>13}{'x cp':>7}{'synced':>9}")
     copy_source(folder, source)  # so that nobody is the first to touch the machine's memory
-    commands = {"depth x2": ["--depth", "2"], "width x2, noise 0.01": ["--width", "2"]}
+    rows, commands = [], {"depth x2": ["--depth", "2"], "width x2, noise 0.01": ["--width", "2"]}
     for name, options in commands.items():
-        rounds, before = [], copy_source(folder, source)
-        for _ in range(repeat):
-            ours, after = grow(folder, source, options), copy_source(folder, source)
-            rounds.append((ours, mean(before, after)))
-            before = after
-        ours, cp = sorted(rounds, key=lambda pair: pair[1]["seconds"] / pair[0]["seconds"])[repeat // 2]
+        ours, cp = against_cp(folder, source, options, repeat)
+        written = open_folder(folder / "grown").nbytes
         report("cp, twice the source", 2 * nbytes, cp, cp)
-        report(f"lit-recycle {name}", open_folder(folder / "grown").nbytes, ours, cp)
-        if name.startswith("depth") and mergekit is not None:
-            compare_with_mergekit(folder, source, layers, mergekit, cp)
+        report(f"lit-recycle {name}", written, ours, cp)
+        rates = written / 1e9 / ours.seconds, 2 * nbytes / 1e9 / cp.seconds
+        mine = f"{rates[0]:.2f} GB/s, {ours.resident:.0f} MB"
+        what = f"grow {name} on disk, {nbytes / 1e9:.0f} GB"
+        rows.append(Row(what, mine, f"cp {rates[1]:.2f} GB/s", f"{rates[0] / rates[1]:.2f} ×", "≥ 0.6 ×, < 1500 MB"))
+        if name.startswith("depth"):
+            for rival, found in rivals(folder, source, layers, mergekit):
+                report(rival, written, found, cp)
+                theirs, ratio = f"{rival} {found.seconds:.0f} s, {found.resident:.0f} MB", found.seconds / ours.seconds
+                mine = f"{ours.seconds:.0f} s, {ours.resident:.0f} MB"
+                rows.append(Row(what, mine, theirs, f"{ratio:.1f} × faster", "> 1 ×"))
+    return rows
 
 
-def mean(a: dict, b: dict) -> dict:
-    return {key: (a[key] + b[key]) / 2 for key in a}
+def against_cp(folder: Path, source: Path, options: list[str], repeat: int) -> tuple[Found, Found]:
+    """The round with the middle ratio: ours, and the mean of ``cp`` before and after it."""
+    rounds, before = [], copy_source(folder, source)
+    for _ in range(repeat):
+        ours, after = grow(folder, source, options), copy_source(folder, source)
+        cp = Found(*((a + b) / 2 for a, b in zip(before, after, strict=True)))
+        rounds.append((ours, cp))
+        before = after
+    return sorted(rounds, key=lambda pair: pair[1].seconds / pair[0].seconds)[repeat // 2]
 
 
-def grow(folder: Path, source: Path, options: list[str]) -> dict:
+def grow(folder: Path, source: Path, options: list[str]) -> Found:
     grown = folder / "grown"
     shutil.rmtree(grown, ignore_errors=True)
     forget(source)
     return measure([sys.executable, "-m", "lit_recycle.cli", "grow", str(source), str(grown), *options])
 
 
-def copy_source(folder: Path, source: Path) -> dict:
+def copy_source(folder: Path, source: Path) -> Found:
     forget(source)
     files = " ".join(str(path) for path in sorted(source.glob("*.safetensors")))
     a, b = folder / "a", folder / "b"
@@ -95,7 +134,7 @@ def forget(source: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure(command: list[str]) -> dict:
+def measure(command: list[str]) -> Found:
     os.sync()
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -109,7 +148,7 @@ def measure(command: list[str]) -> dict:
         raise SystemExit(f"failed: {' '.join(command)}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "synced": time.perf_counter() - start, "cpu": cpu, "resident": resident / 1e6}
+    return Found(seconds, time.perf_counter() - start, cpu, resident / 1e6)
 
 
 def peak_memory(pid: int) -> int:
@@ -121,13 +160,12 @@ def peak_memory(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
-def report(name: str, nbytes: int, found: dict, cp: dict) -> None:
+def report(name: str, nbytes: int, found: Found, cp: Found) -> None:
     """A line of the table; the ratios are of rates, in bytes per second."""
-    rate, size = nbytes / 1e9 / found["seconds"], nbytes / 1e9
-    ratios = [cp[key] / found[key] for key in ("seconds", "synced")]
+    rate, size = nbytes / 1e9 / found.seconds, nbytes / 1e9
     print(
-        f"{name:32}{size:8.2f}{found['seconds']:8.1f}{rate:8.2f}{found['synced']:11.1f}{found['cpu']:8.1f}"
-        f"{found['resident']:13.0f}{ratios[0]:7.2f}{ratios[1]:9.2f}",
+        f"{name:32}{size:8.2f}{found.seconds:8.1f}{rate:8.2f}{found.synced:11.1f}{found.cpu:8.1f}"
+        f"{found.resident:13.0f}{cp.seconds / found.seconds:7.2f}{cp.synced / found.synced:9.2f}",
         flush=True,
     )
 
@@ -157,7 +195,7 @@ def synthesize(folder: Path, layers: int) -> int:
     return layers
 
 
-def tensors(layers: int):
+def tensors(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     kv = HIDDEN // 4
     yield "model.embed_tokens.weight", (1024, HIDDEN)
     for i in range(layers):
@@ -174,28 +212,38 @@ def tensors(layers: int):
     yield "lm_head.weight", (1024, HIDDEN)
 
 
-def compare_with_mergekit(folder: Path, source: Path, layers: int, mergekit: Path, cp: dict) -> None:
-    """The same slices by passthrough: speed, memory, and every tensor held against ours."""
-    slices = [{"sources": [{"model": str(source), "layer_range": [i, i + 1]}]} for i in range(layers) for _ in "ab"]
-    recipe = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
-    (folder / "recipe.yaml").write_text(json.dumps(recipe))
-    theirs = folder / "mergekit"
-    found = measure([str(mergekit), str(folder / "recipe.yaml"), str(theirs), "--lazy-unpickle"])
-    report("mergekit passthrough", open_folder(theirs).nbytes, found, cp)
-    ours, other, used = open_folder(folder / "grown").tensors, open_folder(theirs).tensors, set()
+def rivals(folder: Path, source: Path, layers: int, mergekit: Path | None) -> Iterator[tuple[str, Found]]:
+    """Other ways to what stands in ``grown``, each checked against it."""
+    theirs, needed = folder / "theirs", 4.5 * open_folder(source).nbytes
+    if needed < (free := os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        forget(source)
+        yield "transformers", measure([sys.executable, "-c", IN_MEMORY, str(source), str(theirs)])
+        check(folder / "grown", theirs)
+    else:
+        print(f"transformers left out: needs {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} are free")
+    if mergekit is not None:
+        slices = [{"sources": [{"model": str(source), "layer_range": [i, i + 1]}]} for i in range(layers) for _ in "ab"]
+        recipe = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
+        (folder / "recipe.yaml").write_text(json.dumps(recipe))
+        forget(source)
+        yield "mergekit", measure([str(mergekit), str(folder / "recipe.yaml"), str(theirs), "--lazy-unpickle"])
+        check(folder / "grown", theirs)
+
+
+def check(grown: Path, theirs: Path) -> None:
+    """Hold every tensor of theirs against ours, and remove theirs."""
+    ours, other, used = open_folder(grown).tensors, open_folder(theirs).tensors, set()
     for name in other:
         parts = our_names(name)
         whole = [torch.cat([read(ours[part]) for part in row]) for row in parts]
-        mine = torch.stack(whole) if "experts." in name else whole[0]
-        assert torch.equal(mine, read(other[name])), name
+        assert torch.equal(whole[0] if len(parts) == 1 else torch.stack(whole), read(other[name])), name
         used |= {part for row in parts for part in row}
     assert used == ours.keys(), sorted(used ^ ours.keys())[:5]
-    print(f"mergekit: {len(ours):,} tensors, all equal to ours bit for bit")
     shutil.rmtree(theirs)
 
 
 def our_names(name: str) -> list[list[str]]:
-    """mergekit writes experts fused, as transformers holds them: the names of the parts, expert by expert."""
+    """Others may write experts fused, as transformers holds them: the names of the parts, expert by expert."""
     at = name.replace(".mlp.", ".block_sparse_moe.")
     for fused, matrices in (("experts.gate_up_proj", ("w1", "w3")), ("experts.down_proj", ("w2",))):
         if at.endswith(fused):
