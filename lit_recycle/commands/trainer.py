@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from callbacks.interrupt import SaveOnInterrupt
 from callbacks.summary import RunSummary
+from lit_recycle.allocator import keep_freed_memory
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import load_checkpoint, newest_checkpoint
 from lit_recycle.commands.saved_config import SharedConfig
@@ -159,6 +160,8 @@ def main(argv: list[str]) -> int:
     if command != "fit":  # it would put a point at step 0 into the curves of the run
         cli.trainer.loggers = []
     path = cli.checkpoint()
+    if cli.trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     try:
         getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
     except BaseException:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.grouped import Groups, group_by_expert, input_gradient, product, weight_gradient
 
 
 class Routing(NamedTuple):
@@ -59,29 +61,57 @@ class Router(nn.Module):
                 weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
             weights_TK = weights_TK * config.routed_scaling
             shares_TE = scores_TE if softmax else scores_TE / scores_TE.sum(-1, keepdim=True)
-            counts_E = torch.bincount(chosen_TK.flatten(), minlength=config.num_experts).to(torch.float32)
+            ones = torch.ones(chosen_TK.numel(), dtype=torch.float32, device=x_TD.device)
+            counts_E = ones.new_zeros(config.num_experts).index_add_(0, chosen_TK.flatten(), ones)
             z = logits_TE.logsumexp(-1).square().mean()
         return weights_TK, chosen_TK, Routing(counts_E, shares_TE.mean(0), z)
 
 
-class _GatherRows(torch.autograd.Function):
-    """``x[rows]`` where every row of ``x`` is taken ``copies`` times: ``rows`` is a permutation, divided by copies.
+class _SwiGLUExperts(torch.autograd.Function):
+    """Sum over the chosen experts of weight · ``down(silu(gate(x)) · up(x))``, with a gradient written by hand.
 
-    The gradient of such a gather is itself a gather by the inverse permutation and a sum over copies. Autograd would
-    scatter with accumulation instead, which is slower and has no fixed order of summation on a GPU.
+    Autograd's own would keep more (each chosen copy of a token, the experts' outputs) and pass over memory more often:
+    here a row's weight is multiplied into its inner activations, so that the rows of a token need only be added up, and
+    its gradient is a dot product of what is at hand.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, order: Tensor, inverse: Tensor, copies: int):
-        ctx.save_for_backward(inverse)
-        ctx.copies = copies
-        return x[order if copies == 1 else order // copies]
+    def forward(
+        ctx: FunctionCtx, x_TD: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor, groups: Groups
+    ) -> Tensor:
+        weights_R1 = x_TD.new_zeros(len(groups.tokens_R), 1)
+        weights_R1[groups.places_TK.flatten()] = weights_TK.to(x_TD.dtype).view(-1, 1)
+        gate_up_R2F = product(x_TD.index_select(0, groups.tokens_R), gate_up, groups)
+        gate_RF, up_RF = gate_up_R2F.chunk(2, dim=-1)
+        y_RD = product(F.silu(gate_RF) * up_RF * weights_R1, down, groups)
+        ctx.save_for_backward(x_TD, weights_R1, gate_up, down, gate_up_R2F)
+        ctx.groups, ctx.weights_dtype = groups, weights_TK.dtype
+        return _sum_choices(y_RD, groups)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor):
-        (inverse,) = ctx.saved_tensors
-        grad = grad[inverse]
-        return grad if ctx.copies == 1 else grad.unflatten(0, (-1, ctx.copies)).sum(1), None, None, None
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weights_R1, gate_up, down, gate_up_R2F = ctx.saved_tensors
+        groups: Groups = ctx.groups
+        needs_x, _, needs_gate_up, needs_down, _ = ctx.needs_input_grad
+        grad_RD = grad_TD.index_select(0, groups.tokens_R)
+        gate_RF, up_RF = gate_up_R2F.chunk(2, dim=-1)
+        silu_RF = F.silu(gate_RF)
+        inner_RF, grad_RF = silu_RF * up_RF, input_gradient(grad_RD, down, groups)
+        grad_weights_R = (inner_RF * grad_RF).sum(-1, dtype=ctx.weights_dtype)
+        grad_down = weight_gradient(grad_RD, inner_RF * weights_R1, groups, down.dtype) if needs_down else None
+        grad_RF = grad_RF * weights_R1
+        grad_gate_RF = torch.ops.aten.silu_backward(grad_RF * up_RF, gate_RF)
+        grad_R2F = torch.cat((grad_gate_RF, grad_RF * silu_RF), dim=-1)
+        x_RD = x_TD.index_select(0, groups.tokens_R)
+        grad_gate_up = weight_gradient(grad_R2F, x_RD, groups, gate_up.dtype) if needs_gate_up else None
+        grad_x_TD = _sum_choices(input_gradient(grad_R2F, gate_up, groups), groups) if needs_x else None
+        return grad_x_TD, grad_weights_R[groups.places_TK], grad_gate_up, grad_down, None
+
+
+def _sum_choices(rows_RD: Tensor, groups: Groups) -> Tensor:
+    """Add up the rows of each token's choices, ``[T, D]``."""
+    return F.embedding_bag(groups.places_TK, rows_RD, mode="sum")
 
 
 class Experts(nn.Module):
@@ -97,39 +127,10 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor, counts_E: Tensor) -> Tensor:
         """Sum over the chosen experts of weight × expert(x), ``[T, D]``. No token is dropped."""
-        top_k = chosen_TK.shape[-1]
-        order = chosen_TK.flatten().argsort(stable=True)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(order.numel(), device=order.device)
-        ends_E = counts_E.to(torch.int32).cumsum(0, dtype=torch.int32)
-        x_RD = _GatherRows.apply(x_TD, order, inverse, top_k)  # R = T·K rows, sorted by expert
-        gate, up = grouped_linear(x_RD, self.gate_up, ends_E).chunk(2, dim=-1)
-        y_RD = grouped_linear(F.silu(gate) * up, self.down, ends_E)
-        y_TKD = _GatherRows.apply(y_RD, inverse, order, 1).unflatten(0, (-1, top_k))
-        return (y_TKD * weights_TK.to(y_TKD.dtype).unsqueeze(-1)).sum(1)
-
-
-def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
-    """``x[r] @ weight[e].T`` for rows sorted by expert; rows of expert e end before ``ends_E[e]``.
-
-    torch's grouped matrix product takes float32 and bfloat16; other types go expert by expert.
-
-    Raises:
-        ValueError: For sizes that the grouped product cannot read 16 bytes at a time.
-    """
-    if torch.is_autocast_enabled(x_RI.device.type):
-        dtype = torch.get_autocast_dtype(x_RI.device.type)
-        x_RI, weight_EOI = x_RI.to(dtype), weight_EOI.to(dtype)
-    if x_RI.dtype in (torch.float32, torch.bfloat16):
-        multiple = 16 // x_RI.element_size()
-        if any(size % multiple for size in weight_EOI.shape[1:]):
-            raise ValueError(
-                f"hidden_size and expert_size must be multiples of {multiple} to train in {x_RI.dtype}; "
-                f"a weight of the experts has shape {tuple(weight_EOI.shape)}"
-            )
-        return F.grouped_mm(x_RI, weight_EOI.transpose(-2, -1), offs=ends_E)
-    sizes = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-    return torch.cat([F.linear(x, w) for x, w in zip(x_RI.split(sizes), weight_EOI, strict=True)])
+        if torch.is_autocast_enabled(x_TD.device.type):
+            x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
+        groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
+        return _SwiGLUExperts.apply(x_TD, weights_TK, self.gate_up, self.down, groups)
 
 
 class MoE(nn.Module):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_recycle.model.experts import MoE, grouped_linear
+from lit_recycle.model.experts import MoE, _SwiGLUExperts
+from lit_recycle.model.grouped import group_by_expert
 
 
 def a_moe(config, seed=0) -> MoE:
@@ -90,7 +91,7 @@ def test_the_balancing_bias_is_no_parameter():
 
 @given(configs(), st.integers(0, 2**32))
 def test_gradients_are_those_of_the_loop(config, seed):
-    """The hand-written gather and its gradient, for tokens, experts and router."""
+    """For tokens, experts and router."""
     moe = a_moe(config, seed)
     x = hidden_states(config, 1, 4, seed).requires_grad_()
     wanted = [x, moe.experts.gate_up, moe.experts.down]
@@ -131,8 +132,7 @@ def test_experts_without_tokens_have_gradients_of_zero(dtype):
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 5])
-def test_grouped_products_equal_products_expert_by_expert(top_k):
-    """float32 in one grouped product, float64 in a loop."""
+def test_float32_is_float64_to_rounding(top_k):
     config = tiny(
         num_experts=5, top_k=top_k, hidden_size=16, expert_size=12, shared_expert_size=4, normalize_top_k=False
     )
@@ -148,23 +148,47 @@ def test_grouped_products_equal_products_expert_by_expert(top_k):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 4), (torch.bfloat16, 8)])
-def test_sizes_that_the_grouped_product_cannot_take_are_refused_by_key(dtype, multiple):
-    x_RI, ends_E = torch.zeros(2, 2 * multiple, dtype=dtype), torch.tensor([1, 2], dtype=torch.int32)
-    grouped_linear(x_RI, torch.zeros(2, multiple, 2 * multiple, dtype=dtype), ends_E)
-    for shape in ((2, multiple, multiple + 1), (2, multiple + 1, multiple)):
-        with pytest.raises(ValueError, match=f"hidden_size and expert_size must be multiples of {multiple}"):
-            grouped_linear(torch.zeros(2, shape[2], dtype=dtype), torch.zeros(*shape, dtype=dtype), ends_E)
-
-
-def test_grouped_products_under_autocast_are_in_its_type():
-    x_RI, weight_EOI = torch.randn(4, 8), torch.randn(2, 8, 8)
-    ends_E = torch.tensor([1, 4], dtype=torch.int32)
+def test_experts_under_autocast_compute_in_its_type():
+    experts = a_moe(tiny(hidden_size=16, expert_size=8)).experts.float()
+    x_TD = torch.randn(6, 16, requires_grad=True)
+    chosen_TK = torch.tensor([[0, 2], [2, 1], [0, 1], [1, 0], [2, 0], [0, 2]])
+    counts_E = torch.bincount(chosen_TK.flatten(), minlength=3)
+    weights_TK = torch.rand(6, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        found = grouped_linear(x_RI, weight_EOI, ends_E)
+        found = experts(x_TD, weights_TK, chosen_TK, counts_E)
     assert found.dtype == torch.bfloat16
-    expected = torch.cat([F.linear(x_RI[:1], weight_EOI[0]), F.linear(x_RI[1:], weight_EOI[1])])
-    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)
+    expected = experts(x_TD, weights_TK, chosen_TK, counts_E)
+    wanted = [x_TD, experts.gate_up, experts.down]
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+    for half, full in zip(
+        torch.autograd.grad(found.sum(), wanted), torch.autograd.grad(expected.sum(), wanted), strict=True
+    ):
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, full, rtol=0.05, atol=0.05 * float(full.abs().max()))
+
+
+def test_gradients_by_finite_differences():
+    """Tokens, weights and both matrices; experts without tokens among them."""
+    experts = a_moe(tiny(num_experts=4, hidden_size=4, expert_size=3)).experts
+    chosen_TK = torch.tensor([[0, 3], [3, 1], [0, 1]])
+    counts_E = torch.bincount(chosen_TK.flatten(), minlength=4)
+    x_TD = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weights_TK = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+
+    def run(x_TD: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
+        return _SwiGLUExperts.apply(x_TD, weights_TK, gate_up, down, groups)
+
+    assert torch.autograd.gradcheck(run, (x_TD, weights_TK, experts.gate_up, experts.down))
+
+
+def test_frozen_experts_let_gradients_through():
+    experts = a_moe(tiny()).experts.requires_grad_(False)
+    x_TD = hidden_states(tiny()).flatten(0, 1).requires_grad_()
+    chosen_TK = torch.arange(len(x_TD)).unsqueeze(1) % 3
+    experts(x_TD, torch.ones(len(x_TD), 1), chosen_TK, torch.bincount(chosen_TK.flatten())).sum().backward()
+    assert x_TD.grad.any()
+    assert experts.gate_up.grad is None and experts.down.grad is None
 
 
 def test_the_router_computes_in_float32_under_autocast():

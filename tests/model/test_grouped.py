@@ -1,0 +1,100 @@
+"""Products of rows with their experts' matrices, in both of their ways, against a loop over rows."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lit_recycle.model.grouped import (
+    PAD_16_BIT,
+    Groups,
+    group_by_expert,
+    input_gradient,
+    product,
+    weight_gradient,
+)
+
+
+def choices(tokens: int, top_k: int, experts: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    chosen_TK = torch.stack([torch.randperm(experts, generator=generator)[:top_k] for _ in range(tokens)])
+    return chosen_TK, torch.bincount(chosen_TK.flatten(), minlength=experts).float()
+
+
+def expert_of_row(groups: Groups, chosen_TK: Tensor) -> Tensor:
+    """The expert of each row, -1 for padding."""
+    found = torch.full((len(groups.tokens_R),), -1)
+    found[groups.places_TK.flatten()] = chosen_TK.flatten()
+    return found
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(3, 9), st.integers(0, 2**20), st.booleans())
+def test_each_choice_has_a_row_among_its_experts_rows(tokens, top_k, experts, seed, half):
+    chosen_TK, counts_E = choices(tokens, top_k, experts, seed)
+    groups = group_by_expert(chosen_TK, counts_E, torch.bfloat16 if half else torch.float64)
+    assert groups.places_TK.flatten().unique().numel() == tokens * top_k
+    assert torch.equal(groups.tokens_R[groups.places_TK], torch.arange(tokens).unsqueeze(1).expand(tokens, top_k))
+    ends = groups.ends_E.tolist()
+    for expert, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        rows = expert_of_row(groups, chosen_TK)[begin:end]
+        assert (rows == expert).sum() == counts_E[expert] and (rows[rows != expert] == -1).all()
+        assert groups.sizes[expert] == end - begin == (-(-int(counts_E[expert]) // 16) * 16 if half else len(rows))
+    assert ends[-1] == len(groups.tokens_R)
+    if not half:
+        assert len(groups.tokens_R) == tokens * top_k
+
+
+def test_padding_is_counted_in_16_bits():
+    chosen_TK = torch.tensor([[0]] * 17 + [[2]])
+    groups = group_by_expert(chosen_TK, torch.tensor([17.0, 0.0, 1.0]), torch.bfloat16)
+    assert groups.sizes == [2 * PAD_16_BIT, 0, PAD_16_BIT]
+
+
+@given(st.integers(1, 20), st.integers(3, 6), st.integers(0, 2**20))
+def test_products_are_those_of_each_row(tokens, experts, seed):
+    chosen_TK, counts_E = choices(tokens, 2, experts, seed)
+    groups = group_by_expert(chosen_TK, counts_E, torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    x_RI, grad_RO, weight_EOI = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((2 * tokens, 4), (2 * tokens, 6), (experts, 6, 4))
+    )
+    owner = expert_of_row(groups, chosen_TK)
+    torch.testing.assert_close(product(x_RI, weight_EOI, groups), torch.einsum("ri,roi->ro", x_RI, weight_EOI[owner]))
+    torch.testing.assert_close(
+        input_gradient(grad_RO, weight_EOI, groups), torch.einsum("ro,roi->ri", grad_RO, weight_EOI[owner])
+    )
+    expected = torch.zeros_like(weight_EOI).index_add_(0, owner, torch.einsum("ro,ri->roi", grad_RO, x_RI))
+    torch.testing.assert_close(weight_gradient(grad_RO, x_RI, groups, torch.float64), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchs_grouped_product_and_the_loop_agree(dtype):
+    """The way of GPUs, on a CPU; with an expert that has no rows."""
+    chosen_TK, _ = choices(21, 2, 5, 0)
+    chosen_TK[chosen_TK == 3] = 4
+    counts_E = torch.bincount(chosen_TK.flatten(), minlength=6)
+    loop = group_by_expert(chosen_TK, counts_E, torch.float32)
+    grouped = loop._replace(sizes=None)
+    x_RI, grad_RO, weight_EOI = torch.randn(42, 16), torch.randn(42, 24), torch.randn(6, 24, 16)
+    pairs = [
+        (product(x_RI.to(dtype), weight_EOI, grouped), product(x_RI, weight_EOI, loop)),
+        (input_gradient(grad_RO.to(dtype), weight_EOI, grouped), input_gradient(grad_RO, weight_EOI, loop)),
+        (
+            weight_gradient(grad_RO.to(dtype), x_RI.to(dtype), grouped, torch.float32),
+            weight_gradient(grad_RO, x_RI, loop, torch.float32),
+        ),
+    ]
+    for found, expected in pairs:
+        error = 1e-5 if dtype == torch.float32 else 0.03
+        torch.testing.assert_close(found.float(), expected, rtol=error, atol=error * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 4), (torch.bfloat16, 8)])
+def test_sizes_that_the_grouped_product_cannot_take_are_refused_by_key(dtype, multiple):
+    groups = Groups(torch.arange(2), torch.tensor([[0], [1]]), torch.tensor([1, 2], dtype=torch.int32), None)
+    product(torch.zeros(2, 2 * multiple, dtype=dtype), torch.zeros(2, multiple, 2 * multiple, dtype=dtype), groups)
+    for shape in ((2, multiple, multiple + 1), (2, multiple + 1, multiple)):
+        with pytest.raises(ValueError, match=f"hidden_size and expert_size must be multiples of {multiple}"):
+            product(torch.zeros(2, shape[2], dtype=dtype), torch.zeros(*shape, dtype=dtype), groups)
