@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -13,7 +15,9 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit
 
 from callbacks.monitor import GrowthHooks
+from lit_recycle import in_run
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.growth import optimizer as optimizer_growth
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.module import LitMoE
@@ -153,19 +157,26 @@ def test_the_small_model_is_let_go_before_the_large_one_is_made(
     assert watch.small and alive == [0, 0]
 
 
-def test_moments_are_let_go_when_they_have_been_grown(tmp_path: Path) -> None:
+def test_moments_are_let_go_as_they_are_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, lived, grow = {}, [], optimizer_growth.each_grown_state
+
     class Watch(GrowthHooks, L.Callback):
         def on_growth_start(self, trainer: L.Trainer, module: L.LightningModule, event: GrowthEvent) -> None:
             state = trainer.optimizers[0].state
-            self.small = {name: weakref.ref(state[p]["exp_avg_sq"]) for name, p in module.named_parameters()}
+            small.update({name: weakref.ref(state[p]["exp_avg_sq"]) for name, p in module.named_parameters()})
 
-        def on_growth_end(self, trainer: L.Trainer, module: L.LightningModule, record: object) -> None:
-            self.alive = {name for name, ref in self.small.items() if ref() is not None}
+    def watched(*args: Any) -> Iterator[tuple[str, Any]]:
+        for name, state in grow(*args):
+            yield name, state
+            lived.append({name for name, ref in small.items() if ref() is not None})
 
-    watch = Watch()
-    fit(tmp_path / "run", steps=3, events=[GrowthEvent(Trigger(steps=2), width=Width(2))], callbacks=[watch])
-    gathered = {name for name in watch.small if name.endswith(("gate_up", "experts.down", "router.weight"))}
-    assert gathered and watch.alive == watch.small.keys() - gathered, "what did not change goes on, uncopied"
+    monkeypatch.setattr(in_run, "each_grown_state", watched)
+    fit(tmp_path / "run", steps=3, events=[GrowthEvent(Trigger(steps=2), width=Width(2))], callbacks=[Watch()])
+    gathered = {name for name in small if name.endswith(("gate_up", "experts.down", "router.weight"))}
+    assert gathered and len(lived) == len(small)
+    for before, alive in enumerate(lived):
+        assert not alive & gathered & set(list(small)[:before]), "all but the one that was grown last"
+    assert lived[-1] - gathered == small.keys() - gathered, "what did not change goes on, uncopied"
 
 
 def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_path: Path) -> None:
