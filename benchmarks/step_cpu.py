@@ -68,9 +68,11 @@ def step_of(model: torch.nn.Module, bf16: bool) -> Callable[[], float]:
     def step() -> float:
         tokens = torch.randint(0, SHAPE["vocab_size"], (BATCH, SEQ_LEN + 1), generator=batches)
         with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-            out = model(tokens[:, :-1])
-            logits = out[0] if isinstance(out, tuple) else out.logits
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+            if isinstance(model, MoETransformer):
+                loss, _ = model(tokens[:, :-1], labels_BS=tokens[:, 1:])
+            else:
+                logits = model(tokens[:, :-1]).logits
+                loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -212,8 +212,7 @@ class LitMoE(L.LightningModule):
     def next_token_loss(self, batch: Batch) -> tuple[Tensor, Routing | None]:
         """Mean cross-entropy in nats per token, and how the tokens were routed."""
         assert self.model is not None
-        logits, routing = self.model(batch["input_ids"])
-        return F.cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten()), routing
+        return self.model(batch["input_ids"], labels_BS=batch["labels"])
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

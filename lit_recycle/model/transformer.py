@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from lit_recycle.model.attention import Attention, KeyValues, RMSNorm, rotary_angles
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import MoE, Router, Routing, SwiGLU
+from lit_recycle.model.loss import next_token_loss
 
 Cache = list[KeyValues]
 """Keys and values of the past positions, layer by layer; empty before the first position."""
@@ -76,10 +77,13 @@ class MoETransformer(nn.Module):
         if self.config.tie_embeddings:
             self.lm_head.weight = self.embed.weight
 
-    def forward(self, tokens_BS: Tensor, cache: Cache | None = None) -> tuple[Tensor, Routing | None]:
+    def forward(
+        self, tokens_BS: Tensor, cache: Cache | None = None, labels_BS: Tensor | None = None
+    ) -> tuple[Tensor, Routing | None]:
         """Logits ``[B, S, V]`` of the next token, and the routing stacked over MoE layers (None without any).
 
-        With a ``cache`` the positions follow those in it, and the cache is extended in place.
+        With a ``cache`` the positions follow those in it, and the cache is extended in place. With labels, the tokens
+        that do come next, it is their mean cross-entropy in nats instead of logits, which are then never held whole.
         """
         start = cache[0][0].shape[2] if cache else 0  # known before the first block puts its own keys in
         angles = rotary_angles(self.config, start, tokens_BS.shape[1], tokens_BS.device)
@@ -93,7 +97,10 @@ class MoETransformer(nn.Module):
             if routing is not None:
                 routings.append(routing)
         stacked = Routing(*map(torch.stack, zip(*routings, strict=True))) if routings else None
-        return self.lm_head(self.norm(x_BSD)), stacked
+        x_BSD = self.norm(x_BSD)
+        if labels_BS is None:
+            return self.lm_head(x_BSD), stacked
+        return next_token_loss(x_BSD.flatten(0, 1), self.lm_head.weight, labels_BS.flatten()), stacked
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

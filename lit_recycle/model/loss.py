@@ -1,0 +1,57 @@
+"""Next-token cross-entropy that never holds all logits at once.
+
+Axes: T tokens, D hidden size, V vocabulary. torch has such a loss from 2.13 on; this one also runs on those before.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+CHUNK = 1 << 27
+"""Logits that exist at a time: half a gigabyte in float32, while a product of so many keeps a GPU busy."""
+
+
+def next_token_loss(hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
+    """Mean cross-entropy of ``softmax(hidden @ weight.T)`` in nats per token.
+
+    The products are in autocast's type or that of ``hidden``, the softmax in float32 (float64 stays).
+    """
+    if torch.is_autocast_enabled(hidden_TD.device.type):
+        hidden_TD = hidden_TD.to(torch.get_autocast_dtype(hidden_TD.device.type))
+    return _NextTokenLoss.apply(hidden_TD, weight_VD, labels_T, torch.is_grad_enabled())
+
+
+class _NextTokenLoss(torch.autograd.Function):
+    """Chunk by chunk: logits, loss, and at once the gradients, so that no logits are kept or computed again."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, trained: bool) -> Tensor:
+        dtype = torch.promote_types(hidden_TD.dtype, torch.float32)
+        weight = weight_VD.to(hidden_TD.dtype)
+        grad_hidden_TD = torch.empty_like(hidden_TD) if trained else None
+        grad_weight_VD = weight_VD.new_zeros(weight_VD.shape, dtype=dtype) if trained else None
+        loss = hidden_TD.new_zeros((), dtype=dtype)
+        rows = max(1, CHUNK // len(weight))
+        for start in range(0, len(hidden_TD), rows):
+            chunk = slice(start, start + rows)
+            hidden, labels = hidden_TD[chunk], labels_T[chunk].unsqueeze(1)
+            logits = (hidden @ weight.T).to(dtype)
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            loss += (log_sum - logits.gather(1, labels)).sum()
+            if trained:
+                grad = logits.sub_(log_sum).exp_()  # the softmax
+                grad.scatter_add_(1, labels, grad.new_full(labels.shape, -1.0))
+                grad = grad.div_(len(hidden_TD)).to(hidden.dtype)
+                torch.mm(grad, weight, out=grad_hidden_TD[chunk])
+                grad_weight_VD += grad.T @ hidden
+        if trained:
+            ctx.save_for_backward(grad_hidden_TD, grad_weight_VD.to(weight_VD.dtype))
+        return loss / len(hidden_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden_TD, grad_weight_VD = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
+        return grad_hidden_TD, grad_weight_VD, None, None
