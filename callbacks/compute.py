@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from callbacks.monitor import Monitor
+from lit_recycle.data.batches import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
@@ -29,6 +30,7 @@ class ComputeMonitor(Monitor):
     - ``tokens``, ``flops``: trained on and spent so far; ``flops_sunk`` before the first growth, ``flops_extra`` after;
     - ``params``, ``active_params``; and their means over the run's tokens, ``params_mean``, ``active_params_mean``;
     - ``tokens_per_second`` of all processes since the last point, without validation and growing;
+    - ``data_wait_share``: share of that time in which the first process waited for the next batch of ``TextData``;
     - ``mfu``: FLOPs per second as a share of what the devices can do at best, where that is known.
 
     In TensorBoard every loss is drawn over tokens and over GFLOPs (10⁹ FLOPs) as well, as ``loss/…_over_tokens`` and
@@ -45,6 +47,7 @@ class ComputeMonitor(Monitor):
         self.axes: list[AxisWriter] = []
         self._before = Progress(0, 0, 0)
         self._clock = Stopwatch()
+        self._waited = 0.0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
@@ -56,6 +59,7 @@ class ComputeMonitor(Monitor):
             self.axes = [AxisWriter(folder, "tokens", 1, now.tokens) for folder in folders]
             self.axes += [AxisWriter(folder, "GFLOPs", GIGA, now.flops) for folder in folders]
         self._clock.restart(now)
+        self._waited = seconds_waited(trainer) or 0.0
 
     @override
     def on_step(self, trainer: L.Trainer, module: LitMoE) -> None:
@@ -66,11 +70,14 @@ class ComputeMonitor(Monitor):
         self._write_losses(trainer)
         if module.device.type != "cpu":
             torch.accelerator.synchronize(module.device)
-        tokens_per_second, flops_per_second = self._clock.lap(module.progress)
+        seconds, tokens, flops = self._clock.lap(module.progress)
         values = spent(module.config, module.growth, module.progress)
-        values["compute/tokens_per_second"] = tokens_per_second
+        values["compute/tokens_per_second"] = tokens / seconds
+        if (waited := seconds_waited(trainer)) is not None:
+            values["compute/data_wait_share"] = (waited - self._waited) / seconds
+            self._waited = waited
         if self._peak:
-            values["compute/mfu"] = flops_per_second / (self._peak * trainer.world_size)
+            values["compute/mfu"] = flops / seconds / (self._peak * trainer.world_size)
         return values
 
     # --- losses over tokens and FLOPs --------------------------------------------------------------------------------
@@ -120,7 +127,7 @@ class ComputeMonitor(Monitor):
 
 
 class Stopwatch:
-    """Speed since the last lap, pauses left out."""
+    """Time since the last lap, pauses left out."""
 
     def __init__(self) -> None:
         self.restart(Progress(0, 0, 0))
@@ -134,12 +141,17 @@ class Stopwatch:
     def go_on(self) -> None:
         self._since += time.perf_counter() - self._paused_at
 
-    def lap(self, now: Progress) -> tuple[float, float]:
-        """Tokens and FLOPs per second."""
-        seconds = time.perf_counter() - self._since
-        speeds = (now.tokens - self._last.tokens) / seconds, (now.flops - self._last.flops) / seconds
+    def lap(self, now: Progress) -> tuple[float, int, int]:
+        """Seconds, tokens and FLOPs."""
+        lap = time.perf_counter() - self._since, now.tokens - self._last.tokens, now.flops - self._last.flops
         self.restart(now)
-        return speeds
+        return lap
+
+
+def seconds_waited(trainer: L.Trainer) -> float | None:
+    """What this process has waited for training batches so far; None where they are not `TextData`'s."""
+    loader = trainer.train_dataloader
+    return loader.seconds_waited if isinstance(loader, StreamLoader) else None
 
 
 def spent(config: MoEConfig, growth: list[dict[str, Any]], now: Progress) -> dict[str, float]:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn, RichProgressBarTheme
 from typing_extensions import override
 
+from callbacks.compute import seconds_waited
 from callbacks.growth import GrowthCallback
 from callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
@@ -22,10 +23,14 @@ from lit_recycle.text import human
 
 SPEED_OVER = 20
 """Optimizer steps that the speed shown is a mean of."""
+WAIT_SHOWN_FROM = 0.01
+"""Share of the time spent waiting for data from which on it is shown: below, it is none of a user's worries."""
 
 
 class RunProgressBar(GrowthHooks, RichProgressBar):
     """A bar over the optimizer steps of the run: stage, layers × experts, loss, tokens/s, and when the next growth is.
+
+    The share of time spent waiting for data is shown, too, where it is 1 % or more.
 
     Args:
         refresh_rate: Redraws per second; 0 for no bar.
@@ -38,7 +43,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         super().__init__(refresh_rate, leave, theme, console_kwargs)
         self._stages: list[Stage] = []
         self._doing = "training"
-        self._steps: deque[tuple[float, int, int]] = deque(maxlen=SPEED_OVER + 1)
+        self._steps: deque[tuple[float, int, int, float]] = deque(maxlen=SPEED_OVER + 1)
 
     @property
     @override
@@ -93,7 +98,8 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if not self._steps or self._steps[-1][1] != trainer.global_step:
-            self._steps.append((time.perf_counter(), trainer.global_step, pl_module.tokens_seen))
+            waited = seconds_waited(trainer) or 0.0
+            self._steps.append((time.perf_counter(), trainer.global_step, pl_module.tokens_seen, waited))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self.progress is not None and self.train_progress_bar_id is not None:
             self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
@@ -109,18 +115,21 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         }
         values = trainer.progress_bar_metrics
         shown |= {label: values[name] for label, name in (("loss", "loss"), ("val", "loss/val")) if name in values}
-        seconds_per_step, tokens_per_second = self._speed()
+        seconds_per_step, tokens_per_second, wait_share = self._speed()
         if tokens_per_second:
             shown["tokens/s"] = human(tokens_per_second)
+        if wait_share >= WAIT_SHOWN_FROM:
+            shown["waiting for data"] = f"{wait_share:.0%}"
         if len(self._stages) > 1:
             steps = max(self._stages[0].end.steps - trainer.global_step, 0)
             time_left = f", {timedelta(seconds=round(steps * seconds_per_step))}" if seconds_per_step else ""
             shown["growth in"] = f"{steps:,} steps{time_left}"
         return shown
 
-    def _speed(self) -> tuple[float, float]:
-        """Seconds per optimizer step and tokens per second; zeros before there are two steps."""
+    def _speed(self) -> tuple[float, float, float]:
+        """Seconds per optimizer step, tokens per second and share of waiting; zeros before there are two steps."""
         if len(self._steps) < 2:
-            return 0.0, 0.0
-        (start, first, before), (end, last, now) = self._steps[0], self._steps[-1]
-        return (end - start) / (last - first), (now - before) / (end - start)
+            return 0.0, 0.0, 0.0
+        (start, first, tokens, waited), (end, last, now, waited_now) = self._steps[0], self._steps[-1]
+        seconds = end - start
+        return seconds / (last - first), (now - tokens) / seconds, (waited_now - waited) / seconds

@@ -97,6 +97,7 @@ LAYOUT = {
     "compute": {
         "training FLOPs: all, sunk before the first growth": ["Multiline", [r"^compute/flops(_sunk)?$"]],
         "tokens per second": ["Multiline", [r"^compute/tokens_per_second$"]],
+        "share of time spent waiting for data": ["Multiline", [r"^compute/data_wait_share$"]],
         "parameters: present and mean over the run's tokens": ["Multiline", [r"^compute/(active_)?params(_mean)?$"]],
     },
 }

@@ -5,6 +5,7 @@ Sample i of a split holds the tokens i·S to i·S + S: S inputs and, shifted by 
 Axis suffixes: N samples, B batch, S sequence.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -109,16 +110,27 @@ class StreamLoader(DataLoader[Batch]):
         stream: the batches; its `start` is set at each iteration.
         position: gives the number of positions that were trained on.
         kwargs: of `torch.utils.data.DataLoader`.
+
+    Attributes:
+        seconds_waited: time that was spent inside `next`, over all passes, while a training step could not begin.
     """
 
     def __init__(self, stream: TokenBatches, position: Callable[[], int], **kwargs: Any) -> None:
         super().__init__(stream, batch_size=None, **kwargs)
         self.position = position
+        self.seconds_waited = 0.0
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.dataset.start = self.position()  # type: ignore[attr-defined]
-        return super().__iter__()
+        return self._timed(super().__iter__())
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.seconds_waited += time.perf_counter() - asked
+            yield batch
 
 
 class EvalBatches(Dataset[Batch]):

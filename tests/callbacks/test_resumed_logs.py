@@ -12,7 +12,7 @@ from monitored import Log, monitored
 
 from lit_recycle.report.read import read_run
 
-TIMES = ("compute/tokens_per_second", "growth/seconds", "epoch")
+TIMES = ("compute/tokens_per_second", "compute/data_wait_share", "growth/seconds", "epoch")
 
 
 class CutOff(L.Callback):

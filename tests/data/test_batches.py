@@ -1,6 +1,7 @@
 import pickle
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_recycle.data import batches as batches_module
 from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches
 from lit_recycle.data.corpus import Split
 
@@ -79,6 +81,17 @@ def test_the_loader_asks_for_the_position_at_each_pass(samples):
     first = seen(islice(loader, 4))
     position = 4
     assert seen(islice(loader, 2)) == first[4:]
+
+
+def test_the_loader_counts_the_time_waited_over_all_passes(samples, monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr(batches_module, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
+    loader = StreamLoader(TokenBatches(samples, 2, seed=0), lambda: 0)
+    assert loader.seconds_waited == 0
+    list(islice(loader, 3))
+    assert loader.seconds_waited == 3
+    list(islice(loader, 4))
+    assert loader.seconds_waited == 7
 
 
 def test_the_map_does_not_travel_between_processes(tmp_path):
