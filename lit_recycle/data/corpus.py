@@ -2,6 +2,7 @@
 
     <cache_dir>/corpus-<key>/train.bin, val.bin    ids of all documents, each followed by the end-of-document id
                              meta.json             counts that tell whether the files are whole
+    <cache_dir>/digests.json                       what `digests` knows of the files that were read
 
 The key is a hash of what was read (contents, not names or dates), the tokenizer and the split, so another corpus gets
 another folder. A folder appears whole, by one rename; of two processes that make it at once the slower discards its.
@@ -12,9 +13,9 @@ import json
 import logging
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,15 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from lit_recycle.data.digests import content_digests
 from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents
 from lit_recycle.data.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # part of the key: raise it when the same input would give other files
-BATCH = 1 << 22  # characters given to the tokenizer at a time, enough to keep all cores busy
+BATCH = 1 << 20  # characters given to the tokenizer at a time: what it needs for them, 40 bytes each, is used again
+AHEAD = 4  # batches that are tokenised while the one before them is written: enough to keep all cores busy
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,14 @@ def prepare_corpus(
         ValueError: there is no text, or some of it cannot be read.
     """
     files = find_files(path)
-    key = corpus_key(files, tokenizer, text_field, val_fraction)
-    folder = Path(cache_dir) / f"corpus-{key}"
+    cache_dir = Path(cache_dir)
+    key = corpus_key(files, tokenizer, cache_dir, text_field, val_fraction)
+    folder = cache_dir / f"corpus-{key}"
     if folder.exists():
         if _is_whole(folder):
             return folder
         log.warning("%s is damaged and is made anew.", folder)
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as beside:
         made = Path(beside, "corpus")
         made.mkdir()
@@ -128,26 +132,21 @@ def prepare_corpus(
     return folder
 
 
-def corpus_key(files: list[SourceFile], tokenizer: Tokenizer, text_field: str, val_fraction: float) -> str:
+def corpus_key(
+    files: list[SourceFile], tokenizer: Tokenizer, cache_dir: Path, text_field: str, val_fraction: float
+) -> str:
     """Hash of everything that decides the ids and their split: the files' contents and order, and how they are read.
+
+    What is known of the contents is kept in `cache_dir`: only files that have changed are read.
 
     Raises:
         ValueError: a file cannot be read.
     """
     how = [FORMAT, PIECE, tokenizer.fingerprint, text_field, val_fraction]
     key = hashlib.blake2b(json.dumps(how).encode(), digest_size=16)
-    with ThreadPoolExecutor() as pool:
-        for file, digest in zip(files, pool.map(_content_hash, files), strict=True):
-            key.update(file.kind.encode() + digest)
+    for file, digest in zip(files, content_digests([file.path for file in files], cache_dir), strict=True):
+        key.update(file.kind.encode() + digest)
     return key.hexdigest()
-
-
-def _content_hash(file: SourceFile) -> bytes:
-    try:
-        with open(file.path, "rb") as stream:
-            return hashlib.file_digest(stream, "blake2b").digest()
-    except OSError as error:
-        raise ValueError(f"{file.path} cannot be read ({error.strerror}).") from error
 
 
 def _is_whole(folder: Path) -> bool:
@@ -202,8 +201,8 @@ def _tokenise(
         bar = stack.enter_context(_progress_bar())
         total = sum(file.path.stat().st_size for file in files)
         task = bar.add_task("Tokenising", total=total)
-        for texts, size in _in_batches(documents):
-            for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        for texts, size, encoded in _encoded(_in_batches(documents), tokenizer):
+            for text, ids in zip(texts, encoded, strict=True):
                 data = text.encode()
                 (val if _is_validation(data, val_fraction) else train).add(ids, len(data))
             bar.advance(task, size)
@@ -256,6 +255,23 @@ def _in_batches(documents: Iterable[tuple[str, int]]) -> Iterator[tuple[list[str
             texts, length, total = [], 0, 0
     if texts:
         yield texts, total
+
+
+def _encoded(
+    batches: Iterable[tuple[list[str], int]], tokenizer: Tokenizer
+) -> Iterator[tuple[list[str], int, list[np.ndarray]]]:
+    """Add the ids to each batch, while the batches after it are being tokenised: a library that works on all cores
+    leaves the interpreter free for what only Python can do, reading, making arrays, and writing.
+    """
+    ahead: deque[tuple[list[str], int, Future[list[np.ndarray]]]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for texts, size in batches:
+            ahead.append((texts, size, pool.submit(tokenizer.encode_batch, texts)))
+            if len(ahead) > AHEAD:
+                first, first_size, ids = ahead.popleft()
+                yield first, first_size, ids.result()
+        for texts, size, ids in ahead:
+            yield texts, size, ids.result()
 
 
 def _progress_bar() -> Progress:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, as `encode` gives them; on all cores where the library can."""
+        """Ids of each text, those of `encode`, unsigned and as narrow as is at hand; on all cores where one can."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -78,7 +79,7 @@ class ByteTokenizer(Tokenizer):
 
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [self.encode(text) for text in texts]
+        return [np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8) for text in texts]
 
     @override
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -126,7 +127,8 @@ class JsonTokenizer(Tokenizer):
     @override
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        # By way of an array, which takes a third of the time that numpy takes to look at each of a list's elements.
+        return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encodings]
 
     @override
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
