@@ -111,7 +111,7 @@ def load_config(argv: list[str]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ValueError(f"the configuration cannot be read: {error}") from error
     assert isinstance(resolved, dict)
-    return resolved
+    return {str(key): value for key, value in resolved.items()}
 
 
 def _merge(first: Any, second: Any) -> Any:
@@ -185,7 +185,7 @@ def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
         "optimizer_bytes": 2 * params * run.param_bytes,
         "event": None if stage.event is None else asdict(stage.event),
         "layer_map": list(stage.plan.layers) if stage.plan else None,
-        "expert_map": list(max(stage.plan.experts, key=len)) if stage.plan else None,
+        "expert_map": max(map(list, stage.plan.experts), key=len) if stage.plan else None,
     }
 
 
