@@ -95,21 +95,23 @@ def contestant(name: str, folder: str, bf16: bool, pipe: Connection) -> None:
 
 def race(folder: str, bf16: bool, rounds: int) -> dict[str, float]:
     """Tokens per second of each, by the median of its turns; after a turn that is not counted."""
-    context, pipes = mp.get_context("spawn"), {}
+    context, pipes, processes = mp.get_context("spawn"), {}, []
     for name in CONTESTANTS:
         pipes[name], theirs = context.Pipe()
-        context.Process(target=contestant, args=(name, folder, bf16, theirs), daemon=True).start()
+        processes.append(context.Process(target=contestant, args=(name, folder, bf16, theirs), daemon=True))
+        processes[-1].start()
     turns: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for _ in range(rounds + 1):
-        losses = []
+        losses = []  # of the same batches
         for name, pipe in pipes.items():
             pipe.send(True)
             seconds, loss = pipe.recv()
             turns[name].append(seconds)
             losses.append(loss)
         assert max(losses) - min(losses) < (0.02 if bf16 else 1e-3), losses  # they compute the same
-    for pipe in pipes.values():
+    for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(False)
+        process.join()
     return {name: BATCH * SEQ_LEN / statistics.median(times[1:]) for name, times in turns.items()}
 
 
@@ -117,7 +119,7 @@ def matmul_rate(bf16: bool) -> float:
     """FLOP/s of a large matrix product."""
     a = torch.randn(2048, 2048, dtype=torch.bfloat16 if bf16 else torch.float32)
     times = []
-    for _ in range(5):
+    for _ in range(20):
         started = time.perf_counter()
         a @ a
         times.append(time.perf_counter() - started)

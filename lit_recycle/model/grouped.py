@@ -13,6 +13,28 @@ from torch import Tensor
 
 PAD_16_BIT = 16
 """On a CPU, an expert's rows in 16 bits are padded to a multiple: oneDNN compiles a kernel for each number of rows."""
+NEIGHBOURS, WASTE, SLACK = 2, 1.25, 16
+"""On a CPU so many experts share a batched product, unless padding them to the largest makes more rows than ``WASTE``
+times theirs and ``SLACK`` each: a product of few rows costs what reading its matrix costs."""
+
+
+class Span(NamedTuple):
+    """Neighbouring experts with equally many rows, padding included: one batched product."""
+
+    experts: slice
+    start: int
+    """The first row."""
+    rows: int
+    """Of each expert."""
+
+    @property
+    def end(self) -> int:
+        return self.start + (self.experts.stop - self.experts.start) * self.rows
+
+    def of(self, rows_RI: Tensor) -> Tensor:
+        """The span's rows as ``[experts, rows, I]``; a view."""
+        count = self.experts.stop - self.experts.start
+        return rows_RI[self.start : self.end].view(count, self.rows, rows_RI.shape[1])
 
 
 class Groups(NamedTuple):
@@ -26,9 +48,9 @@ class Groups(NamedTuple):
     places_TK: Tensor
     """The row of each choice."""
     ends_E: Tensor
-    """One past the last row of each expert, padding included, int32."""
-    sizes: list[int] | None
-    """Rows of each expert, for products expert by expert; None where torch's grouped product takes them all."""
+    """Without padding, one past the last row of each expert; int32."""
+    spans: list[Span] | None
+    """With padding, which experts share a product; None where torch's grouped product takes the rows as they are."""
 
 
 def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> Groups:
@@ -41,16 +63,28 @@ def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> 
     """
     order = chosen_TK.flatten().argsort(stable=True)
     tokens_R, counts_E = order // chosen_TK.shape[-1], counts_E.long()
-    rows = torch.arange(order.numel(), device=order.device)
-    if chosen_TK.is_cuda and dtype in (torch.float32, torch.bfloat16):
-        ends_E, sizes = counts_E.cumsum(0), None
-    else:
-        padded_E = counts_E if dtype.itemsize > 2 else -(-counts_E // PAD_16_BIT) * PAD_16_BIT
-        ends_E, sizes = padded_E.cumsum(0), padded_E.tolist()
-        rows += (ends_E - padded_E - counts_E.cumsum(0) + counts_E).repeat_interleave(counts_E)
-        tokens_R = order.new_zeros(sum(sizes)).index_copy_(0, rows, tokens_R)
+    rows, ends_E = torch.arange(order.numel(), device=order.device), counts_E.cumsum(0)
+    spans = None
+    if not (chosen_TK.is_cuda and dtype in (torch.float32, torch.bfloat16)):
+        spans = pad(counts_E.tolist(), PAD_16_BIT if dtype.itemsize == 2 else 1)
+        starts = [span.start + i * span.rows for span in spans for i in range(span.experts.stop - span.experts.start)]
+        rows += (torch.tensor(starts, device=order.device) - ends_E + counts_E).repeat_interleave(counts_E)
+        tokens_R = order.new_zeros(spans[-1].end).index_copy_(0, rows, tokens_R)
     places_TK = torch.empty_like(order).index_copy_(0, order, rows).view_as(chosen_TK)
-    return Groups(tokens_R, places_TK, ends_E.int(), sizes)
+    return Groups(tokens_R, places_TK, ends_E.int(), spans)
+
+
+def pad(counts: list[int], multiple: int) -> list[Span]:
+    """Divide experts with so many rows into spans."""
+    counts = [-(-count // multiple) * multiple for count in counts]
+    spans: list[Span] = []
+    for first in range(0, len(counts), NEIGHBOURS):
+        some = counts[first : first + NEIGHBOURS]
+        together = max(some) * len(some) <= WASTE * sum(some) + SLACK * len(some)
+        for experts in [some] if together else [[count] for count in some]:
+            expert, start = (spans[-1].experts.stop, spans[-1].end) if spans else (0, 0)
+            spans.append(Span(slice(expert, expert + len(experts)), start, max(experts)))
+    return spans
 
 
 def product(x_RI: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
@@ -59,37 +93,35 @@ def product(x_RI: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
     Raises:
         ValueError: For sizes that torch's grouped product cannot read 16 bytes at a time.
     """
-    if groups.sizes is None:
+    if groups.spans is None:
         _check_alignment(weight_EOI.shape, x_RI.dtype)
         return F.grouped_mm(x_RI, weight_EOI.to(x_RI.dtype).mT, offs=groups.ends_E)
     out_RO = x_RI.new_empty(len(x_RI), weight_EOI.shape[1])
-    for x, weight, out in zip(x_RI.split(groups.sizes), weight_EOI, out_RO.split(groups.sizes), strict=True):
-        if len(x):
-            torch.mm(x, weight.to(x.dtype).T, out=out)
+    for span in groups.spans:
+        torch.bmm(span.of(x_RI), weight_EOI[span.experts].to(x_RI.dtype).mT, out=span.of(out_RO))
     return out_RO
 
 
 def input_gradient(grad_RO: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
     """``grad[r] @ weight[e]``: the gradient of :func:`product` by ``x``."""
-    if groups.sizes is None:
+    if groups.spans is None:
         return F.grouped_mm(grad_RO, weight_EOI.to(grad_RO.dtype), offs=groups.ends_E)
     out_RI = grad_RO.new_empty(len(grad_RO), weight_EOI.shape[2])
-    for grad, weight, out in zip(grad_RO.split(groups.sizes), weight_EOI, out_RI.split(groups.sizes), strict=True):
-        if len(grad):
-            torch.mm(grad, weight.to(grad.dtype), out=out)
+    for span in groups.spans:
+        torch.bmm(span.of(grad_RO), weight_EOI[span.experts].to(grad_RO.dtype), out=span.of(out_RI))
     return out_RI
 
 
 def weight_gradient(grad_RO: Tensor, x_RI: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:
     """Sum over the rows r of each expert of ``outer(grad[r], x[r])``: the gradient of :func:`product` by ``weight``."""
-    if groups.sizes is None:
+    if groups.spans is None:
         return F.grouped_mm(grad_RO.mT, x_RI, offs=groups.ends_E).to(dtype)
     out_EOI = grad_RO.new_empty(len(groups.ends_E), grad_RO.shape[1], x_RI.shape[1], dtype=dtype)
-    for grad, x, out in zip(grad_RO.split(groups.sizes), x_RI.split(groups.sizes), out_EOI, strict=True):
-        if grad.dtype == dtype:
-            torch.mm(grad.T, x, out=out)
+    for span in groups.spans:
+        if grad_RO.dtype == dtype:
+            torch.bmm(span.of(grad_RO).mT, span.of(x_RI), out=out_EOI[span.experts])
         else:
-            out.copy_(grad.T @ x)
+            out_EOI[span.experts].copy_(torch.bmm(span.of(grad_RO).mT, span.of(x_RI)))
     return out_EOI
 
 

@@ -1,5 +1,7 @@
 """Products of rows with their experts' matrices, in both of their ways, against a loop over rows."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,10 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_recycle.model.grouped import (
+    NEIGHBOURS,
     PAD_16_BIT,
+    SLACK,
+    WASTE,
     Groups,
     group_by_expert,
     input_gradient,
+    pad,
     product,
     weight_gradient,
 )
@@ -35,20 +41,30 @@ def test_each_choice_has_a_row_among_its_experts_rows(tokens, top_k, experts, se
     groups = group_by_expert(chosen_TK, counts_E, torch.bfloat16 if half else torch.float64)
     assert groups.places_TK.flatten().unique().numel() == tokens * top_k
     assert torch.equal(groups.tokens_R[groups.places_TK], torch.arange(tokens).unsqueeze(1).expand(tokens, top_k))
-    ends = groups.ends_E.tolist()
-    for expert, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        rows = expert_of_row(groups, chosen_TK)[begin:end]
-        assert (rows == expert).sum() == counts_E[expert] and (rows[rows != expert] == -1).all()
-        assert groups.sizes[expert] == end - begin == (-(-int(counts_E[expert]) // 16) * 16 if half else len(rows))
-    assert ends[-1] == len(groups.tokens_R)
-    if not half:
-        assert len(groups.tokens_R) == tokens * top_k
+    owner = expert_of_row(groups, chosen_TK)
+    for span in groups.spans:
+        for i, expert in enumerate(range(experts)[span.experts]):
+            rows = owner[span.start + i * span.rows :][: span.rows]
+            assert (rows == expert).sum() == counts_E[expert] and ((rows == expert) | (rows == -1)).all()
+    assert groups.spans[-1].end == len(groups.tokens_R)
 
 
-def test_padding_is_counted_in_16_bits():
-    chosen_TK = torch.tensor([[0]] * 17 + [[2]])
-    groups = group_by_expert(chosen_TK, torch.tensor([17.0, 0.0, 1.0]), torch.bfloat16)
-    assert groups.sizes == [2 * PAD_16_BIT, 0, PAD_16_BIT]
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.sampled_from([1, PAD_16_BIT]))
+def test_spans_hold_all_experts_in_order_and_waste_little(counts, multiple):
+    spans = pad(counts, multiple)
+    assert [e for span in spans for e in range(len(counts))[span.experts]] == list(range(len(counts)))
+    assert spans[0].start == 0 and all(a.end == b.start for a, b in itertools.pairwise(spans))
+    for span in spans:
+        needed = counts[span.experts]
+        assert len(needed) <= NEIGHBOURS and span.rows % multiple == 0
+        assert max(needed) <= span.rows < max(needed) + multiple
+        padded = [-(-count // multiple) * multiple for count in needed]
+        assert len(needed) == 1 or span.rows * len(needed) <= WASTE * sum(padded) + SLACK * len(needed)
+
+
+def test_neighbours_share_a_product_unless_one_has_far_more_rows():
+    assert [span.experts for span in pad([30, 32, 28, 31, 30], 1)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [span.experts for span in pad([300, 10, 10, 12], 1)] == [slice(0, 1), slice(1, 2), slice(2, 4)]
 
 
 @given(st.integers(1, 20), st.integers(3, 6), st.integers(0, 2**20))
@@ -56,16 +72,24 @@ def test_products_are_those_of_each_row(tokens, experts, seed):
     chosen_TK, counts_E = choices(tokens, 2, experts, seed)
     groups = group_by_expert(chosen_TK, counts_E, torch.float64)
     generator = torch.Generator().manual_seed(seed)
+    rows = len(groups.tokens_R)
     x_RI, grad_RO, weight_EOI = (
         torch.randn(*shape, generator=generator, dtype=torch.float64)
-        for shape in ((2 * tokens, 4), (2 * tokens, 6), (experts, 6, 4))
+        for shape in ((rows, 4), (rows, 6), (experts, 6, 4))
     )
     owner = expert_of_row(groups, chosen_TK)
-    torch.testing.assert_close(product(x_RI, weight_EOI, groups), torch.einsum("ri,roi->ro", x_RI, weight_EOI[owner]))
+    grad_RO[owner < 0] = 0.0  # as a weight of zero makes it
+    used = owner >= 0
     torch.testing.assert_close(
-        input_gradient(grad_RO, weight_EOI, groups), torch.einsum("ro,roi->ri", grad_RO, weight_EOI[owner])
+        product(x_RI, weight_EOI, groups)[used], torch.einsum("ri,roi->ro", x_RI[used], weight_EOI[owner[used]])
     )
-    expected = torch.zeros_like(weight_EOI).index_add_(0, owner, torch.einsum("ro,ri->roi", grad_RO, x_RI))
+    torch.testing.assert_close(
+        input_gradient(grad_RO, weight_EOI, groups)[used],
+        torch.einsum("ro,roi->ri", grad_RO[used], weight_EOI[owner[used]]),
+    )
+    expected = torch.zeros_like(weight_EOI).index_add_(
+        0, owner[used], torch.einsum("ro,ri->roi", grad_RO[used], x_RI[used])
+    )
     torch.testing.assert_close(weight_gradient(grad_RO, x_RI, groups, torch.float64), expected)
 
 
@@ -76,14 +100,17 @@ def test_torchs_grouped_product_and_the_loop_agree(dtype):
     chosen_TK[chosen_TK == 3] = 4
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=6)
     loop = group_by_expert(chosen_TK, counts_E, torch.float32)
-    grouped = loop._replace(sizes=None)
+    grouped = loop._replace(tokens_R=torch.empty(42), ends_E=counts_E.cumsum(0).int(), spans=None)
     x_RI, grad_RO, weight_EOI = torch.randn(42, 16), torch.randn(42, 24), torch.randn(6, 24, 16)
+    places = loop.places_TK.flatten().sort().values  # where the loop has the rows that the grouped product has in a row
+    padded_x, padded_grad = torch.zeros(len(loop.tokens_R), 16), torch.zeros(len(loop.tokens_R), 24)
+    padded_x[places], padded_grad[places] = x_RI, grad_RO
     pairs = [
-        (product(x_RI.to(dtype), weight_EOI, grouped), product(x_RI, weight_EOI, loop)),
-        (input_gradient(grad_RO.to(dtype), weight_EOI, grouped), input_gradient(grad_RO, weight_EOI, loop)),
+        (product(x_RI.to(dtype), weight_EOI, grouped), product(padded_x, weight_EOI, loop)[places]),
+        (input_gradient(grad_RO.to(dtype), weight_EOI, grouped), input_gradient(padded_grad, weight_EOI, loop)[places]),
         (
             weight_gradient(grad_RO.to(dtype), x_RI.to(dtype), grouped, torch.float32),
-            weight_gradient(grad_RO, x_RI, loop, torch.float32),
+            weight_gradient(padded_grad, padded_x, loop, torch.float32),
         ),
     ]
     for found, expected in pairs:
