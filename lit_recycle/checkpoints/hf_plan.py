@@ -215,8 +215,11 @@ def _grown_tensors(folder: HFFolder, family: Family, plan: GrowthPlan, dtype: st
 def _check_roles(growth: FolderGrowth) -> None:
     """Refuse layouts of which the family's roles miss a part, rather than leave that part untreated."""
     plan = growth.plan
+    by_layer: dict[int | None, list[GrownTensor]] = {}
+    for tensor in growth.tensors:
+        by_layer.setdefault(tensor.place.layer, []).append(tensor)
     for layer in range(len(plan.layers) - growth.mtp):
-        roles = [tensor for tensor in growth.tensors if tensor.place.layer == layer]
+        roles = by_layer.get(layer, [])
         matrices = {matrix for tensor in roles for matrix in tensor.place.role.matrices}
         if plan.grows_experts(layer) and matrices != {"gate", "up", "down", "router"}:
             lacking = sorted({"gate", "up", "down", "router"} - matrices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from lit_recycle.growth.plan import GrowthPlan
@@ -50,7 +50,11 @@ class Place:
         if self.layer is None:
             return self
         expert = None if self.expert is None else plan.experts[self.layer][self.expert]
-        return replace(self, layer=plan.layers[self.layer], expert=expert)
+        return self.at(plan.layers[self.layer], expert)
+
+    def at(self, layer: int, expert: int | None) -> Place:
+        """The same tensor of another layer and expert; `dataclasses.replace` takes five times as long."""
+        return Place(self.prefix, layer, self.suffix, expert, self.role)
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,10 @@ def _grown_layer(plan: GrowthPlan, layer: int, places: list[Place]) -> Iterator[
         grown_from.setdefault(source, []).append(e)
     for place in places:
         if place.expert is None:
-            yield replace(place, layer=layer)
+            yield place.at(layer, None)
         else:
             for e in grown_from.get(place.expert, ()):
-                yield replace(place, layer=layer, expert=e)
+                yield place.at(layer, e)
 
 
 NATIVE = Naming(
