@@ -65,13 +65,18 @@ def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> 
     tokens_R, counts_E = order // chosen_TK.shape[-1], counts_E.long()
     rows, ends_E = torch.arange(order.numel(), device=order.device), counts_E.cumsum(0)
     spans = None
-    if not (chosen_TK.is_cuda and dtype in (torch.float32, torch.bfloat16)):
+    if not has_grouped_product(chosen_TK.device, dtype):
         spans = pad(counts_E.tolist(), PAD_16_BIT if dtype.itemsize == 2 else 1)
         starts = [span.start + i * span.rows for span in spans for i in range(span.experts.stop - span.experts.start)]
         rows += (torch.tensor(starts, device=order.device) - ends_E + counts_E).repeat_interleave(counts_E)
         tokens_R = order.new_zeros(spans[-1].end).index_copy_(0, rows, tokens_R)
     places_TK = torch.empty_like(order).index_copy_(0, order, rows).view_as(chosen_TK)
     return Groups(tokens_R, places_TK, ends_E.int(), spans)
+
+
+def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch has a grouped product there that is more than a loop over experts."""
+    return device.type == "cuda" and dtype in (torch.float32, torch.bfloat16)
 
 
 def pad(counts: list[int], multiple: int) -> list[Span]:
