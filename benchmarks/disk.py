@@ -222,7 +222,8 @@ def rivals(folder: Path, source: Path, layers: int, mergekit: Path | None) -> It
     else:
         print(f"transformers left out: needs {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} are free")
     if mergekit is not None:
-        slices = [{"sources": [{"model": str(source), "layer_range": [i, i + 1]}]} for i in range(layers) for _ in "ab"]
+        model = str(source.resolve())  # mergekit may take a relative path for a name on the hub, and ask there
+        slices = [{"sources": [{"model": model, "layer_range": [i, i + 1]}]} for i in range(layers) for _ in "ab"]
         recipe = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
         forget(source)

@@ -4,7 +4,7 @@
     python benchmarks/step_gpu.py --dry-run        # the same program, tiny, on a CPU
 
 Forward, backward and fused AdamW; weights, gradients and moments in bfloat16, so that all of it fits on one GPU beside
-the activations. Each contestant has a process of its own, one after the other; ours also with its blocks compiled. Rates
+the activations. Each contestant has a process of its own, one after the other; ours also with compiled blocks. Rates
 of FLOPs count active parameters (six per weight, and attention) and are held against the chip's measured rate of large
 matrix products in bfloat16. A dry run takes the way of GPUs through the experts (torch's grouped product, no padding),
 compiles without generating code, and tells no speeds.
