@@ -5,9 +5,11 @@ Axes: T tokens, D hidden size, V vocabulary. torch has such a loss from 2.13 on;
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 CHUNK = 1 << 27
 """Logits that exist at a time: half a gigabyte in float32, while a product of so many keeps a GPU busy."""
@@ -27,31 +29,45 @@ class _NextTokenLoss(torch.autograd.Function):
     """Chunk by chunk: logits, loss, and at once the gradients, so that no logits are kept or computed again."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, trained: bool) -> Tensor:
+    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, trained: bool) -> Tensor:
         dtype = torch.promote_types(hidden_TD.dtype, torch.float32)
         weight = weight_VD.to(hidden_TD.dtype)
-        grad_hidden_TD = torch.empty_like(hidden_TD) if trained else None
-        grad_weight_VD = weight_VD.new_zeros(weight_VD.shape, dtype=dtype) if trained else None
+        needs_hidden, needs_weight = (trained and needs for needs in ctx.needs_input_grad[:2])
+        grad_hidden_TD = torch.empty_like(hidden_TD) if needs_hidden else None
+        grad_weight_VD = weight_VD.new_zeros(weight_VD.shape, dtype=dtype) if needs_weight else None
         loss = hidden_TD.new_zeros((), dtype=dtype)
-        rows = max(1, CHUNK // len(weight))
+        rows = max(1, min(CHUNK // len(weight), len(hidden_TD)))
+        shrink = rows**-0.5
         for start in range(0, len(hidden_TD), rows):
             chunk = slice(start, start + rows)
             hidden, labels = hidden_TD[chunk], labels_T[chunk].unsqueeze(1)
             logits = (hidden @ weight.T).to(dtype)
             log_sum = logits.logsumexp(-1, keepdim=True)
             loss += (log_sum - logits.gather(1, labels)).sum()
-            if trained:
+            if needs_hidden or needs_weight:
                 grad = logits.sub_(log_sum).exp_()  # the softmax
                 grad.scatter_add_(1, labels, grad.new_full(labels.shape, -1.0))
-                grad = grad.div_(len(hidden_TD)).to(hidden.dtype)
+                grad = grad.to(hidden.dtype)  # of the sum: shares of the mean would vanish in float16
+            if grad_hidden_TD is not None:
                 torch.mm(grad, weight, out=grad_hidden_TD[chunk])
-                grad_weight_VD += grad.T @ hidden
-        if trained:
-            ctx.save_for_backward(grad_hidden_TD, grad_weight_VD.to(weight_VD.dtype))
+            if grad_weight_VD is not None:  # shrunk, for sums over so many rows would be infinite there
+                grad_weight_VD += grad.T @ (hidden * shrink)
+        if grad_weight_VD is not None:
+            grad_weight_VD = grad_weight_VD.div_(shrink * len(hidden_TD)).to(weight_VD.dtype)
+        ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
         return loss / len(hidden_TD)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden_TD, grad_weight_VD = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden_TD, grad_weight_VD = ctx.saved_tensors
+        if grad_hidden_TD is not None:
+            grad_hidden_TD = _scaled(grad_hidden_TD, grad / len(grad_hidden_TD))
+        if grad_weight_VD is not None:
+            grad_weight_VD = _scaled(grad_weight_VD, grad)
         return grad_hidden_TD, grad_weight_VD, None, None
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """In the factor's type: 16 bits do not hold the factor of a loss scaler, or a third of a window of three."""
+    return (gradient.to(factor.dtype) * factor).to(gradient.dtype)

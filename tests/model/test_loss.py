@@ -68,6 +68,49 @@ def test_autocast_computes_products_in_its_type_and_gives_gradients_in_the_param
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02 * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**16])
+def test_float16_keeps_gradients_under_the_factors_of_a_loss_scaler(scale):
+    """Neither lost, being shares of a mean, nor infinite for a factor that float16 does not hold."""
+    hidden_TD, weight_VD, labels_T = a_batch(tokens=1024, hidden=8, vocabulary=2048, dtype=torch.float32)
+    weight_VD.data *= 0.02  # so that all tokens have small shares
+    with torch.autocast("cpu", torch.float16):
+        found = next_token_loss(hidden_TD, weight_VD, labels_T)
+    expected = F.cross_entropy(hidden_TD @ weight_VD.T, labels_T)
+    wanted = [hidden_TD, weight_VD]
+    for a, b in zip(torch.autograd.grad(scale * found, wanted), torch.autograd.grad(expected, wanted), strict=True):
+        assert (a / scale - b).norm() < 2e-3 * b.norm()
+
+
+def test_sums_over_many_rows_do_not_overflow_in_float16(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK", 1 << 27)
+    hidden_TD, weight_VD = torch.full((40_000, 1), 8.0), torch.zeros(3, 1, requires_grad=True)
+    with torch.autocast("cpu", torch.float16):
+        found = next_token_loss(hidden_TD, weight_VD, torch.zeros(len(hidden_TD), dtype=torch.long))
+    (gradient,) = torch.autograd.grad(found, [weight_VD])
+    torch.testing.assert_close(gradient, torch.tensor([[-16.0], [8.0], [8.0]]) / 3, rtol=2e-3, atol=0.0)
+
+
+def test_a_factor_is_not_rounded_to_the_type_of_the_products():
+    hidden_TD, weight_VD, labels_T = (x.bfloat16() if x.is_floating_point() else x for x in a_batch(tokens=64))
+    hidden_TD = hidden_TD.detach().requires_grad_()
+    whole, third = (
+        torch.autograd.grad(factor * next_token_loss(hidden_TD, weight_VD, labels_T), hidden_TD)[0].float()
+        for factor in (1.0, 1 / 3)
+    )
+    ratio = (whole * third).sum() / whole.square().sum()
+    assert ratio.item() == pytest.approx(1 / 3, rel=3e-4)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    inputs = a_batch()
+    inputs[frozen].requires_grad_(False)
+    next_token_loss(*inputs).backward()
+    expected = torch.autograd.grad(F.cross_entropy(inputs[0] @ inputs[1].T, inputs[2]), inputs[1 - frozen])
+    assert inputs[frozen].grad is None
+    torch.testing.assert_close(inputs[1 - frozen].grad, expected[0])
+
+
 @given(st.booleans(), st.integers(0, 2**20))
 def test_the_model_gives_the_loss_of_its_logits(tied, seed):
     model = built(tiny(tie_embeddings=tied), seed)
