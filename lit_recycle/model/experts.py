@@ -5,12 +5,12 @@ Axes: T tokens, D hidden size, E experts, K chosen experts per token (``top_k``)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.grouped import Groups, group_by_expert, input_gradient, product, weight_gradient
@@ -76,9 +76,7 @@ class _SwiGLUExperts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x_TD: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor, groups: Groups
-    ) -> Tensor:
+    def forward(ctx: Any, x_TD: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor, groups: Groups) -> Tensor:
         weights_R1 = x_TD.new_zeros(len(groups.tokens_R), 1)
         weights_R1[groups.places_TK.flatten()] = weights_TK.to(x_TD.dtype).view(-1, 1)
         gate_up_R2F = product(x_TD.index_select(0, groups.tokens_R), gate_up, groups)
@@ -90,7 +88,7 @@ class _SwiGLUExperts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weights_R1, gate_up, down, gate_up_R2F = ctx.saved_tensors
         groups: Groups = ctx.groups
         needs_x, _, needs_gate_up, needs_down, _ = ctx.needs_input_grad
