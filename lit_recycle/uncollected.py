@@ -19,6 +19,7 @@ def uncollected() -> Iterator[None]:
         with uncollected():
             from lit_recycle.module import LitMoE
     """
+    gc.collect()  # what is garbage already would be frozen too, and stay: a whole run's, where this is not the first
     gc.disable()
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -21,6 +22,23 @@ def test_collector_rests_and_keeps_its_hands_off_what_was_imported() -> None:
             kept = [[]]  # a tracked object, as an imported module's are
         assert gc.isenabled()
         assert gc.get_freeze_count() > frozen and not any(kept is tracked for tracked in gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
+def test_garbage_of_before_does_not_stay() -> None:
+    class Node:
+        """One that refers to itself, as trainers and their modules do."""
+
+        def __init__(self) -> None:
+            self.me = self
+
+    ref = weakref.ref(Node())
+    try:
+        with uncollected():
+            pass
+        gc.collect()
+        assert ref() is None
     finally:
         gc.unfreeze()
 
