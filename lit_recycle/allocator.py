@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's ``mallopt`` (man 3 mallopt)."""
-LARGEST, PAD = 2**30, 2**26
+PAD = 2**26
 
 
 def keep_freed_memory() -> None:
@@ -15,12 +15,12 @@ def keep_freed_memory() -> None:
 
     A step frees and allocates the same activations and gradients again and again. By default glibc maps each large one
     anew, and the kernel clears it page by page. The process stays at its peak of memory instead. Without glibc nothing
-    changes: the allocators of other systems keep memory by themselves.
+    changes.
     """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST)
+        mallopt(M_MMAP_MAX, 0)  # not a high M_MMAP_THRESHOLD: older versions refuse one above 32 MB
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, PAD)
