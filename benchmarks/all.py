@@ -29,9 +29,9 @@ BENCHMARKS = {
     "active": ["--rounds", "5"],
     "step_gpu": [],
     "growth_event": [],
-    "disk": [],
+    "disk": ["--gigabytes", "4"],
     "start_up": ["--rounds", "3"],
-    "data": ["--megabytes", "30", "--steps", "40"],
+    "data": ["--megabytes", "60", "--steps", "40"],
 }
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers")
 HEADS = ("what", "lit-recycle", "rival", "ratio", "goal")

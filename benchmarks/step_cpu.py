@@ -43,8 +43,8 @@ SHAPE = dict(
     eos_token_id=0,
     pad_token_id=0,
 )
-BATCH, SEQ_LEN, STEPS = 4, 256, 5
-"""Steps are the number of them in one turn; each has another batch."""
+BATCH, SEQ_LEN, STEPS, WARM_UP = 4, 256, 5, 50
+"""Steps are the number of them in one turn; each has another batch. Kernels are compiled while warming up."""
 OURS, KEPT = "lit-recycle", "transformers grouped_mm, memory kept"
 CONTESTANTS = (OURS, "transformers eager", "transformers grouped_mm", KEPT)
 GOALS = {"32": 1.3, "bf16": 1.5}
@@ -87,30 +87,30 @@ def contestant(name: str, folder: str, bf16: bool, pipe: Connection) -> None:
     if name in (OURS, KEPT):
         keep_freed_memory()
     step = step_of(load(name, folder), bf16)
-    while pipe.recv():
+    while steps := pipe.recv():
         started = time.perf_counter()
-        losses = [step() for _ in range(STEPS)]
-        pipe.send(((time.perf_counter() - started) / STEPS, losses[-1]))
+        losses = [step() for _ in range(steps)]
+        pipe.send(((time.perf_counter() - started) / steps, losses[-1]))
 
 
 def race(folder: str, bf16: bool, rounds: int) -> dict[str, float]:
-    """Tokens per second of each, by the median of its turns; after a turn that is not counted."""
+    """Tokens per second of each, by the median of its turns after the one that warms up."""
     context, pipes, processes = mp.get_context("spawn"), {}, []
     for name in CONTESTANTS:
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=contestant, args=(name, folder, bf16, theirs), daemon=True))
         processes[-1].start()
     turns: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    for _ in range(rounds + 1):
+    for turn in range(rounds + 1):
         losses = []  # of the same batches
         for name, pipe in pipes.items():
-            pipe.send(True)
+            pipe.send(STEPS if turn else WARM_UP)
             seconds, loss = pipe.recv()
             turns[name].append(seconds)
             losses.append(loss)
         assert max(losses) - min(losses) < (0.02 if bf16 else 1e-3), losses  # they compute the same
     for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(False)
+        pipe.send(0)
         process.join()
     return {name: BATCH * SEQ_LEN / statistics.median(times[1:]) for name, times in turns.items()}
 
