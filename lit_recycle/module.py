@@ -30,7 +30,7 @@ from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.schedules import WarmupStableDecay
 
 Batch = Mapping[str, Tensor]
-"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input."""
+"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, and never left out (-100)."""
 
 
 @runtime_checkable

@@ -83,7 +83,7 @@ class _SwiGLUExperts(torch.autograd.Function):
         gate_RF, up_RF = gate_up_R2F.chunk(2, dim=-1)
         y_RD = product(F.silu(gate_RF) * up_RF * weights_R1, down, groups)
         ctx.save_for_backward(x_TD, weights_R1, gate_up, down, gate_up_R2F)
-        ctx.groups, ctx.weights_dtype = groups, weights_TK.dtype
+        ctx.groups, ctx.weights_dtype = groups, weights_TK.dtype  # indices, a few bytes per choice
         return _sum_choices(y_RD, groups)
 
     @staticmethod

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PAD_16_BIT = 16
-"""On a CPU, an expert's rows in 16 bits are padded to a multiple: oneDNN compiles a kernel for each number of rows."""
+PAD_BFLOAT16 = 16
+"""Rows of an expert in bfloat16 are padded to a multiple: oneDNN compiles a kernel for each number of rows."""
 NEIGHBOURS, WASTE, SLACK = 2, 1.25, 16
-"""On a CPU so many experts share a batched product, unless padding them to the largest makes more rows than ``WASTE``
+"""So many experts share a batched product, unless padding them to the largest makes more rows than ``WASTE``
 times theirs and ``SLACK`` each: a product of few rows costs what reading its matrix costs."""
 
 
@@ -40,7 +40,8 @@ class Span(NamedTuple):
 class Groups(NamedTuple):
     """Rows sorted by expert: one for each choice of a token, and padding behind an expert's rows where there is any.
 
-    A padding row holds the first token. Whoever multiplies rows by their weights takes zero for it.
+    A padding row holds the first token. Whoever multiplies rows by their weights takes zero for it. Where torch has no
+    grouped product the experts' products are a loop, batched where neighbours are padded to equally many rows.
     """
 
     tokens_R: Tensor
@@ -66,7 +67,9 @@ def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> 
     rows, ends_E = torch.arange(order.numel(), device=order.device), counts_E.cumsum(0)
     spans = None
     if not has_grouped_product(chosen_TK.device, dtype):
-        spans = pad(counts_E.tolist(), PAD_16_BIT if dtype.itemsize == 2 else 1)
+        # In float16 a token may overflow in an expert that is not its own, and infinity times zero is no number.
+        neighbours = 1 if dtype == torch.float16 else NEIGHBOURS
+        spans = pad(counts_E.tolist(), PAD_BFLOAT16 if dtype == torch.bfloat16 else 1, neighbours)
         starts = [span.start + i * span.rows for span in spans for i in range(span.experts.stop - span.experts.start)]
         rows += (torch.tensor(starts, device=order.device) - ends_E + counts_E).repeat_interleave(counts_E)
         tokens_R = order.new_zeros(spans[-1].end).index_copy_(0, rows, tokens_R)
@@ -79,12 +82,12 @@ def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.float32, torch.bfloat16)
 
 
-def pad(counts: list[int], multiple: int) -> list[Span]:
-    """Divide experts with so many rows into spans."""
+def pad(counts: list[int], multiple: int, neighbours: int) -> list[Span]:
+    """Divide experts with so many rows into spans of at most so many neighbours."""
     counts = [-(-count // multiple) * multiple for count in counts]
     spans: list[Span] = []
-    for first in range(0, len(counts), NEIGHBOURS):
-        some = counts[first : first + NEIGHBOURS]
+    for first in range(0, len(counts), neighbours):
+        some = counts[first : first + neighbours]
         together = max(some) * len(some) <= WASTE * sum(some) + SLACK * len(some)
         for experts in [some] if together else [[count] for count in some]:
             expert, start = (spans[-1].experts.stop, spans[-1].end) if spans else (0, 0)

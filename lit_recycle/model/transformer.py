@@ -83,7 +83,8 @@ class MoETransformer(nn.Module):
         """Logits ``[B, S, V]`` of the next token, and the routing stacked over MoE layers (None without any).
 
         With a ``cache`` the positions follow those in it, and the cache is extended in place. With labels, the tokens
-        that do come next, it is their mean cross-entropy in nats instead of logits, which are then never held whole.
+        that do come next, it is their mean cross-entropy in nats instead of logits, which are then never held whole;
+        the output layer's weight is used without calling the layer.
         """
         start = cache[0][0].shape[2] if cache else 0  # known before the first block puts its own keys in
         angles = rotary_angles(self.config, start, tokens_BS.shape[1], tokens_BS.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_recycle.model.grouped import (
     NEIGHBOURS,
-    PAD_16_BIT,
+    PAD_BFLOAT16,
     SLACK,
     WASTE,
     Groups,
@@ -49,9 +49,9 @@ def test_each_choice_has_a_row_among_its_experts_rows(tokens, top_k, experts, se
     assert groups.spans[-1].end == len(groups.tokens_R)
 
 
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.sampled_from([1, PAD_16_BIT]))
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.sampled_from([1, PAD_BFLOAT16]))
 def test_spans_hold_all_experts_in_order_and_waste_little(counts, multiple):
-    spans = pad(counts, multiple)
+    spans = pad(counts, multiple, NEIGHBOURS)
     assert [e for span in spans for e in range(len(counts))[span.experts]] == list(range(len(counts)))
     assert spans[0].start == 0 and all(a.end == b.start for a, b in itertools.pairwise(spans))
     for span in spans:
@@ -63,8 +63,8 @@ def test_spans_hold_all_experts_in_order_and_waste_little(counts, multiple):
 
 
 def test_neighbours_share_a_product_unless_one_has_far_more_rows():
-    assert [span.experts for span in pad([30, 32, 28, 31, 30], 1)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert [span.experts for span in pad([300, 10, 10, 12], 1)] == [slice(0, 1), slice(1, 2), slice(2, 4)]
+    assert [span.experts for span in pad([30, 32, 28, 31, 30], 1, 2)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [span.experts for span in pad([300, 10, 10, 12], 1, 2)] == [slice(0, 1), slice(1, 2), slice(2, 4)]
 
 
 @given(st.integers(1, 20), st.integers(3, 6), st.integers(0, 2**20))
@@ -125,3 +125,9 @@ def test_sizes_that_the_grouped_product_cannot_take_are_refused_by_key(dtype, mu
     for shape in ((2, multiple, multiple + 1), (2, multiple + 1, multiple)):
         with pytest.raises(ValueError, match=f"hidden_size and expert_size must be multiples of {multiple}"):
             product(torch.zeros(2, shape[2], dtype=dtype), torch.zeros(*shape, dtype=dtype), groups)
+
+
+def test_float16_is_not_padded():
+    chosen_TK, counts_E = choices(20, 2, 5, 0)
+    groups = group_by_expert(chosen_TK, counts_E, torch.float16)
+    assert len(groups.tokens_R) == 40 and len(groups.spans) == 5
