@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; a quarter of an hour on two quiet cores
+bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; eleven minutes on two cores
 	$(BIN)/python benchmarks/all.py
 
 check: $(VENV)/.installed-test  ## format and lint
