@@ -8,7 +8,6 @@ experts differ from the start.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lit_recycle.checkpoints.reader import HFFolder, Stored, open_folder
 from lit_recycle.checkpoints.stream import Part, Progress, Rewriting, pour, rewriting
 from lit_recycle.checkpoints.treat import write
 from lit_recycle.checkpoints.writer import Spec, Spot, write_json
+from lit_recycle.generators import generator_of
 
 UPCYCLING_FILE = "upcycling.json"
 SHARED_SIZE = 64
@@ -234,7 +234,7 @@ def _write_new(plan: Upcycling, piece: Piece, spot: Spot) -> None:
     if piece.matrix == "zero":  # as a new file is where nothing was written
         return
     std = plan.config.get("initializer_range", 0.02)
-    generator = _generator(plan.seed, "upcycle", piece.layer, piece.matrix)
+    generator = generator_of(plan.seed, "upcycle", piece.layer, piece.matrix)
     write(torch.empty(piece.spec.shape).normal_(0.0, std, generator=generator), piece.spec.dtype, spot)
 
 
@@ -255,13 +255,8 @@ def _redraw(plan: Upcycling, piece: Piece, channels_FD: Tensor) -> None:
     """Draw a share of the channels anew, in place, from N(mean, std²) of what they replace."""
     where = (plan.seed, "upcycle", piece.layer, piece.expert)
     count = round(plan.drop * len(channels_FD))
-    chosen = torch.randperm(len(channels_FD), generator=_generator(*where))[:count]
+    chosen = torch.randperm(len(channels_FD), generator=generator_of(*where))[:count]
     old = channels_FD[chosen].float()
     if count:
-        new = torch.empty(old.shape).normal_(generator=_generator(*where, piece.matrix))
+        new = torch.empty(old.shape).normal_(generator=generator_of(*where, piece.matrix))
         channels_FD[chosen] = (old.mean() + old.std(correction=0) * new).to(channels_FD.dtype)
-
-
-def _generator(*key: object) -> torch.Generator:
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

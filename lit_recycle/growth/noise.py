@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
+from lit_recycle.generators import generator_of
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.plan import GrowthPlan
 
@@ -31,8 +30,7 @@ def _add_noise(plan: GrowthPlan, key: tuple[object, ...], values: Tensor) -> Non
     Drawn in float32 on the CPU, block by block, so that a matrix of any size needs little memory beside its own and
     its blocks stay in the cache.
     """
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    generator = generator_of(*key)
     flat = values.reshape(-1)  # a view, unless the matrix is interleaved with another
     scale = plan.noise * _deviation(flat)
     epsilon = torch.empty(min(BLOCK, flat.numel()), dtype=torch.float32)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.model.grouped import Groups, group_by_expert, input_gradient, product, weight_gradient
+from lit_recycle.model.grouped import Groups, group_by_expert, product, weight_gradient
 
 
 class Routing(NamedTuple):
@@ -95,7 +95,7 @@ class _SwiGLUExperts(torch.autograd.Function):
         grad_RD = grad_TD.index_select(0, groups.tokens_R)
         gate_RF, up_RF = gate_up_R2F.chunk(2, dim=-1)
         silu_RF = F.silu(gate_RF)
-        inner_RF, grad_RF = silu_RF * up_RF, input_gradient(grad_RD, down, groups)
+        inner_RF, grad_RF = silu_RF * up_RF, product(grad_RD, down.mT, groups)
         grad_weights_R = (inner_RF * grad_RF).sum(-1, dtype=ctx.weights_dtype)
         grad_down = weight_gradient(grad_RD, inner_RF * weights_R1, groups, down.dtype) if needs_down else None
         grad_RF = grad_RF * weights_R1
@@ -103,7 +103,7 @@ class _SwiGLUExperts(torch.autograd.Function):
         grad_R2F = torch.cat((grad_gate_RF, grad_RF * silu_RF), dim=-1)
         x_RD = x_TD.index_select(0, groups.tokens_R)
         grad_gate_up = weight_gradient(grad_R2F, x_RD, groups, gate_up.dtype) if needs_gate_up else None
-        grad_x_TD = _sum_choices(input_gradient(grad_R2F, gate_up, groups), groups) if needs_x else None
+        grad_x_TD = _sum_choices(product(grad_R2F, gate_up.mT, groups), groups) if needs_x else None
         return grad_x_TD, grad_weights_R[groups.places_TK], grad_gate_up, grad_down, None
 
 

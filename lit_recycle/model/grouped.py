@@ -28,13 +28,16 @@ class Span(NamedTuple):
     """Of each expert."""
 
     @property
+    def count(self) -> int:
+        return self.experts.stop - self.experts.start
+
+    @property
     def end(self) -> int:
-        return self.start + (self.experts.stop - self.experts.start) * self.rows
+        return self.start + self.count * self.rows
 
     def of(self, rows_RI: Tensor) -> Tensor:
         """The span's rows as ``[experts, rows, I]``; a view."""
-        count = self.experts.stop - self.experts.start
-        return rows_RI[self.start : self.end].view(count, self.rows, rows_RI.shape[1])
+        return rows_RI[self.start : self.end].view(self.count, self.rows, rows_RI.shape[1])
 
 
 class Groups(NamedTuple):
@@ -70,7 +73,7 @@ def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> 
         # In float16 a token may overflow in an expert that is not its own, and infinity times zero is no number.
         neighbours = 1 if dtype == torch.float16 else NEIGHBOURS
         spans = pad(counts_E.tolist(), PAD_BFLOAT16 if dtype == torch.bfloat16 else 1, neighbours)
-        starts = [span.start + i * span.rows for span in spans for i in range(span.experts.stop - span.experts.start)]
+        starts = [span.start + i * span.rows for span in spans for i in range(span.count)]
         rows += (torch.tensor(starts, device=order.device) - ends_E + counts_E).repeat_interleave(counts_E)
         tokens_R = order.new_zeros(spans[-1].end).index_copy_(0, rows, tokens_R)
     places_TK = torch.empty_like(order).index_copy_(0, order, rows).view_as(chosen_TK)
@@ -98,6 +101,8 @@ def pad(counts: list[int], multiple: int, neighbours: int) -> list[Span]:
 def product(x_RI: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
     """``x[r] @ weight[e].T`` for each row r of each expert e, in the type of ``x``.
 
+    Its gradient by ``x`` is the product of the output's gradient with ``weight.mT``.
+
     Raises:
         ValueError: For sizes that torch's grouped product cannot read 16 bytes at a time.
     """
@@ -108,16 +113,6 @@ def product(x_RI: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
     for span in groups.spans:
         torch.bmm(span.of(x_RI), weight_EOI[span.experts].to(x_RI.dtype).mT, out=span.of(out_RO))
     return out_RO
-
-
-def input_gradient(grad_RO: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
-    """``grad[r] @ weight[e]``: the gradient of :func:`product` by ``x``."""
-    if groups.spans is None:
-        return F.grouped_mm(grad_RO, weight_EOI.to(grad_RO.dtype), offs=groups.ends_E)
-    out_RI = grad_RO.new_empty(len(grad_RO), weight_EOI.shape[2])
-    for span in groups.spans:
-        torch.bmm(span.of(grad_RO), weight_EOI[span.experts].to(grad_RO.dtype), out=span.of(out_RI))
-    return out_RI
 
 
 def weight_gradient(grad_RO: Tensor, x_RI: Tensor, groups: Groups, dtype: torch.dtype) -> Tensor:

@@ -5,12 +5,11 @@ Axes: B batch, S positions, D hidden size, V vocabulary, E experts; stacked rout
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lit_recycle.generators import generator_of
 from lit_recycle.model.attention import Attention, KeyValues, RMSNorm, rotary_angles
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import MoE, Router, Routing, SwiGLU
@@ -128,6 +127,4 @@ def initial_value(config: MoEConfig, name: str, shape: torch.Size, seed: int) ->
     std = config.init_std
     if name.endswith(("o_proj.weight", "down.weight", "experts.down")):
         std /= (2 * config.num_layers) ** 0.5
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return empty.normal_(0.0, std, generator=generator)
+    return empty.normal_(0.0, std, generator=generator_of(seed, name))

@@ -15,7 +15,6 @@ from lit_recycle.model.grouped import (
     WASTE,
     Groups,
     group_by_expert,
-    input_gradient,
     pad,
     product,
     weight_gradient,
@@ -84,7 +83,7 @@ def test_products_are_those_of_each_row(tokens, experts, seed):
         product(x_RI, weight_EOI, groups)[used], torch.einsum("ri,roi->ro", x_RI[used], weight_EOI[owner[used]])
     )
     torch.testing.assert_close(
-        input_gradient(grad_RO, weight_EOI, groups)[used],
+        product(grad_RO, weight_EOI.mT, groups)[used],
         torch.einsum("ro,roi->ri", grad_RO[used], weight_EOI[owner[used]]),
     )
     expected = torch.zeros_like(weight_EOI).index_add_(
@@ -107,7 +106,7 @@ def test_torchs_grouped_product_and_the_loop_agree(dtype):
     padded_x[places], padded_grad[places] = x_RI, grad_RO
     pairs = [
         (product(x_RI.to(dtype), weight_EOI, grouped), product(padded_x, weight_EOI, loop)[places]),
-        (input_gradient(grad_RO.to(dtype), weight_EOI, grouped), input_gradient(padded_grad, weight_EOI, loop)[places]),
+        (product(grad_RO.to(dtype), weight_EOI.mT, grouped), product(padded_grad, weight_EOI.mT, loop)[places]),
         (
             weight_gradient(grad_RO.to(dtype), x_RI.to(dtype), grouped, torch.float32),
             weight_gradient(padded_grad, padded_x, loop, torch.float32),
