@@ -14,8 +14,8 @@ import time
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 import transformers
+from contest import loss_of
 from step_cpu import SHAPE
 from table import Row
 from torch import Tensor, nn
@@ -40,17 +40,14 @@ def theirs(experts: int) -> nn.Module:
     return transformers.OlmoeForCausalLM(config)
 
 
-def loss_of(model: nn.Module, tokens: Tensor, bf16: bool) -> Tensor:
+def autocast_loss(model: nn.Module, tokens: Tensor, bf16: bool) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        if isinstance(model, MoETransformer):
-            return model(tokens[:, :-1], labels_BS=tokens[:, 1:])[0]
-        logits = model(tokens[:, :-1]).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        return loss_of(model, tokens)
 
 
 def seconds(model: nn.Module, tokens: Tensor, bf16: bool) -> float:
     started = time.perf_counter()
-    loss_of(model, tokens, bf16).backward()
+    autocast_loss(model, tokens, bf16).backward()
     elapsed = time.perf_counter() - started
     model.zero_grad()
     return elapsed
@@ -68,7 +65,7 @@ def kept_bytes(model: nn.Module, tokens: Tensor, bf16: bool) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_of(model, tokens, bf16)
+        autocast_loss(model, tokens, bf16)
     return sum(kept.values())
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from contest import resident
 from safetensors import safe_open
 from table import Row
 
@@ -138,9 +139,9 @@ def measure(command: list[str]) -> Found:
     os.sync()
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    resident = 0
+    peak = 0
     while (status := process.poll()) is None:
-        resident = max(resident, peak_memory(process.pid))
+        peak = max(peak, resident("VmHWM", process.pid))  # getrusage would count the process that started it too
         time.sleep(0.01)
     seconds = time.perf_counter() - start
     os.sync()
@@ -148,16 +149,7 @@ def measure(command: list[str]) -> Found:
         raise SystemExit(f"failed: {' '.join(command)}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Found(seconds, time.perf_counter() - start, cpu, resident / 1e6)
-
-
-def peak_memory(pid: int) -> int:
-    """Bytes, since the program began: ``getrusage`` would count the process that started it too."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return Found(seconds, time.perf_counter() - start, cpu, peak / 1e6)
 
 
 def report(name: str, nbytes: int, found: Found, cp: Found) -> None:

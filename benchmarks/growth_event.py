@@ -32,6 +32,7 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
+from contest import resident
 from table import Row
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -145,12 +146,6 @@ def clone(event: Event, sources: list[Tensor]) -> None:
     for target, source in zip(clones, sources, strict=True):
         target.copy_(source)
     event.copy = time.perf_counter() - started
-
-
-def resident(key: str = "VmRSS") -> int:
-    """Resident bytes of this process now, or at their peak (``VmHWM``)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def give_memory_back() -> None:

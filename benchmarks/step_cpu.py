@@ -20,8 +20,8 @@ from contextlib import nullcontext
 from multiprocessing.connection import Connection
 
 import torch
-import torch.nn.functional as F
 import transformers
+from contest import loss_of, matmul_rate
 from table import Row
 from torch.optim import AdamW
 
@@ -68,11 +68,7 @@ def step_of(model: torch.nn.Module, bf16: bool) -> Callable[[], float]:
     def step() -> float:
         tokens = torch.randint(0, SHAPE["vocab_size"], (BATCH, SEQ_LEN + 1), generator=batches)
         with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-            if isinstance(model, MoETransformer):
-                loss, _ = model(tokens[:, :-1], labels_BS=tokens[:, 1:])
-            else:
-                logits = model(tokens[:, :-1]).logits
-                loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+            loss = loss_of(model, tokens)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -115,17 +111,6 @@ def race(folder: str, bf16: bool, rounds: int) -> dict[str, float]:
     return {name: BATCH * SEQ_LEN / statistics.median(times[1:]) for name, times in turns.items()}
 
 
-def matmul_rate(bf16: bool) -> float:
-    """FLOP/s of a large matrix product."""
-    a = torch.randn(2048, 2048, dtype=torch.bfloat16 if bf16 else torch.float32)
-    times = []
-    for _ in range(20):
-        started = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - started)
-    return 2 * 2048**3 / min(times)
-
-
 def main(argv: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -140,7 +125,8 @@ def main(argv: list[str] | None = None) -> list[Row]:
         for precision in options.precision:
             rates = race(folder, precision == "bf16", options.rounds)
             rival = max(rate for name, rate in rates.items() if name not in (OURS, KEPT))
-            share = config.num_flops_per_token(SEQ_LEN) * rates[OURS] / matmul_rate(precision == "bf16")
+            products = matmul_rate("cpu", torch.bfloat16 if precision == "bf16" else torch.float32, 2048)
+            share = config.num_flops_per_token(SEQ_LEN) * rates[OURS] / products
             print(f"\n{precision}: ours / fastest of transformers = {rates[OURS] / rival:.2f}")
             for name, rate in rates.items():
                 print(f"  {name:<40}{rate:>8,.0f} tokens/s{rates[OURS] / rate:>8.2f}")

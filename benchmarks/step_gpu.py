@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 import transformers
+from contest import loss_of, matmul_rate, synchronize
 from table import Row
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 
 from lit_recycle.model import grouped
@@ -60,13 +60,6 @@ def theirs(size: dict[str, int], device: str, experts: str) -> nn.Module:
         return transformers.OlmoeForCausalLM(config).bfloat16()
 
 
-def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    if isinstance(model, MoETransformer):
-        return model(tokens[:, :-1], labels_BS=tokens[:, 1:])[0]
-    logits = model(tokens[:, :-1]).logits
-    return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
-
-
 def contest(name: str, dry: bool, steps: int) -> dict[str, float]:
     """Seconds per step, peak memory in bytes and the last loss of one contestant."""
     size, device = (TINY, "cpu") if dry else (LARGE, "cuda")
@@ -93,25 +86,6 @@ def contest(name: str, dry: bool, steps: int) -> dict[str, float]:
     return {"seconds": statistics.median(times[5:]), "peak": peak, "loss": loss.item()}
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def matmul_rate(device: str) -> float:
-    """FLOP/s of a large matrix product in bfloat16."""
-    side = 8192 if device == "cuda" else 1024
-    a = torch.randn(side, side, dtype=torch.bfloat16, device=device)
-    times = []
-    for _ in range(20):
-        synchronize(device)
-        started = time.perf_counter()
-        a @ a
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return 2 * side**3 / min(times)
-
-
 def apart(call: Callable[[str], list[str]], name: str) -> dict[str, float] | None:
     """Run a contestant in a process of its own; None if it fails, with the last line of what it said."""
     done = subprocess.run(call(name), capture_output=True, text=True)
@@ -136,7 +110,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     device = "cpu" if options.dry_run else "cuda"
     with torch.device("meta"):
         config = ours(size, "meta").config
-    rate = matmul_rate(device)
+    rate = matmul_rate(device, torch.bfloat16, 8192 if device == "cuda" else 1024)
     print(f"{config.num_active_params() / 1e6:,.1f}M active of {config.num_params() / 1e6:,.1f}M parameters, torch")
     print(f"{torch.__version__}, transformers {transformers.__version__}, matrix products {rate / 1e12:,.1f} TFLOP/s")
     flags = ["--steps", str(options.steps), *(["--dry-run"] if options.dry_run else [])]

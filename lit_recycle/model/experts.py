@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lit_recycle.model.autocast import in_product_type
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.grouped import Groups, group_by_expert, product, weight_gradient
 
@@ -125,8 +126,7 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor, counts_E: Tensor) -> Tensor:
         """Sum over the chosen experts of weight × expert(x), ``[T, D]``. No token is dropped."""
-        if torch.is_autocast_enabled(x_TD.device.type):
-            x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
+        x_TD = in_product_type(x_TD)
         groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
         return _SwiGLUExperts.apply(x_TD, weights_TK, self.gate_up, self.down, groups)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lit_recycle.model.autocast import in_product_type
+
 CHUNK = 1 << 27
 """Logits that exist at a time: half a gigabyte in float32, while a product of so many keeps a GPU busy."""
 
@@ -20,9 +22,7 @@ def next_token_loss(hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> T
 
     The products are in autocast's type or that of ``hidden``, the softmax in float32 (float64 stays).
     """
-    if torch.is_autocast_enabled(hidden_TD.device.type):
-        hidden_TD = hidden_TD.to(torch.get_autocast_dtype(hidden_TD.device.type))
-    return _NextTokenLoss.apply(hidden_TD, weight_VD, labels_T, torch.is_grad_enabled())
+    return _NextTokenLoss.apply(in_product_type(hidden_TD), weight_VD, labels_T, torch.is_grad_enabled())
 
 
 class _NextTokenLoss(torch.autograd.Function):
