@@ -13,38 +13,32 @@ from torch import Tensor
 
 PAD_BFLOAT16 = 16
 """Rows of an expert in bfloat16 are padded to a multiple: oneDNN compiles a kernel for each number of rows."""
-NEIGHBOURS, WASTE, SLACK = 2, 1.25, 16
-"""So many experts share a batched product, unless padding them to the largest makes more rows than ``WASTE``
-times theirs and ``SLACK`` each: a product of few rows costs what reading its matrix costs."""
+WASTE, SLACK = 1.1, 16
+"""Two experts share a batched product, unless padding the smaller to the larger makes more rows than ``WASTE`` times
+theirs and ``SLACK`` each: a product of few rows costs what reading its matrix costs."""
 
 
 class Span(NamedTuple):
-    """Neighbouring experts with equally many rows, padding included: one batched product."""
+    """One expert, or two with equally many rows, padding included: one batched product."""
 
     experts: slice
+    """With a step: any two are one, and their matrices need not lie side by side."""
+    count: int
     start: int
     """The first row."""
     rows: int
     """Of each expert."""
 
     @property
-    def count(self) -> int:
-        return self.experts.stop - self.experts.start
-
-    @property
     def end(self) -> int:
         return self.start + self.count * self.rows
 
-    def of(self, rows_RI: Tensor) -> Tensor:
-        """The span's rows as ``[experts, rows, I]``; a view."""
-        return rows_RI[self.start : self.end].view(self.count, self.rows, rows_RI.shape[1])
-
 
 class Groups(NamedTuple):
-    """Rows sorted by expert: one for each choice of a token, and padding behind an expert's rows where there is any.
+    """Rows grouped by expert: one for each choice of a token, and padding behind an expert's rows where there is any.
 
     A padding row holds the first token. Whoever multiplies rows by their weights takes zero for it. Where torch has no
-    grouped product the experts' products are a loop, batched where neighbours are padded to equally many rows.
+    grouped product the experts' products are a loop, over two at once where they are padded to equally many rows.
     """
 
     tokens_R: Tensor
@@ -52,13 +46,19 @@ class Groups(NamedTuple):
     places_TK: Tensor
     """The row of each choice."""
     ends_E: Tensor
-    """Without padding, one past the last row of each expert; int32."""
+    """One past the last row of each expert, where the rows are in the order of experts without padding; int32."""
     spans: list[Span] | None
-    """With padding, which experts share a product; None where torch's grouped product takes the rows as they are."""
+    """In the order of the rows, which experts share a product; None where torch's grouped product takes the rows."""
+
+    def parts(self, rows_RI: Tensor) -> list[Tensor]:
+        """The rows of each span as ``[count, rows, I]``; views."""
+        assert self.spans is not None
+        parts = rows_RI.split([span.count * span.rows for span in self.spans])
+        return [part.view(span.count, span.rows, part.shape[1]) for part, span in zip(parts, self.spans, strict=True)]
 
 
 def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> Groups:
-    """Sort the tokens' choices by expert.
+    """Give each choice a row among those of its expert.
 
     Args:
         chosen_TK: Experts of each token.
@@ -71,9 +71,10 @@ def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> 
     spans = None
     if not has_grouped_product(chosen_TK.device, dtype):
         # In float16 a token may overflow in an expert that is not its own, and infinity times zero is no number.
-        neighbours = 1 if dtype == torch.float16 else NEIGHBOURS
-        spans = pad(counts_E.tolist(), PAD_BFLOAT16 if dtype == torch.bfloat16 else 1, neighbours)
-        starts = [span.start + i * span.rows for span in spans for i in range(span.count)]
+        counts = counts_E.tolist()
+        spans, starts = pad(counts, PAD_BFLOAT16 if dtype == torch.bfloat16 else 1, dtype != torch.float16), counts
+        for span in spans:
+            starts[span.experts] = range(span.start, span.end, span.rows) if span.rows else [0] * span.count
         rows += (torch.tensor(starts, device=order.device) - ends_E + counts_E).repeat_interleave(counts_E)
         tokens_R = order.new_zeros(spans[-1].end).index_copy_(0, rows, tokens_R)
     places_TK = torch.empty_like(order).index_copy_(0, order, rows).view_as(chosen_TK)
@@ -85,16 +86,19 @@ def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.float32, torch.bfloat16)
 
 
-def pad(counts: list[int], multiple: int, neighbours: int) -> list[Span]:
-    """Divide experts with so many rows into spans of at most so many neighbours."""
+def pad(counts: list[int], multiple: int, pairs: bool) -> list[Span]:
+    """Divide experts with so many rows into spans, those of most rows first; equal ones are neighbours then."""
     counts = [-(-count // multiple) * multiple for count in counts]
+    experts = sorted(range(len(counts)), key=counts.__getitem__, reverse=True)
     spans: list[Span] = []
-    for first in range(0, len(counts), neighbours):
-        some = counts[first : first + neighbours]
-        together = max(some) * len(some) <= WASTE * sum(some) + SLACK * len(some)
-        for experts in [some] if together else [[count] for count in some]:
-            expert, start = (spans[-1].experts.stop, spans[-1].end) if spans else (0, 0)
-            spans.append(Span(slice(expert, expert + len(experts)), start, max(experts)))
+    while experts:
+        rows, two = counts[experts[0]], experts[:2]
+        if pairs and len(two) == 2 and 2 * rows <= WASTE * sum(counts[e] for e in two) + SLACK * 2:
+            chosen = slice(min(two), max(two) + 1, max(two) - min(two))
+        else:
+            two, chosen = two[:1], slice(two[0], two[0] + 1)
+        spans.append(Span(chosen, len(two), spans[-1].end if spans else 0, rows))
+        experts = experts[len(two) :]
     return spans
 
 
@@ -110,8 +114,8 @@ def product(x_RI: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:
         _check_alignment(weight_EOI.shape, x_RI.dtype)
         return F.grouped_mm(x_RI, weight_EOI.to(x_RI.dtype).mT, offs=groups.ends_E)
     out_RO = x_RI.new_empty(len(x_RI), weight_EOI.shape[1])
-    for span in groups.spans:
-        torch.bmm(span.of(x_RI), weight_EOI[span.experts].to(x_RI.dtype).mT, out=span.of(out_RO))
+    for span, x, out in zip(groups.spans, groups.parts(x_RI), groups.parts(out_RO), strict=True):
+        torch.bmm(x, weight_EOI[span.experts].to(x.dtype).mT, out=out)
     return out_RO
 
 
@@ -120,11 +124,11 @@ def weight_gradient(grad_RO: Tensor, x_RI: Tensor, groups: Groups, dtype: torch.
     if groups.spans is None:
         return F.grouped_mm(grad_RO.mT, x_RI, offs=groups.ends_E).to(dtype)
     out_EOI = grad_RO.new_empty(len(groups.ends_E), grad_RO.shape[1], x_RI.shape[1], dtype=dtype)
-    for span in groups.spans:
-        if grad_RO.dtype == dtype:
-            torch.bmm(span.of(grad_RO).mT, span.of(x_RI), out=out_EOI[span.experts])
+    for span, grad, x in zip(groups.spans, groups.parts(grad_RO), groups.parts(x_RI), strict=True):
+        if grad.dtype == dtype:
+            torch.bmm(grad.mT, x, out=out_EOI[span.experts])
         else:
-            out_EOI[span.experts].copy_(torch.bmm(span.of(grad_RO).mT, span.of(x_RI)))
+            out_EOI[span.experts].copy_(torch.bmm(grad.mT, x))
     return out_EOI
 
 

@@ -47,7 +47,7 @@ def test_flops_are_those_of_a_training_step(config):
     model, (batch, length) = built(config), (2, 5)
     text = tokens(config, batch, length + 1)
     # The plain attention kernel in float64, and experts one by one, without padding: products that the counter knows.
-    one_by_one = patch.object(grouped, "NEIGHBOURS", 1)
+    one_by_one = patch.multiple(grouped, WASTE=0.0, SLACK=0)
     with one_by_one, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss(model, text).backward()
     assert config.num_flops_per_token(length) * batch * length == counter.get_total_flops()
