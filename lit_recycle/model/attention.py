@@ -10,31 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.norm import RMSNorm
+from lit_recycle.model.rotary import Rotation, rotate
 
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one layer's past positions, each of shape ``[B, G, C, P]``."""
-
-
-def rotary_angles(config: MoEConfig, start: int, length: int, device: torch.device) -> Tensor:
-    """Angles ``[length, head_dim / 2]`` of positions ``start …``, in float32 (Su et al. 2021)."""
-    assert config.head_dim is not None
-    exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
-    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
-    return torch.outer(positions, 1.0 / config.rope_theta**exponents)
-
-
-def rotate(x_BHSP: Tensor, angles_SP2: Tensor) -> Tensor:
-    """Rotate the pairs ``(i, i + P/2)`` of each head by the angles of their positions."""
-    cos, sin = angles_SP2.cos(), angles_SP2.sin()
-    first, second = x_BHSP.float().chunk(2, dim=-1) if x_BHSP.dtype != torch.float64 else x_BHSP.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BHSP.dtype)
-
-
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm computed in the type of its weight, whatever autocast made of the input; the input's type comes out."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -54,7 +34,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(width if full else config.head_dim, eps=config.norm_eps)
             self.k_norm = RMSNorm(kv_width if full else config.head_dim, eps=config.norm_eps)
 
-    def forward(self, x_BSD: Tensor, angles_SP2: Tensor, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
+    def forward(self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
         """Attend to the past and to the positions of ``x_BSD`` itself; returns the output and all keys and values."""
         q, k, v = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
         if self.config.qk_norm == "full":
@@ -62,7 +42,7 @@ class Attention(nn.Module):
         q, k, v = (t.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for t in (q, k, v))
         if self.config.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, angles_SP2), rotate(k, angles_SP2)
+        q, k = rotate(q, rotation), rotate(k, rotation)
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         assert past is None or q.shape[2] == 1, "a cache is continued one position at a time"

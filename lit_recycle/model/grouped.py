@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PAD_BFLOAT16 = 16
-"""Rows of an expert in bfloat16 are padded to a multiple: oneDNN compiles a kernel for each number of rows."""
+SIZES = 16
+"""Rows of an expert in bfloat16 are padded to a multiple of it, and to one of so many sizes between a power of two and
+the next: oneDNN compiles a kernel for each number of rows, and keeps 1,024."""
 WASTE, SLACK = 1.1, 16
 """Two experts share a batched product, unless padding the smaller to the larger makes more rows than ``WASTE`` times
 theirs and ``SLACK`` each: a product of few rows costs what reading its matrix costs."""
@@ -23,7 +24,8 @@ class Span(NamedTuple):
 
     experts: slice
     """With a step: any two are one, and their matrices need not lie side by side."""
-    count: int
+    batch: int
+    """One or two."""
     start: int
     """The first row."""
     rows: int
@@ -31,7 +33,7 @@ class Span(NamedTuple):
 
     @property
     def end(self) -> int:
-        return self.start + self.count * self.rows
+        return self.start + self.batch * self.rows
 
 
 class Groups(NamedTuple):
@@ -51,10 +53,10 @@ class Groups(NamedTuple):
     """In the order of the rows, which experts share a product; None where torch's grouped product takes the rows."""
 
     def parts(self, rows_RI: Tensor) -> list[Tensor]:
-        """The rows of each span as ``[count, rows, I]``; views."""
+        """The rows of each span as ``[batch, rows, I]``; views."""
         assert self.spans is not None
-        parts = rows_RI.split([span.count * span.rows for span in self.spans])
-        return [part.view(span.count, span.rows, part.shape[1]) for part, span in zip(parts, self.spans, strict=True)]
+        parts = rows_RI.split([span.batch * span.rows for span in self.spans])
+        return [part.view(span.batch, span.rows, part.shape[1]) for part, span in zip(parts, self.spans, strict=True)]
 
 
 def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> Groups:
@@ -70,11 +72,9 @@ def group_by_expert(chosen_TK: Tensor, counts_E: Tensor, dtype: torch.dtype) -> 
     rows, ends_E = torch.arange(order.numel(), device=order.device), counts_E.cumsum(0)
     spans = None
     if not has_grouped_product(chosen_TK.device, dtype):
-        # In float16 a token may overflow in an expert that is not its own, and infinity times zero is no number.
-        counts = counts_E.tolist()
-        spans, starts = pad(counts, PAD_BFLOAT16 if dtype == torch.bfloat16 else 1, dtype != torch.float16), counts
+        spans, starts = pad(counts_E.tolist(), dtype), [0] * len(counts_E)
         for span in spans:
-            starts[span.experts] = range(span.start, span.end, span.rows) if span.rows else [0] * span.count
+            starts[span.experts] = [span.start + i * span.rows for i in range(span.batch)]
         rows += (torch.tensor(starts, device=order.device) - ends_E + counts_E).repeat_interleave(counts_E)
         tokens_R = order.new_zeros(spans[-1].end).index_copy_(0, rows, tokens_R)
     places_TK = torch.empty_like(order).index_copy_(0, order, rows).view_as(chosen_TK)
@@ -86,20 +86,29 @@ def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.float32, torch.bfloat16)
 
 
-def pad(counts: list[int], multiple: int, pairs: bool) -> list[Span]:
+def pad(counts: list[int], dtype: torch.dtype) -> list[Span]:
     """Divide experts with so many rows into spans, those of most rows first; equal ones are neighbours then."""
-    counts = [-(-count // multiple) * multiple for count in counts]
+    if dtype == torch.bfloat16:
+        counts = [_size(count) for count in counts]
+    # In float16 a token may overflow in an expert that is not its own, and infinity times zero is no number.
+    pairs = dtype != torch.float16
     experts = sorted(range(len(counts)), key=counts.__getitem__, reverse=True)
     spans: list[Span] = []
     while experts:
-        rows, two = counts[experts[0]], experts[:2]
-        if pairs and len(two) == 2 and 2 * rows <= WASTE * sum(counts[e] for e in two) + SLACK * 2:
-            chosen = slice(min(two), max(two) + 1, max(two) - min(two))
-        else:
-            two, chosen = two[:1], slice(two[0], two[0] + 1)
-        spans.append(Span(chosen, len(two), spans[-1].end if spans else 0, rows))
-        experts = experts[len(two) :]
+        together, rows = experts[:2], counts[experts[0]]
+        if not pairs or len(together) * rows > WASTE * sum(counts[e] for e in together) + SLACK * len(together):
+            together = together[:1]
+        first, last = min(together), max(together)
+        chosen = slice(first, last + 1, last - first or 1)
+        spans.append(Span(chosen, len(together), spans[-1].end if spans else 0, rows))
+        del experts[: len(together)]
     return spans
+
+
+def _size(count: int) -> int:
+    """The least size that holds so many rows."""
+    multiple = max(SIZES, 2 ** count.bit_length() // (2 * SIZES))
+    return -(-count // multiple) * multiple
 
 
 def product(x_RI: Tensor, weight_EOI: Tensor, groups: Groups) -> Tensor:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_recycle.generators import generator_of
-from lit_recycle.model.attention import Attention, KeyValues, RMSNorm, rotary_angles
+from lit_recycle.model.attention import Attention, KeyValues
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import MoE, Router, Routing, SwiGLU
 from lit_recycle.model.loss import next_token_loss
+from lit_recycle.model.norm import RMSNorm
+from lit_recycle.model.rotary import Rotation, rotation_of
 
 Cache = list[KeyValues]
 """Keys and values of the past positions, layer by layer; empty before the first position."""
@@ -37,16 +39,16 @@ class Block(nn.Module):
             self.moe = MoE(config)
 
     def forward(
-        self, x_BSD: Tensor, angles: Tensor, past: KeyValues | None = None
+        self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None = None
     ) -> tuple[Tensor, KeyValues, Routing | None]:
         if self.checkpointing and self.training:
-            return checkpoint(self._forward, x_BSD, angles, past, use_reentrant=False)
-        return self._forward(x_BSD, angles, past)
+            return checkpoint(self._forward, x_BSD, rotation, past, use_reentrant=False)
+        return self._forward(x_BSD, rotation, past)
 
     def _forward(
-        self, x_BSD: Tensor, angles: Tensor, past: KeyValues | None
+        self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues, Routing | None]:
-        attended, key_values = self.attn(self.attn_norm(x_BSD), angles, past)
+        attended, key_values = self.attn(self.attn_norm(x_BSD), rotation, past)
         x_BSD = x_BSD + attended
         if hasattr(self, "mlp"):
             return x_BSD + self.mlp(self.ffn_norm(x_BSD)), key_values, None
@@ -86,12 +88,12 @@ class MoETransformer(nn.Module):
         the output layer's weight is used without calling the layer.
         """
         start = cache[0][0].shape[2] if cache else 0  # known before the first block puts its own keys in
-        angles = rotary_angles(self.config, start, tokens_BS.shape[1], tokens_BS.device)
+        rotation = rotation_of(self.config, start, tokens_BS.shape[1], tokens_BS.device)
         x_BSD = self.embed(tokens_BS)
         routings: list[Routing] = []
         for i, block in enumerate(self.layers):
             past = cache[i] if start else None
-            x_BSD, key_values, routing = block(x_BSD, angles, past)
+            x_BSD, key_values, routing = block(x_BSD, rotation, past)
             if cache is not None:
                 cache[i : i + 1] = [key_values]
             if routing is not None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_recycle.model.grouped import (
-    PAD_BFLOAT16,
+    SIZES,
     SLACK,
     WASTE,
     Groups,
@@ -47,22 +47,31 @@ def test_each_choice_has_a_row_among_its_experts_rows(tokens, top_k, experts, se
     assert groups.spans[-1].end == len(groups.tokens_R)
 
 
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.sampled_from([1, PAD_BFLOAT16]), st.booleans())
-def test_spans_hold_each_expert_once_and_waste_little(counts, multiple, pairs):
-    spans = pad(counts, multiple, pairs)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+
+
+@given(st.lists(st.integers(0, 300) | st.integers(0, 2**20), min_size=1, max_size=20), st.sampled_from(DTYPES))
+def test_spans_hold_each_expert_once_and_waste_little(counts, dtype):
+    spans = pad(counts, dtype)
     assert sorted(e for span in spans for e in range(len(counts))[span.experts]) == list(range(len(counts)))
     assert spans[0].start == 0 and all(a.end == b.start for a, b in itertools.pairwise(spans))
     for span in spans:
         needed = counts[span.experts]
-        assert len(needed) == span.count <= (2 if pairs else 1) and span.rows % multiple == 0
-        assert max(needed) <= span.rows < max(needed) + multiple
-        padded = [-(-count // multiple) * multiple for count in needed]
-        assert len(needed) == 1 or span.rows * 2 <= WASTE * sum(padded) + SLACK * 2
+        assert len(needed) == span.batch <= (1 if dtype == torch.float16 else 2)
+        padding, most = span.rows - max(needed), max(needed)
+        assert 0 <= padding < max(SIZES, most / SIZES) if dtype == torch.bfloat16 else padding == 0
+        assert span.batch == 1 or span.rows * 2 <= (WASTE * (1 + 1 / SIZES)) * sum(needed) + (SLACK + SIZES) * 2
+
+
+def test_the_numbers_of_rows_in_bfloat16_are_few():
+    """Each is a kernel to compile: multiples of 16 up to 256, then sixteen from each power of two to the next."""
+    sizes = {pad([count], torch.bfloat16)[0].rows for count in range(1, 2**14 + 1)}
+    assert len(sizes) == 16 + 16 * 6 and max(sizes) == 2**14
 
 
 def test_experts_with_about_as_many_rows_share_a_product():
     def shared(counts: list[int]) -> list[list[int]]:
-        return [list(range(len(counts))[span.experts]) for span in pad(counts, 1, True)]
+        return [list(range(len(counts))[span.experts]) for span in pad(counts, torch.float32)]
 
     assert shared([30, 300, 28, 310, 90]) == [[1, 3], [4], [0, 2]]
     assert shared([300, 10, 200, 12]) == [[0], [2], [1, 3]]

@@ -6,7 +6,6 @@ from helpers import assert_equal_to_rounding, built, configs, gradients, loss, t
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_recycle.model.attention import RMSNorm, rotary_angles, rotate
 from lit_recycle.model.transformer import MoETransformer, initial_value
 
 EVERYTHING = dict(
@@ -67,30 +66,6 @@ def test_the_order_of_tokens_counts():
     model, text = built(tiny()), tokens(tiny(), batch=1, length=6)
     swapped = text[:, [1, 0, 2, 3, 4, 5]]
     assert (model(swapped)[0][:, -1] - model(text)[0][:, -1]).abs().max() > 1e-6
-
-
-def test_rotary_positions_are_relative():
-    """The product of a query and a key depends on their distance alone."""
-    config = tiny(head_dim=6)
-    q, k = torch.randn(2, 1, 1, 1, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-    def product(i, j):
-        at_i, at_j = (rotary_angles(config, p, 1, torch.device("cpu")).double() for p in (i, j))
-        return (rotate(q, at_i) * rotate(k, at_j)).sum().item()
-
-    assert product(5, 3) == pytest.approx(product(12, 10), rel=1e-5)
-    assert product(5, 3) != pytest.approx(product(5, 4), rel=1e-2)
-    assert rotary_angles(config, 3, 2, torch.device("cpu"))[:, 0].tolist() == [3.0, 4.0]
-    assert rotary_angles(config, 1, 1, torch.device("cpu"))[0].tolist() == pytest.approx(
-        [1.0, 10_000 ** (-2 / 6), 10_000 ** (-4 / 6)]
-    )
-
-
-def test_rms_norm_keeps_the_type_of_its_input():
-    norm = RMSNorm(8, eps=1e-6)
-    x = torch.randn(3, 8)
-    assert norm(x.bfloat16()).dtype == torch.bfloat16
-    torch.testing.assert_close(norm(x), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt())
 
 
 @pytest.mark.parametrize("qk_norm", ["none", "head", "full"])
