@@ -99,10 +99,9 @@ class _SwiGLUExperts(torch.autograd.Function):
         inner_RF, grad_RF = silu_RF * up_RF, product(grad_RD, down.mT, groups)
         grad_weights_R = (inner_RF * grad_RF).sum(-1, dtype=ctx.weights_dtype)
         grad_down = weight_gradient(grad_RD, inner_RF.mul_(weights_R1), groups, down.dtype) if needs_down else None
-        grad_R2F = torch.empty_like(gate_up_R2F)
-        grad_gate_RF, grad_up_RF = grad_R2F.chunk(2, dim=-1)
-        torch.mul(grad_RF.mul_(weights_R1), silu_RF, out=grad_up_RF)
-        torch.ops.aten.silu_backward(grad_RF.mul_(up_RF), gate_RF, grad_input=grad_gate_RF)
+        grad_up_RF = silu_RF.mul_(grad_RF.mul_(weights_R1))
+        grad_gate_RF = torch.ops.aten.silu_backward(grad_RF.mul_(up_RF), gate_RF)
+        grad_R2F = torch.cat((grad_gate_RF, grad_up_RF), dim=-1)
         x_RD = x_TD.index_select(0, groups.tokens_R)
         grad_gate_up = weight_gradient(grad_R2F, x_RD, groups, gate_up.dtype) if needs_gate_up else None
         grad_x_TD = _sum_choices(product(grad_R2F, gate_up.mT, groups), groups) if needs_x else None

@@ -53,8 +53,8 @@ class _Rotate(torch.autograd.Function):
 def _rotated(x: Tensor, cos_SQ: Tensor, sin_SQ: Tensor) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     wide, cos_SQ, sin_SQ = x.to(dtype), cos_SQ.to(dtype), sin_SQ.to(dtype)
-    out = torch.empty_like(wide)
+    out = wide * torch.cat((cos_SQ, cos_SQ), dim=-1)
     (first, second), (out_first, out_second) = wide.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.mul(first, cos_SQ, out=out_first).addcmul_(second, sin_SQ, value=-1)
-    torch.mul(second, cos_SQ, out=out_second).addcmul_(first, sin_SQ)
+    out_first.addcmul_(second, sin_SQ, value=-1)
+    out_second.addcmul_(first, sin_SQ)
     return out.to(x.dtype)

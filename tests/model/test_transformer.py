@@ -6,6 +6,7 @@ from helpers import assert_equal_to_rounding, built, configs, gradients, loss, t
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_recycle.model import grouped
 from lit_recycle.model.transformer import MoETransformer, initial_value
 
 EVERYTHING = dict(
@@ -248,3 +249,17 @@ def test_initial_values_do_not_depend_on_the_default_type_or_device(name):
         torch.set_default_dtype(torch.float32)
     assert (found.dtype, found.device.type) == (torch.float32, "cpu")
     assert torch.equal(found, expected)
+
+
+def test_a_training_step_compiles_whole_on_the_way_of_gpus(monkeypatch):
+    """torch's grouped product needs no lengths on the host, so that nothing breaks the graph."""
+    monkeypatch.setattr(grouped, "has_grouped_product", lambda device, dtype: True)
+    config = tiny(hidden_size=16, expert_size=8, qk_norm="full", shared_expert_size=8)
+    model, text = built(config).bfloat16(), tokens(config)
+    steps = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        result, _ = run(text[:, :-1], labels_BS=text[:, 1:])
+        result.backward()
+        steps.append((result.detach(), *(p.grad.clone() for p in model.parameters())))
+    torch.testing.assert_close(*steps, rtol=0.05, atol=0.002)
