@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -287,9 +289,15 @@ class LitMoE(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        model = self.trainer.model
+        model, precision = self.trainer.model, self.trainer.precision_plugin
         if isinstance(model, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
             model.clip_grad_norm_(gradient_clip_val)  # the norm is spread over the processes; Lightning refuses to try
+        elif isinstance(precision, MixedPrecision) and any(group.get("fused") for group in optimizer.param_groups):
+            # A fused step divides by the scale of float16, unless that is done before; Lightning refuses in any case.
+            if precision.scaler is not None and gradient_clip_val:
+                precision.scaler.unscale_(optimizer)
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

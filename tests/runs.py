@@ -99,9 +99,8 @@ def fit(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         default_root_dir=root,
-        gradient_clip_val=1.0,
         callbacks=[losses, *([GrowthCallback(events)] if events else []), saver, *(callbacks or [])],
-        **{"limit_val_batches": 0, "logger": False, "enable_progress_bar": False, **trainer},
+        **{"gradient_clip_val": 1.0, "limit_val_batches": 0, "logger": False, "enable_progress_bar": False, **trainer},
     )
     if strategy in ("auto", "ddp"):
         lightning.strategy.checkpoint_io = AtomicCheckpointIO()

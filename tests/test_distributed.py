@@ -65,6 +65,8 @@ def second_round(root: Path) -> None:
     resume_all(root)
     for strategy in RUNS[2]:
         grow_and_save(root, f"2-{strategy}", strategy)
+    for strategy in ("ddp", "fsdp", "fsdp2"):
+        fit_and_note(root / f"bf16-{strategy}", strategy, precision="bf16-mixed", save_every=STEPS)
     for strategy in ("fsdp", "fsdp2"):
         measure_events(root, strategy)
         fit(root / f"initial-{strategy}", strategy, steps=1, events=[], module=UNMOVED)
@@ -150,6 +152,14 @@ UNMOVED = {"optimizer": still, "balance_rate": 0.0}
 
 def losses_of(folder: Path) -> list[float]:
     return json.loads((folder / "losses.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_a_run_in_bfloat16_grows_under_each_strategy(runs: Path, strategy: str) -> None:
+    """With a fused optimizer and clipped gradients, which Lightning refuses to bring together."""
+    precise, here = losses_of(runs / "1-auto"), losses_of(runs / f"bf16-{strategy}")
+    assert len(here) == STEPS and here != precise
+    assert here == pytest.approx(precise, abs=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)

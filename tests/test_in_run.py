@@ -12,7 +12,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.plugins.precision import MixedPrecision
 from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
 from callbacks.monitor import GrowthHooks
 from lit_recycle import in_run
@@ -245,3 +248,32 @@ def test_events_that_cannot_happen_are_refused_before_training(
 def test_an_event_in_the_past_is_refused_on_resume(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in the past"):
         fit(tmp_path / "run", events=[GrowthEvent(Trigger(steps=1), depth=Depth(2))], ckpt_path=whole / "step=2.ckpt")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_run_in_bfloat16_grows_and_resumes(tmp_path: Path, precision: str) -> None:
+    _, module, losses = fit(tmp_path / "whole", precision=precision)
+    assert len(module.growth) == 2 and losses[-1] < losses[0]
+    before = tmp_path / "whole/checkpoints/step=5.ckpt"
+    fit(tmp_path / "again", precision=precision, ckpt_path=before)
+    assert_same_training_state(tmp_path / "whole/checkpoints/step=9.ckpt", tmp_path / "again/checkpoints/step=9.ckpt")
+
+
+def half_with_scaler() -> dict[str, Any]:
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))]}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_gradients_are_clipped_in_every_precision(tmp_path: Path, precision: str, fused: bool) -> None:
+    """A step of plain SGD is as long as the clipped gradient, whoever divides it by the scale of float16."""
+    module = {
+        "optimizer": lambda params: SGD(params, lr=1.0, fused=fused),
+        "lr_scheduler": lambda optimizer: LambdaLR(optimizer, lambda step: 1.0),
+        "balance_rate": 0.0,
+    }
+    options = half_with_scaler() if precision == "16-mixed" else {"precision": precision}
+    fit(tmp_path, steps=2, events=[], module=module, gradient_clip_val=0.01, **options)
+    first, second = (load_checkpoint(tmp_path / f"checkpoints/step={i}.ckpt")["state_dict"] for i in (1, 2))
+    moved = torch.cat([(second[name] - first[name]).flatten() for name in first])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
