@@ -87,6 +87,12 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         if self._doing != "training":
             self._describe("training")
 
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._doing == "saving":  # the last checkpoint, not followed by a batch
+            self._describe("training")
+        super().teardown(trainer, pl_module, stage)
+
     def _describe(self, text: str) -> None:
         self._doing = text
         if self.progress is not None and self.train_progress_bar_id is not None:

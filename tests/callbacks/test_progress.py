@@ -21,7 +21,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> str:
     stream = io.StringIO()
     bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 200, "force_terminal": True})
     root = tmp_path_factory.mktemp("console")
-    fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, save_every=100)
+    fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, save_every=9)
     rich.reconfigure()  # the console that the bar has changed is that of the whole process
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
 
@@ -52,6 +52,11 @@ def test_growing_and_saving_are_said_while_they_last(console: str) -> None:
     for words in ("growing depth", "growing width", "saving"):
         first = next(i for i, line in enumerate(lines) if words in line)
         assert any(line.startswith("training") for line in lines[first:]), words
+
+
+def test_the_bar_that_stays_does_not_say_that_it_is_saving(console: str) -> None:
+    bars = [line for line in re.split(r"[\r\n]+", console) if re.match("training|growing|saving", line)]
+    assert bars[-1].startswith("training")
 
 
 def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
