@@ -51,8 +51,8 @@ class Attention(nn.Module):
 
 def attend(q_BHSP: Tensor, k_BGCP: Tensor, v_BGCP: Tensor, is_causal: bool) -> Tensor:
     """torch's attention, ``[B, H, S, P]``; on a CPU in float32, in which its kernel is faster than in bfloat16."""
-    dtype, wide = q_BHSP.dtype, q_BHSP.device.type == "cpu" and q_BHSP.dtype == torch.bfloat16
-    q, k, v = (t.float() if wide else t for t in (q_BHSP, k_BGCP, v_BGCP))
-    with torch.autocast(q.device.type, enabled=False):
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, enable_gqa=k.shape[1] != q.shape[1])
-    return out.to(dtype)
+    if q_BHSP.device.type == "cpu" and q_BHSP.dtype == torch.bfloat16:
+        with torch.autocast("cpu", enabled=False):
+            return attend(q_BHSP.float(), k_BGCP.float(), v_BGCP.float(), is_causal).to(q_BHSP.dtype)
+    grouped = k_BGCP.shape[1] != q_BHSP.shape[1]
+    return F.scaled_dot_product_attention(q_BHSP, k_BGCP, v_BGCP, is_causal=is_causal, enable_gqa=grouped)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIZES = 16
-"""Rows of an expert in bfloat16 are padded to a multiple of it, and to one of so many sizes between a power of two and
-the next: oneDNN compiles a kernel for each number of rows, and keeps 1,024."""
+MULTIPLE, SIZES = 16, 16
+"""Rows of an expert in bfloat16 are padded to a multiple, and to one of so many sizes between a power of two and the
+next: oneDNN compiles a kernel for each number of rows, and keeps 1,024 of all kinds."""
 WASTE, SLACK = 1.1, 16
 """Two experts share a batched product, unless padding the smaller to the larger makes more rows than ``WASTE`` times
 theirs and ``SLACK`` each: a product of few rows costs what reading its matrix costs."""
@@ -23,7 +23,8 @@ class Span(NamedTuple):
     """One expert, or two with equally many rows, padding included: one batched product."""
 
     experts: slice
-    """With a step: any two are one, and their matrices need not lie side by side."""
+    """With a step: any two are one, and their matrices need not lie side by side. (Where they do not, MKL computes
+    their gradients one by one: it batches what it reads with a step, but not what it writes.)"""
     batch: int
     """One or two."""
     start: int
@@ -48,7 +49,7 @@ class Groups(NamedTuple):
     places_TK: Tensor
     """The row of each choice."""
     ends_E: Tensor
-    """One past the last row of each expert, where the rows are in the order of experts without padding; int32."""
+    """One past the last row of each expert, in the order of experts and without padding; int32. Unused with spans."""
     spans: list[Span] | None
     """In the order of the rows, which experts share a product; None where torch's grouped product takes the rows."""
 
@@ -87,7 +88,7 @@ def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pad(counts: list[int], dtype: torch.dtype) -> list[Span]:
-    """Divide experts with so many rows into spans, those of most rows first; equal ones are neighbours then."""
+    """Divide experts with so many rows into spans, those of most rows first, so that like follow each other."""
     if dtype == torch.bfloat16:
         counts = [_size(count) for count in counts]
     # In float16 a token may overflow in an expert that is not its own, and infinity times zero is no number.
@@ -107,7 +108,7 @@ def pad(counts: list[int], dtype: torch.dtype) -> list[Span]:
 
 def _size(count: int) -> int:
     """The least size that holds so many rows."""
-    multiple = max(SIZES, 2 ** count.bit_length() // (2 * SIZES))
+    multiple = max(MULTIPLE, 2 ** count.bit_length() // (2 * SIZES))
     return -(-count // multiple) * multiple
 
 

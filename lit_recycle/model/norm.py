@@ -1,4 +1,7 @@
-"""RMSNorm (Zhang and Sennrich 2019)."""
+"""RMSNorm (Zhang and Sennrich 2019).
+
+Axes: N the size that is normalised, T all others together.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ class RMSNorm(nn.RMSNorm):
 class _RMSNorm(torch.autograd.Function):
     """``y = w · x · r`` with ``r = 1 / √(mean(x²) + ε)``, in few passes over memory.
 
-    With ``g`` the gradient of y, N the size of the last axis and ``s = Σ g · w · x``, the gradient of x is
-    ``r · g · w - x · s · r³ / N``, that of w the sum of ``g · x · r`` over all but the last axis.
+    With ``g`` the gradient of y and ``s = Σ g · w · x`` over the last axis, the gradient of x is
+    ``r · g · w - x · s · r³ / N``, that of w the sum of ``g · x · r`` over all others.
     """
 
     @staticmethod
@@ -42,9 +45,9 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_N, scale = ctx.saved_tensors
-        wide, grad, weight = x.to(scale.dtype), grad.to(scale.dtype), weight_N.to(scale.dtype)
-        products_TN = (grad * wide).reshape(-1, x.shape[-1])
-        grad_weight_N = products_TN.T.mv(scale.reshape(-1))
+        wide, weight = x.to(scale.dtype), weight_N.to(scale.dtype)
+        products_TN, scale_T1 = (grad * wide).reshape(-1, x.shape[-1]), scale.reshape(-1, 1)
         share = scale.pow(3).mul_(products_TN.mv(weight).view_as(scale)).div_(-x.shape[-1])
+        grad_weight_N = products_TN.mul_(scale_T1).sum(0)  # by parts, where a product with scale would just add up
         grad_x = (grad * weight).mul_(scale).addcmul_(wide, share)
         return grad_x.to(x.dtype), grad_weight_N.to(weight_N.dtype), None

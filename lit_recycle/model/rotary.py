@@ -15,7 +15,7 @@ from lit_recycle.model.config import MoEConfig
 
 
 class Rotation(NamedTuple):
-    """By which angles each position is rotated; float32."""
+    """Cosines and sines of each position's angles; float32."""
 
     cos_SQ: Tensor
     sin_SQ: Tensor

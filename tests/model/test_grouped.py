@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_recycle.model.grouped import (
+    MULTIPLE,
     SIZES,
     SLACK,
     WASTE,
@@ -59,8 +60,8 @@ def test_spans_hold_each_expert_once_and_waste_little(counts, dtype):
         needed = counts[span.experts]
         assert len(needed) == span.batch <= (1 if dtype == torch.float16 else 2)
         padding, most = span.rows - max(needed), max(needed)
-        assert 0 <= padding < max(SIZES, most / SIZES) if dtype == torch.bfloat16 else padding == 0
-        assert span.batch == 1 or span.rows * 2 <= (WASTE * (1 + 1 / SIZES)) * sum(needed) + (SLACK + SIZES) * 2
+        assert 0 <= padding < max(MULTIPLE, most / SIZES) if dtype == torch.bfloat16 else padding == 0
+        assert span.batch == 1 or span.rows * 2 <= (WASTE * (1 + 1 / SIZES)) * sum(needed) + (SLACK + MULTIPLE) * 2
 
 
 def test_the_numbers_of_rows_in_bfloat16_are_few():
@@ -75,6 +76,7 @@ def test_experts_with_about_as_many_rows_share_a_product():
 
     assert shared([30, 300, 28, 310, 90]) == [[1, 3], [4], [0, 2]]
     assert shared([300, 10, 200, 12]) == [[0], [2], [1, 3]]
+    assert shared([5, 20]) == [[0, 1]]
 
 
 @given(st.integers(1, 20), st.integers(3, 6), st.integers(0, 2**20))

@@ -10,14 +10,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_pairs_are_turned_like_complex_numbers(dtype):
-    config = tiny(head_dim=6)
-    x = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
-    angles = torch.arange(4, 9).unsqueeze(1) * 10_000 ** (-torch.arange(3) / 3)
-    turned = torch.complex(*x.float().chunk(2, dim=-1)) * torch.exp(1j * angles)
-    found = rotate(x, rotation_of(config, 4, 5, CPU))
+@pytest.mark.parametrize(("start", "theta"), [(0, 10_000.0), (1_000, 500.0)])
+def test_pairs_are_turned_like_complex_numbers(dtype, start, theta):
+    config = tiny(head_dim=6, rope_theta=theta)
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    angles = torch.arange(start, start + 5).unsqueeze(1) * theta ** (-torch.arange(3, dtype=torch.float64) / 3)
+    turned = torch.complex(*x.double().chunk(2, dim=-1)) * torch.exp(1j * angles)
+    found = rotate(x, rotation_of(config, start, 5, CPU))
     assert found.dtype == dtype
-    torch.testing.assert_close(found, torch.cat((turned.real, turned.imag), dim=-1).to(dtype), rtol=1e-2, atol=1e-5)
+    error = 1e-2 if dtype == torch.bfloat16 else 1e-4 if start else 2e-6  # of an angle in float32
+    torch.testing.assert_close(found.double(), torch.cat((turned.real, turned.imag), dim=-1), rtol=error, atol=error)
 
 
 def test_the_product_of_a_query_and_a_key_depends_on_their_distance_alone():

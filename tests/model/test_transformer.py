@@ -252,7 +252,8 @@ def test_initial_values_do_not_depend_on_the_default_type_or_device(name):
 
 
 def test_a_training_step_compiles_whole_on_the_way_of_gpus(monkeypatch):
-    """torch's grouped product needs no lengths on the host, so that nothing breaks the graph."""
+    """torch's grouped product needs no lengths on the host, so that nothing breaks the graph. (Norms and attention are
+    those of a CPU.)"""
     monkeypatch.setattr(grouped, "has_grouped_product", lambda device, dtype: True)
     config = tiny(hidden_size=16, expert_size=8, qk_norm="full", shared_expert_size=8)
     model, text = built(config).bfloat16(), tokens(config)
