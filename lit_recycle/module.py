@@ -26,6 +26,7 @@ from lit_recycle import live
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.metrics import LanguageModelMetrics
+from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
 from lit_recycle.model.transformer import MoETransformer, initial_value
@@ -72,6 +73,8 @@ class LitMoE(L.LightningModule):
         z_loss: Coefficient of the router z-loss (Zoph et al. 2022).
         balance_rate: Step of the balancing bias per optimizer step, where the model has one (Wang et al. 2024).
         activation_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        compile_blocks: ``torch.compile`` the blocks, again after each growth. On a GPU in bfloat16, where products of
+            experts are one kernel.
         growth: Records of the growths in the model's past. Kept by the program, not written by users.
     """
 
@@ -85,6 +88,7 @@ class LitMoE(L.LightningModule):
         z_loss: float = 0.0,
         balance_rate: float = 1e-3,
         activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
         growth: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
@@ -99,7 +103,7 @@ class LitMoE(L.LightningModule):
         self.config = config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config))
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
         self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
-        self.activation_checkpointing = activation_checkpointing
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.growth = list(growth or [])
         self.model: MoETransformer | None = None
         self.saved_optimizer: str | None = None
@@ -131,6 +135,14 @@ class LitMoE(L.LightningModule):
             raise ValueError(
                 f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
             )
+        if self.compile_blocks and not (
+            self.trainer.precision in ("bf16-mixed", "bf16-true")
+            and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
+        ):
+            raise ValueError(
+                "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
+                " of experts are a loop whose lengths change at every step"
+            )
         every, window = self.trainer.val_check_interval, self.trainer.accumulate_grad_batches
         if stage == "fit" and isinstance(every, int) and every % window:
             raise ValueError(
@@ -143,6 +155,10 @@ class LitMoE(L.LightningModule):
     def build(self) -> MoETransformer:
         """A new transformer of the present shape, weights not yet drawn."""
         self.model = MoETransformer(self.config, self.activation_checkpointing)
+        if self.compile_blocks:
+            torch.compiler.reset()  # graphs of a smaller model: they would count against the limit of graphs
+            for block in self.model.layers:
+                block.compile()
         return self.model
 
     @override

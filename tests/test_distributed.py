@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -20,6 +21,7 @@ from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint, loa
 from lit_recycle.cli import main
 from lit_recycle.growth.scale import Ledger
 from lit_recycle.in_run import grow_in_run
+from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import Block
 from lit_recycle.module import LitMoE
@@ -72,6 +74,14 @@ def second_round(root: Path) -> None:
         fit(root / f"initial-{strategy}", strategy, steps=1, events=[], module=UNMOVED)
         source = {"init_from": str(root / "1-auto/checkpoints/step=6.ckpt")}
         fit(root / f"from-{strategy}", strategy, steps=1, events=[], config=None, module=UNMOVED | source)
+    compiled_as_on_a_gpu(root)
+
+
+def compiled_as_on_a_gpu(root: Path) -> None:
+    grouped.has_grouped_product = lambda device, dtype: dtype == torch.bfloat16
+    torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    module = {"compile_blocks": True, "activation_checkpointing": True}
+    fit_and_note(root / "bf16-compiled", "fsdp2", precision="bf16-mixed", save_every=STEPS, module=module)
 
 
 def resume_all(root: Path) -> None:
@@ -154,7 +164,7 @@ def losses_of(folder: Path) -> list[float]:
     return json.loads((folder / "losses.json").read_text())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2", "compiled"])
 def test_a_run_in_bfloat16_grows_under_each_strategy(runs: Path, strategy: str) -> None:
     """With a fused optimizer and clipped gradients, which Lightning refuses to bring together."""
     precise, here = losses_of(runs / "1-auto"), losses_of(runs / f"bf16-{strategy}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lit_recycle import in_run
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.growth import optimizer as optimizer_growth
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.model import grouped
 from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.module import LitMoE
 
@@ -277,3 +279,25 @@ def test_gradients_are_clipped_in_every_precision(tmp_path: Path, precision: str
     first, second = (load_checkpoint(tmp_path / f"checkpoints/step={i}.ckpt")["state_dict"] for i in (1, 2))
     moved = torch.cat([(second[name] - first[name]).flatten() for name in first])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_compiled_blocks_grow_and_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the way of GPUs: here with torch's grouped product on a CPU, and whole graphs that are not made into code."""
+    expected = fit(tmp_path / "plain", precision="bf16-mixed")[2]
+    monkeypatch.setattr(grouped, "has_grouped_product", lambda device, dtype: dtype == torch.bfloat16)
+    compiled: list[int] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        compiled.append(len(inputs))
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted, fullgraph=True))
+    _, module, losses = fit(tmp_path / "compiled", precision="bf16-mixed", module={"compile_blocks": True})
+    assert losses == pytest.approx(expected, abs=2e-3) and len(module.growth) == 2
+    assert len(compiled) == 2 * 3  # in each stage once with gradients and once without, for all of its layers
+
+
+def test_blocks_are_compiled_only_where_products_of_experts_are_one_kernel(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="compile_blocks needs a GPU"):
+        fit(tmp_path, precision="bf16-mixed", module={"compile_blocks": True})

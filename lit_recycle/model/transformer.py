@@ -5,9 +5,12 @@ Axes: B batch, S positions, D hidden size, V vocabulary, E experts; stacked rout
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from lit_recycle.generators import generator_of
 from lit_recycle.model.attention import Attention, KeyValues
@@ -37,6 +40,11 @@ class Block(nn.Module):
             self.mlp = SwiGLU(config.hidden_size, config.dense_size)
         else:
             self.moe = MoE(config)
+
+    @override
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """``torch.compile`` what is computed; the hooks of wrappers and checkpointing stay outside."""
+        self._forward = torch.compile(self._forward, *args, **kwargs)  # type: ignore[method-assign]
 
     def forward(
         self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None = None
