@@ -87,7 +87,7 @@ class GrowthCallback(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         return stages(
             module.config,
-            self._open_events(module),
+            [] if trainer.fast_dev_run else self._open_events(module),  # it ends before they come
             seq_len=data.seq_len,
             tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
             max_steps=trainer.max_steps,

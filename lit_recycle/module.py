@@ -13,6 +13,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
@@ -142,6 +143,11 @@ class LitMoE(L.LightningModule):
             raise ValueError(
                 "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
                 " of experts are a loop whose lengths change at every step"
+            )
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+            raise ValueError(
+                "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
+                " it would go on without accumulation: set trainer.accumulate_grad_batches"
             )
         every, window = self.trainer.val_check_interval, self.trainer.accumulate_grad_batches
         if stage == "fit" and isinstance(every, int) and every % window:

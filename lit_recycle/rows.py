@@ -52,7 +52,7 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 @torch.no_grad()
 def norm_profile(weights: Mapping[str, Tensor]) -> Tensor:
-    """The layer-wise weight norms of arXiv 2510.08008, ``[L]`` in float32.
+    """The layer-wise weight norms of arXiv 2510.08008, ``[L]`` in float32 (float64 stays).
 
     Per layer the mean over experts of the mean over (gate, up, down) of ‖W‖_F / √numel; a dense layer counts as one
     expert.
@@ -72,7 +72,8 @@ def _layer_norm(layer: Mapping[str, Tensor]) -> Tensor:
 
 def _mean_square(weight: Tensor, axes: tuple[int, ...]) -> Tensor:
     size = math.prod(weight.shape[axis] for axis in axes)
-    return torch.linalg.vector_norm(weight, dim=axes, dtype=torch.float32).square() / size
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return torch.linalg.vector_norm(weight, dim=axes, dtype=dtype).square() / size
 
 
 # --- copies and originals --------------------------------------------------------------------------------------------

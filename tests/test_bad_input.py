@@ -95,6 +95,13 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("StochasticWeightAveraging", "cannot follow a growth"),
     ),
+    "accumulation by epochs": (
+        (
+            "--trainer.callbacks+=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={0: 3}",
+        ),
+        ("GradientAccumulationScheduler acts when an epoch begins", "set trainer.accumulate_grad_batches"),
+    ),
     "width of a dense model": (
         ("--model.config.dense_layers", "[0,1]", "--model.config.dense_size", "16"),
         ("width growth duplicates routed experts, and this model has none",),
@@ -397,3 +404,18 @@ def test_the_console_is_free_of_what_users_cannot_use(runs: Path) -> None:
     ):
         assert noise not in output, output
     assert "growth in depth at step 2" in output
+
+
+def test_a_run_that_begins_where_an_earlier_one_lies_is_told(tmp_path: Path) -> None:
+    folder, command = tmp_path / "run/checkpoints", ("fit", "--config", config(tmp_path / "run"))
+    folder.mkdir(parents=True)
+    (folder / "step=3.ckpt").write_bytes(b"not whole, and nobody's business")
+    run = start(*command, log=tmp_path / "log")
+    assert run.wait() == [0] and f"{folder} holds an earlier run" in run.output
+    run = start(*command, "--ckpt_path", folder / "step=6.ckpt", "--trainer.max_steps", 7, log=tmp_path / "log2")
+    assert run.wait() == [0] and "earlier run" not in run.output
+
+
+def test_a_fast_run_to_try_a_configuration_does_not_miss_its_growths(tmp_path: Path) -> None:
+    run = start("fit", "--config", config(tmp_path / "run"), "--trainer.fast_dev_run", "true", log=tmp_path / "log")
+    assert run.wait() == [0], run.output

@@ -19,6 +19,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from callbacks.monitor import GrowthHooks
+from callbacks.weight_norm import WeightNormMonitor
 from lit_recycle import in_run
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.growth import optimizer as optimizer_growth
@@ -259,6 +260,12 @@ def test_a_run_in_bfloat16_grows_and_resumes(tmp_path: Path, precision: str) -> 
     before = tmp_path / "whole/checkpoints/step=5.ckpt"
     fit(tmp_path / "again", precision=precision, ckpt_path=before)
     assert_same_training_state(tmp_path / "whole/checkpoints/step=9.ckpt", tmp_path / "again/checkpoints/step=9.ckpt")
+
+
+def test_a_run_in_float64_grows_and_is_monitored(tmp_path: Path) -> None:
+    _, module, losses = fit(tmp_path, precision="64-true", callbacks=[WeightNormMonitor(1)])
+    assert len(module.growth) == 2 and losses[-1] < losses[0]
+    assert {p.dtype for p in module.parameters()} == {torch.float64}
 
 
 def half_with_scaler() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from callbacks.interrupt import SaveOnInterrupt
 from callbacks.summary import RunSummary
 from lit_recycle.allocator import keep_freed_memory
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
-from lit_recycle.checkpoints.native import load_checkpoint, newest_checkpoint
+from lit_recycle.checkpoints.native import checkpoint_folder, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
 from lit_recycle.mistakes import sentence
@@ -109,6 +109,12 @@ class RecycleCLI(LightningCLI):
             path = newest_checkpoint(self.trainer)
             if path is None:
                 rank_zero_info("there is no checkpoint yet: the run begins")
+        elif path is None and self.command == "fit" and any(checkpoint_folder(self.trainer).glob("*.ckpt")):
+            rank_zero_info(
+                f"{checkpoint_folder(self.trainer)} holds an earlier run, and this one begins anew: files that are"
+                " there keep their names (this run's last is last-v1.ckpt), but anchors are replaced. To go on instead"
+                " give --ckpt_path last; to keep the two apart, another trainer.default_root_dir"
+            )
         if path is None:
             return None
         self.config.ckpt_path = str(path)  # all processes must have found the same one
