@@ -36,18 +36,24 @@ def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
     return Path(dirpath) if dirpath else Path(trainer.default_root_dir) / "checkpoints"
 
 
+def checkpoints_of(trainer: Trainer) -> list[Path]:
+    """What lies in the folders that a run's callbacks write checkpoints to, whole or not, the newest first."""
+    folders = {checkpoint_folder(trainer)}
+    folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
+    found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
 def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """The newest whole checkpoint in the folders that a run's callbacks write to; None before the first.
+    """The newest whole checkpoint of a run; None before the first.
 
     Raises:
         ValueError: Where there are checkpoints and none of them is whole.
     """
     from lightning.pytorch.utilities.rank_zero import rank_zero_info  # reading a checkpoint needs no Lightning
 
-    folders = {checkpoint_folder(trainer)}
-    folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
-    found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    found = checkpoints_of(trainer)
+    for path in found:
         try:
             load_checkpoint(path)
         except ValueError as error:
@@ -55,7 +61,8 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
         else:
             return path
     if found:
-        raise ValueError(f"no checkpoint in {', '.join(map(str, folders))} can be read: move them away to start afresh")
+        folders = ", ".join(sorted({str(path.parent) for path in found}))
+        raise ValueError(f"no checkpoint in {folders} can be read: move them away to start afresh")
     return None
 
 

@@ -21,7 +21,7 @@ from callbacks.interrupt import SaveOnInterrupt
 from callbacks.summary import RunSummary
 from lit_recycle.allocator import keep_freed_memory
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
-from lit_recycle.checkpoints.native import checkpoint_folder, load_checkpoint, newest_checkpoint
+from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
 from lit_recycle.mistakes import sentence
@@ -109,9 +109,9 @@ class RecycleCLI(LightningCLI):
             path = newest_checkpoint(self.trainer)
             if path is None:
                 rank_zero_info("there is no checkpoint yet: the run begins")
-        elif path is None and self.command == "fit" and any(checkpoint_folder(self.trainer).glob("*.ckpt")):
+        elif path is None and self.command == "fit" and (earlier := checkpoints_of(self.trainer)):
             rank_zero_info(
-                f"{checkpoint_folder(self.trainer)} holds an earlier run, and this one begins anew: files that are"
+                f"{earlier[0].parent} holds an earlier run, and this one begins anew: files that are"
                 " there keep their names (this run's last is last-v1.ckpt), but anchors are replaced. To go on instead"
                 " give --ckpt_path last; to keep the two apart, another trainer.default_root_dir"
             )
