@@ -20,9 +20,9 @@ from step_cpu import SHAPE
 from table import Row
 from torch import Tensor, nn
 
-from lit_recycle.allocator import keep_freed_memory
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
+from lit_recycle.training.allocator import keep_freed_memory
 
 EXPERTS = (8, 16, 32, 64)
 SEQ_LEN = 256

@@ -29,9 +29,9 @@ from contest import resident
 from safetensors import safe_open
 from table import Row
 
-from lit_recycle.checkpoints.reader import open_folder
-from lit_recycle.checkpoints.treat import write
-from lit_recycle.checkpoints.writer import ShardFiles, Spec, lay_out, write_json
+from lit_recycle.hub.reader import open_folder
+from lit_recycle.hub.transform import write
+from lit_recycle.hub.writer import ShardFiles, Spec, lay_out, write_json
 
 HIDDEN, EXPERT, EXPERTS = 2048, 2560, 16
 BYTES_PER_LAYER = 2 * EXPERTS * 3 * HIDDEN * EXPERT

@@ -39,10 +39,10 @@ from torch.utils.data import DataLoader
 
 from callbacks import growth
 from callbacks.growth import GrowthCallback
-from lit_recycle import in_run
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import LitMoE
+from lit_recycle.training import regrow
+from lit_recycle.training.module import LitMoE
 
 STEPS = 2
 """Optimizer steps before the growth; moments exist from the first one on."""
@@ -60,9 +60,9 @@ PARTS: dict[str, tuple[Any, str]] = {
     "loss of one batch, before and after": (growth, "_loss"),
     "building": (LitMoE, "build"),
     "wrapping": (L.pytorch.strategies.SingleDeviceStrategy, "setup"),
-    "weights": (in_run.NamedGrowth, "set_up"),
-    "optimizer state": (in_run.NamedGrowth, "give_states"),
-    "letting go of the small model": (in_run.gc, "collect"),
+    "weights": (regrow.NamedGrowth, "set_up"),
+    "optimizer state": (regrow.NamedGrowth, "give_states"),
+    "letting go of the small model": (regrow.gc, "collect"),
 }
 
 

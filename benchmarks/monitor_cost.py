@@ -16,7 +16,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from rich.console import Console
 from rich.table import Table
 
-import lit_recycle.plots  # noqa: F401 (a process imports it once)
+import lit_recycle.report.plots  # noqa: F401 (a process imports it once)
 from lit_recycle.commands.trainer import RecycleCLI
 
 SHOWN = ("Monitor", "TensorBoardLayout", "RunProgressBar")

@@ -25,11 +25,11 @@ from contest import loss_of, matmul_rate
 from table import Row
 from torch.optim import AdamW
 
-from lit_recycle.allocator import keep_freed_memory
-from lit_recycle.checkpoints.convert import import_folder
 from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.hub.convert import import_folder
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
+from lit_recycle.training.allocator import keep_freed_memory
 
 SHAPE = dict(
     vocab_size=512,

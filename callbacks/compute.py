@@ -17,8 +17,8 @@ from lit_recycle.data.batches import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import LitMoE
-from lit_recycle.tensorboard import GIGA, AxisWriter
+from lit_recycle.training.module import LitMoE
+from lit_recycle.training.tensorboard import GIGA, AxisWriter
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 """Of the matrix products, by the beginning of trainer.precision."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.monitor import Monitor, Picture, moe_layers, some_layers
-from lit_recycle.module import LitMoE
+from lit_recycle.training.module import LitMoE
 
 
 class ExpertLoadMonitor(Monitor):
@@ -88,6 +88,6 @@ _OVER_LAYERS: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 def _draw(load_LE: Tensor, layers: Sequence[int]):
-    from lit_recycle.plots import load_map
+    from lit_recycle.report.plots import load_map
 
     return load_map(load_LE.numpy(), layers)

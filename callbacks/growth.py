@@ -16,13 +16,13 @@ from typing_extensions import override
 from callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.plan import grow_config
-from lit_recycle.growth.record import GrowthRecord
 from lit_recycle.growth.schedule import Stage, is_due, stages
-from lit_recycle.in_run import grow_in_run, refuse_incompatible
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import Batch, LitMoE
 from lit_recycle.text import human
+from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.regrow import grow_in_run, refuse_incompatible
 
 
 class GrowthCallback(L.Callback):

@@ -12,11 +12,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.monitor import Monitor, Picture, is_multiple, moe_layers, some_layers, write_scalars
-from lit_recycle import live
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.twins import Twins, find_twins
-from lit_recycle.module import LitMoE
-from lit_recycle.rows import copy_cosines
+from lit_recycle.training import named_state
+from lit_recycle.training.module import LitMoE
+from lit_recycle.training.weight_stats import copy_cosines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,7 +150,7 @@ class GrowthMonitor(Monitor):
         if not twins.layer_copies and not any(twins.expert_copies(j) for j in range(len(twins.experts))):
             return {}
         assert trainer.model is not None
-        tensors = {"weights": live.weights(trainer.model), "momentum": first_moments(trainer)}
+        tensors = {"weights": named_state.weights(trainer.model), "momentum": first_moments(trainer)}
         found = {}
         for what, named in tensors.items():
             for kind, values in copy_cosines(named, twins).items() if named else ():
@@ -191,7 +191,7 @@ class GrowthMonitor(Monitor):
         step = trainer.global_step
 
         def draw() -> Figure:
-            from lit_recycle import plots
+            from lit_recycle.report import plots
 
             return plots.cosines(named, step)
 
@@ -202,7 +202,7 @@ def first_moments(trainer: L.Trainer) -> dict[str, Tensor]:
     """The optimizer's running means of gradients by parameter name; empty where it keeps none."""
     (optimizer,) = trainer.optimizers
     assert trainer.model is not None
-    state = live.optimizer_state(trainer.model, optimizer)["state"]
+    state = named_state.optimizer_state(trainer.model, optimizer)["state"]
     keys = [next((key for key in FIRST_MOMENTS if key in values), None) for values in state.values()]
     return {name: values[key] for key, (name, values) in zip(keys, state.items(), strict=True) if key}
 

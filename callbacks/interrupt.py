@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from callbacks.summary import resume_command
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.module import Batch, LitMoE
+from lit_recycle.training.module import Batch, LitMoE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

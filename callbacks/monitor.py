@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.module import Batch, LitMoE
+from lit_recycle.training.module import Batch, LitMoE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from callbacks.growth import GrowthCallback
 from callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Stage
-from lit_recycle.module import Batch, LitMoE
 from lit_recycle.text import human
+from lit_recycle.training.module import Batch, LitMoE
 
 SPEED_OVER = 20
 """Optimizer steps that the speed shown is a mean of."""

@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from callbacks.monitor import writers
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.generate import generate
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import Batch, LitMoE, ShardingStrategy
+from lit_recycle.model.generate import generate
 from lit_recycle.text import human
+from lit_recycle.training.module import Batch, LitMoE, ShardingStrategy
 
 
 class RunSummary(L.Callback):

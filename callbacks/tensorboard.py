@@ -12,9 +12,9 @@ from typing_extensions import override
 from callbacks.growth import GrowthCallback
 from callbacks.monitor import writers
 from lit_recycle.growth.schedule import Stage
-from lit_recycle.module import LitMoE
-from lit_recycle.tensorboard import LAYOUT, purge, write_hyperparameters
 from lit_recycle.text import human
+from lit_recycle.training.module import LitMoE
+from lit_recycle.training.tensorboard import LAYOUT, purge, write_hyperparameters
 
 METRICS = ("loss/val", "loss/train", "compute/tokens", "compute/flops", "compute/active_params_mean")
 """What the HParams page compares runs by."""

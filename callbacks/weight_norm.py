@@ -11,10 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.monitor import Monitor, Picture, some_layers, write_pictures, writers
-from lit_recycle import live
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.module import LitMoE
-from lit_recycle.rows import norm_profile
+from lit_recycle.training import named_state
+from lit_recycle.training.module import LitMoE
+from lit_recycle.training.weight_stats import norm_profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ class WeightNormMonitor(Monitor):
         named = self.remembered | {label: profile.tolist()}
 
         def draw() -> Figure:
-            from lit_recycle.plots import profiles
+            from lit_recycle.report.plots import profiles
 
             return profiles(named)
 
@@ -89,4 +89,4 @@ class WeightNormMonitor(Monitor):
 def _profile(trainer: L.Trainer) -> Tensor:
     assert trainer.model is not None
     with torch.no_grad():
-        return norm_profile(live.weights(trainer.model)).cpu()
+        return norm_profile(named_state.weights(trainer.model)).cpu()

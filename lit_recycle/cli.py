@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from lit_recycle import __version__
-from lit_recycle.mistakes import sentence
-from lit_recycle.uncollected import uncollected
+from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.without_gc import without_gc
 
 COMMANDS = {
     "fit": ("trainer", "train, and grow on the way"),
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, _ = COMMANDS[argv[0]]
     try:
-        with uncollected():
+        with without_gc():
             command = importlib.import_module(f"lit_recycle.commands.{module}")
         return command.main(argv if module == "trainer" else argv[1:]) or 0
     except KeyboardInterrupt:  # not in training, where it saves

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks import ComputeMonitor, ExpertLoadMonitor, GrowthMonitor, TensorBoardLayout, WeightNormMonitor
 from lit_recycle.model.experts import Router
-from lit_recycle.module import LitMoE
+from lit_recycle.training.module import LitMoE
 
 STEPS = 9
 TOKENS_PER_STEP = 4 * 32

@@ -19,8 +19,8 @@ from lit_recycle.checkpoints.native import load_whole_checkpoint, read_hyperpara
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import LitMoE
-from lit_recycle.strategies import FSDP2Strategy, FSDPStrategy
+from lit_recycle.training.module import LitMoE
+from lit_recycle.training.strategies import FSDP2Strategy, FSDPStrategy
 
 TEXT = str(Path(json.__file__).parent)
 """Real text that every machine has: the sources of the standard library's json package."""

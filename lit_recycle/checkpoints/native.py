@@ -19,10 +19,10 @@ from lit_recycle.checkpoints.atomic import save
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, GrowthEvent, OptimizerPolicy, Trigger, Width
+from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.names import NATIVE
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import GrowthPlan, grow_config
-from lit_recycle.growth.record import GrowthRecord
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer

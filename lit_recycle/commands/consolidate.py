@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lit_recycle.uncollected import uncollected
+from lit_recycle.commands.without_gc import without_gc
 
 
 def main(argv: list[str]) -> int:
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("src", type=Path, help="a sharded checkpoint: a folder")
     parser.add_argument("dst", type=Path, help="the file to write; must not exist")
     options = parser.parse_args(argv)
-    with uncollected():  # only now: --help needs no torch
+    with without_gc():  # only now: --help needs no torch
         from lit_recycle.checkpoints.native import consolidate
 
     consolidate(options.src, options.dst)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from lit_recycle.checkpoints.express import EXPRESSIONS
-from lit_recycle.uncollected import uncollected
+from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.hub.native_config import EXPRESSIONS
 
 
 def main(argv: list[str]) -> int:
@@ -21,8 +21,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")
     args = parser.parse_args(argv)
-    with uncollected():
-        from lit_recycle.checkpoints.convert import export_checkpoint
+    with without_gc():
+        from lit_recycle.hub.convert import export_checkpoint
 
     family = export_checkpoint(
         args.source,

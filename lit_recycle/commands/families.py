@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from lit_recycle.checkpoints.families import FAMILIES
+from lit_recycle.hub.families import FAMILIES
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-recycle families",
         description="List the Hugging Face model families that `lit-recycle grow` knows. To add one, add a row to "
-        "FAMILIES in lit_recycle/checkpoints/families.py.",
+        "FAMILIES in lit_recycle/hub/families.py.",
     )
     parser.parse_args(argv)
     rows = [("family (model_type)", "routing", "balancing bias", "note")]

@@ -7,15 +7,15 @@ import itertools
 import sys
 from pathlib import Path
 
-from lit_recycle.uncollected import uncollected
+from lit_recycle.commands.without_gc import without_gc
 
 
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation as it is sampled."""
     options = parse(argv)
-    with uncollected():  # only now: --help needs no torch
+    with without_gc():  # only now: --help needs no torch
         from lit_recycle.checkpoints.native import load_model
-        from lit_recycle.generate import generate
+        from lit_recycle.model.generate import generate
 
     model, tokenizer = load_model(options.ckpt_path)
     prompt = [int(i) for i in tokenizer.encode(options.prompt)] or [tokenizer.eos_id]

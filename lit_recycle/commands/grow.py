@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.event import POLICIES, Depth, Width
-from lit_recycle.uncollected import uncollected
 
 if TYPE_CHECKING:
-    from lit_recycle.checkpoints.hf_plan import FolderGrowth
-    from lit_recycle.checkpoints.stream import Progress
+    from lit_recycle.hub.plan import FolderGrowth
+    from lit_recycle.hub.stream import Progress
 
 EXAMPLES = """examples:
   lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --dry-run
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         return _upcycle(args, source, destination) if args.upcycle else _grow_folder(args, depth, width)
     if args.upcycle or args.dry_run or args.verify or args.dtype:
         raise ValueError(f"{source} is no Hugging Face folder: --upcycle, --dry-run, --verify and --dtype need one")
-    with uncollected():
+    with without_gc():
         from lit_recycle.checkpoints.native import grow_checkpoint
 
     grow_checkpoint(source, destination, depth, width, seed=args.seed, optimizer_state=args.optimizer_state)
@@ -114,15 +114,15 @@ def _width(args: argparse.Namespace) -> Width | None:
 
 
 def _grow_folder(args: argparse.Namespace, depth: Depth | None, width: Width | None) -> int:
-    from lit_recycle.checkpoints.hf_plan import plan_folder_growth
+    from lit_recycle.hub.plan import plan_folder_growth
 
-    with uncollected():  # the plan of a large model is a hundred thousand tensors
+    with without_gc():  # the plan of a large model is a hundred thousand tensors
         growth = plan_folder_growth(args.source, depth, width, seed=args.seed, dtype=args.dtype)
     _print_plan(growth)
     if args.dry_run:
         return 0
-    with uncollected():
-        from lit_recycle.checkpoints.hf_grow import write_grown
+    with without_gc():
+        from lit_recycle.hub.grow import write_grown
 
     with _progress_bar(growth.nbytes) as progress:
         write_grown(growth, args.destination, max_shard_size=args.max_shard_size, progress=progress)
@@ -131,7 +131,7 @@ def _grow_folder(args: argparse.Namespace, depth: Depth | None, width: Width | N
 
 
 def _print_plan(growth: FolderGrowth) -> None:
-    from lit_recycle.checkpoints.card import describe
+    from lit_recycle.hub.card import describe
 
     print(f"{growth.source.path} ({growth.config['model_type']})")
     for line in describe(growth):
@@ -142,8 +142,8 @@ def _print_plan(growth: FolderGrowth) -> None:
 
 
 def _upcycle(args: argparse.Namespace, source: Path, destination: Path) -> int:
-    with uncollected():
-        from lit_recycle.checkpoints.upcycle import plan_upcycling, write_upcycled
+    with without_gc():
+        from lit_recycle.hub.upcycle import plan_upcycling, write_upcycled
 
     if _depth(args) or _width(args):
         raise ValueError("--upcycle makes a checkpoint of its own: grow its result in a second step")
@@ -160,7 +160,7 @@ def _upcycle(args: argparse.Namespace, source: Path, destination: Path) -> int:
 
 
 def _verify(args: argparse.Namespace, expect_equal: bool) -> int:
-    from lit_recycle.checkpoints.verify import compare_logits
+    from lit_recycle.hub.verify import compare_logits
 
     difference = compare_logits(args.source, args.destination)
     print(f"largest logit difference {difference.largest:.3g} (largest logit of the source {difference.scale:.3g})")

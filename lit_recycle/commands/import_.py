@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from lit_recycle.checkpoints.express import EXPRESSIONS
-from lit_recycle.uncollected import uncollected
+from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.hub.native_config import EXPRESSIONS
 
 
 def main(argv: list[str]) -> int:
@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("destination", metavar="RUN.ckpt", help="checkpoint to write; must not exist")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     args = parser.parse_args(argv)
-    with uncollected():
-        from lit_recycle.checkpoints.convert import import_folder
+    with without_gc():
+        from lit_recycle.hub.convert import import_folder
 
     config = import_folder(args.source, args.destination, dtype=args.dtype)
     print(

@@ -13,13 +13,13 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Stage, stages
-from lit_recycle.mistakes import sentence
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
-from lit_recycle.uncollected import uncollected
 
 USAGE = """usage: lit-recycle plan --config FILE [--config FILE …] [--key value …] [--json]
 [--world-size N [--strategy fsdp2]] for the memory and traffic of each growth, per process"""
@@ -81,8 +81,8 @@ def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strate
     """
     if strategy != "fsdp2" or not isinstance(world_size, int) or world_size < 2:
         raise ValueError("--world-size needs a number of processes from 2 on, and --strategy fsdp2")
-    with uncollected():
-        from lit_recycle.growth.scale import event_cost, fake_processes
+    with without_gc():
+        from lit_recycle.growth.cost import event_cost, fake_processes
 
     parts = run.stages()
     with fake_processes(world_size) as mesh:

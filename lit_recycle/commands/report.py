@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lit_recycle.uncollected import uncollected
+from lit_recycle.commands.without_gc import without_gc
 
 
 def main(argv: list[str]) -> int:
     """Write the page and say where it is."""
     options = parse(argv)
-    with uncollected():  # only now: --help needs neither TensorBoard nor matplotlib
+    with without_gc():  # only now: --help needs neither TensorBoard nor matplotlib
         from lit_recycle.report.report import write_report
 
     out = options.out or options.run_dirs[0] / "report"

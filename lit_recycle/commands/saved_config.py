@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from lit_recycle.module import LitMoE
+from lit_recycle.training.module import LitMoE
 
 
 class SharedConfig(SaveConfigCallback):

@@ -19,15 +19,15 @@ from typing_extensions import override
 
 from callbacks.interrupt import SaveOnInterrupt
 from callbacks.summary import RunSummary
-from lit_recycle.allocator import keep_freed_memory
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
+from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
-from lit_recycle.mistakes import sentence
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.module import LitMoE
-from lit_recycle.quiet import silence
+from lit_recycle.training.allocator import keep_freed_memory
+from lit_recycle.training.module import LitMoE
 
 
 class Parser(LightningArgumentParser):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_recycle.generators import generator_of
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.seeding import generator_of
 
 BLOCK = 1 << 18
 """Values that noise is drawn for at once; a part of what the noise is, not to be changed."""

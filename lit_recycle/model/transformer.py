@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from lit_recycle.generators import generator_of
 from lit_recycle.model.attention import Attention, KeyValues
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import MoE, Router, Routing, SwiGLU
 from lit_recycle.model.loss import next_token_loss
 from lit_recycle.model.norm import RMSNorm
 from lit_recycle.model.rotary import Rotation, rotation_of
+from lit_recycle.seeding import generator_of
 
 Cache = list[KeyValues]
 """Keys and values of the past positions, layer by layer; empty before the first position."""

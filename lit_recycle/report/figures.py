@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_recycle import plots
-from lit_recycle.plots import Curve, Mark
+from lit_recycle.report import plots
+from lit_recycle.report.plots import Curve, Mark
 from lit_recycle.report.read import Axis, RunLog, Series, growth_label
 
 AXES: dict[Axis, str] = {

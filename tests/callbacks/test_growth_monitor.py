@@ -13,8 +13,8 @@ from callbacks import GrowthMonitor
 from callbacks.growth_monitor import SmoothLoss
 from callbacks.monitor import some_layers
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.plan import grow_config
-from lit_recycle.growth.record import GrowthRecord
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.twins import find_twins
 from lit_recycle.model.config import MoEConfig

@@ -12,7 +12,7 @@ from runs import fit
 
 from callbacks import RunProgressBar
 from callbacks.growth import announcement
-from lit_recycle.growth.record import GrowthRecord
+from lit_recycle.growth.history import GrowthRecord
 
 
 @pytest.fixture(scope="module")

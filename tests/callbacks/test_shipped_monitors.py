@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import config, start
 from monitored import Log
+from processes import config, start
 
 MONITORS = {
     f"callbacks.{name}"

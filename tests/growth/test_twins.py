@@ -3,8 +3,8 @@
 from helpers import tiny
 
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.plan import grow_config
-from lit_recycle.growth.record import GrowthRecord
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.twins import find_twins, plan_of
 

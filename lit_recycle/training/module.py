@@ -1,0 +1,371 @@
+"""LitMoE: the Mixture-of-Experts transformer as a LightningModule that can change its shape during a run.
+
+Axes: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import AdamW, Optimizer
+from typing_extensions import override
+
+from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model import grouped
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.experts import Routing
+from lit_recycle.model.transformer import MoETransformer, initial_value
+from lit_recycle.training import named_state
+from lit_recycle.training.metrics import LanguageModelMetrics
+from lit_recycle.training.schedules import WarmupStableDecay
+
+Batch = Mapping[str, Tensor]
+"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, and never left out (-100)."""
+
+
+@runtime_checkable
+class ShardingStrategy(Protocol):
+    """A strategy that shards a model which is built on the meta device."""
+
+    wraps_late: bool
+    """Whether it wraps the whole module when it is set up, so that weights can only be given afterwards."""
+
+    def shard(self, model: MoETransformer) -> None:
+        """Shard a model that is on the meta device, and stays there."""
+
+    def allocate(self, model: MoETransformer) -> None:
+        """Give a sharded model memory, uninitialised."""
+
+
+_COUNTERS = ("samples_seen", "tokens_seen", "flops_spent")
+
+
+def default_optimizer(params: Any) -> Optimizer:
+    """AdamW as most language models are pretrained with it."""
+    return AdamW(params, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+class LitMoE(L.LightningModule):
+    """Next-token training of a :class:`MoETransformer`.
+
+    Args:
+        config: Shape of the model at the start of the run. A checkpoint that is resumed brings its own.
+        init_from: Start from the weights of this checkpoint, which brings its shape, with a fresh optimizer; for what
+            `lit-recycle import` and `lit-recycle grow` made. To go on with a run give `--ckpt_path` instead.
+        optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
+            AdamW (fused) when not given.
+        lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
+            decay over the last 20 % of ``trainer.max_steps`` when not given.
+        balance_loss: Coefficient of the load-balancing loss (Fedus et al. 2022), over the global batch.
+        z_loss: Coefficient of the router z-loss (Zoph et al. 2022).
+        balance_rate: Step of the balancing bias per optimizer step, where the model has one (Wang et al. 2024).
+        activation_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        compile_blocks: ``torch.compile`` the blocks, again after each growth. On a GPU in bfloat16, where products of
+            experts are one kernel.
+        growth: Records of the growths in the model's past. Kept by the program, not written by users.
+    """
+
+    def __init__(
+        self,
+        config: MoEConfig | None = None,
+        init_from: str | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        balance_loss: float = 0.01,
+        z_loss: float = 0.0,
+        balance_rate: float = 1e-3,
+        activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
+        growth: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        if config and init_from:
+            raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
+        self._source: Mapping[str, Tensor] | None = None
+        if init_from:
+            source = load_whole_checkpoint(Path(init_from))
+            self._source = source["state_dict"]
+            config, growth = source["hyper_parameters"]["config"], source["hyper_parameters"]["growth"]
+        config = config or MoEConfig()
+        self.config = config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config))
+        self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
+        self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
+        self.growth = list(growth or [])
+        self.model: MoETransformer | None = None
+        self.saved_optimizer: str | None = None
+        """Name of the optimizer whose state a checkpoint brings, if one does."""
+        self.val_metrics = LanguageModelMetrics()
+        self.samples_seen = self.tokens_seen = self.flops_spent = 0
+        self._pending_samples = self._pending_tokens = 0
+        self.counts_LE: Tensor | None = None
+        """Tokens that each expert got in the optimizer step at hand, over all processes."""
+        self.step_losses: list[Tensor] = []
+        """Cross-entropy of each micro-batch of the optimizer step at hand, mean over all processes; on the device."""
+        self.save_hyperparameters(self._plain_hyperparameters())
+
+    def _plain_hyperparameters(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "growth": self.growth,
+            "balance_loss": self.balance_loss,
+            "z_loss": self.z_loss,
+            "balance_rate": self.balance_rate,
+            "activation_checkpointing": self.activation_checkpointing,
+        }
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
+        tokens = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0)
+        if tokens > self.config.vocab_size:
+            raise ValueError(
+                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
+            )
+        if self.compile_blocks and not (
+            self.trainer.precision in ("bf16-mixed", "bf16-true")
+            and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
+        ):
+            raise ValueError(
+                "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
+                " of experts are a loop whose lengths change at every step"
+            )
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+            raise ValueError(
+                "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
+                " it would go on without accumulation: set trainer.accumulate_grad_batches"
+            )
+        every, window = self.trainer.val_check_interval, self.trainer.accumulate_grad_batches
+        if stage == "fit" and isinstance(every, int) and every % window:
+            raise ValueError(
+                f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
+                "a checkpoint from within an optimizer step could not be resumed exactly"
+            )
+
+    # --- shape -------------------------------------------------------------------------------------------------------
+
+    def build(self) -> MoETransformer:
+        """A new transformer of the present shape, weights not yet drawn."""
+        self.model = MoETransformer(self.config, self.activation_checkpointing)
+        if self.compile_blocks:
+            torch.compiler.reset()  # graphs of a smaller model: they would count against the limit of graphs
+            for block in self.model.layers:
+                block.compile()
+        return self.model
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        strategy = self.trainer.strategy if self._trainer is not None else None
+        if isinstance(strategy, ShardingStrategy):
+            with torch.device("meta"):
+                model = self.build()
+            if strategy.wraps_late:
+                return
+            strategy.shard(model)
+            strategy.allocate(model)
+        else:
+            self.build()
+        named_state.set_weights(self, self.initial_value)
+
+    def initial_value(self, name: str, shape: torch.Size) -> Tensor:
+        """A parameter or buffer at the start of a run, whole: from the checkpoint to start from, or drawn."""
+        if self._source is not None:
+            return self._source[name]
+        return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
+
+    def set_shape(self, config: MoEConfig, growth: list[dict[str, Any]]) -> None:
+        """Take on another shape and history. The module is built anew when Lightning configures the model."""
+        if config != self.config:
+            self.model = self.counts_LE = None
+        self.config, self.growth, self._source = config, growth, None
+        self.hparams.update(config=config.to_dict(), growth=growth)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("hyper_parameters", {})
+        if "config" not in saved or "progress" not in checkpoint:
+            raise ValueError(
+                "this checkpoint was not written by lit-recycle (it holds no model config): "
+                "bring a Hugging Face model in with `lit-recycle import`"
+            )
+        built = self.model is not None
+        self.set_shape(MoEConfig.from_dict(saved["config"]), list(saved["growth"]))
+        if built:
+            self.configure_model()
+        self.saved_optimizer = checkpoint.get("optimizer")
+        for name in _COUNTERS:
+            setattr(self, name, checkpoint["progress"][name])
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["progress"] = {name: getattr(self, name) for name in _COUNTERS}
+        if checkpoint.get("optimizer_states"):
+            checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
+
+    # --- progress ----------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is; equal on all processes, and changed only by a whole optimizer step."""
+        return Progress(self.trainer.global_step, self.tokens_seen, self.flops_spent)
+
+    @property
+    def flops_per_batch(self) -> int:
+        """Training FLOPs of this process's micro-batch, for Lightning's ThroughputMonitor."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.tokens_per_batch * self.config.num_flops_per_token(data.seq_len)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def next_token_loss(self, batch: Batch) -> tuple[Tensor, Routing | None]:
+        """Mean cross-entropy in nats per token, and how the tokens were routed."""
+        assert self.model is not None
+        return self.model(batch["input_ids"], labels_BS=batch["labels"])
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        ce, routing = self.next_token_loss(batch)
+        loss, values = ce, {"loss/train": ce.detach()}
+        if routing:
+            counts_LE = _sum_over_processes(routing.counts_E)
+            balance, z = balance_loss(counts_LE, routing.scores_E), routing.z.mean()
+            loss = ce + self.balance_loss * balance + self.z_loss * z
+            values |= {"loss/balance": balance.detach(), "loss/router_z": z.detach()}
+            self.counts_LE = counts_LE if self.counts_LE is None else self.counts_LE + counts_LE
+        values = dict(
+            zip(values, _sum_over_processes(torch.stack([*values.values()])) / self.trainer.world_size, strict=True)
+        )
+        self.step_losses.append(values["loss/train"])
+        self.log_dict(values)
+        self.log("loss", values["loss/train"], prog_bar=True, logger=False)
+        self._pending_samples += batch["input_ids"].shape[0] * self.trainer.world_size
+        self._pending_tokens += batch["input_ids"].numel() * self.trainer.world_size
+        return loss
+
+    @override
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, then counts: whatever ends a run between two steps leaves counters that fit the weights."""
+        super().optimizer_step(*args, **kwargs)
+        assert self.model is not None
+        if self.counts_LE is not None:
+            self._balance(self.counts_LE)
+        seq_len = self._pending_tokens // max(self._pending_samples, 1)
+        self.flops_spent += self._pending_tokens * self.config.num_flops_per_token(seq_len)
+        self.tokens_seen += self._pending_tokens
+        self.samples_seen += self._pending_samples
+        self._pending_samples = self._pending_tokens = 0
+
+    @torch.no_grad()
+    def _balance(self, counts_LE: Tensor) -> None:
+        """Nudge the balancing biases towards experts that got less than their share (Wang et al. 2024)."""
+        assert self.model is not None
+        for router, counts_E in zip(self.model.routers(), counts_LE, strict=True):
+            if router.balance_bias is not None:
+                router.balance_bias += self.balance_rate * (counts_E.mean() - counts_E).sign()
+
+    @override
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.counts_LE, self.step_losses = None, []
+            self._pending_samples = self._pending_tokens = 0
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
+            whole = dict(MoETransformer(self.config).named_parameters(prefix="model"))
+        named = [(named_state.clean_name(name), p) for name, p in self.named_parameters()]
+        matrices = [(name, p) for name, p in named if whole[name].dim() > 1]
+        vectors = [(name, p) for name, p in named if whole[name].dim() <= 1]
+        optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        if self.saved_optimizer not in (None, type(optimizer).__name__):
+            raise ValueError(
+                f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
+                f"{type(optimizer).__name__}: set it to that one, or start afresh from the weights with model.init_from"
+            )
+        if self.lr_scheduler is not None:
+            scheduler = self.lr_scheduler(optimizer)
+        else:
+            steps = self.trainer.max_steps
+            if steps < 1:
+                raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
+            scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @override
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        model, precision = self.trainer.model, self.trainer.precision_plugin
+        if isinstance(model, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
+            model.clip_grad_norm_(gradient_clip_val)  # the norm is spread over the processes; Lightning refuses to try
+        elif isinstance(precision, MixedPrecision) and any(group.get("fused") for group in optimizer.param_groups):
+            # A fused step divides by the scale of float16, unless that is done before; Lightning refuses in any case.
+            if precision.scaler is not None and gradient_clip_val:
+                precision.scaler.unscale_(optimizer)
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self.val_metrics.bytes_per_token = getattr(data, "bytes_per_token", 1.0)
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        ce, _ = self.next_token_loss(batch)
+        self.val_metrics.update(ce, batch["labels"].numel())
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        values = self.val_metrics.compute()
+        self.val_metrics.reset()
+        self.log("loss/val", values["loss"], prog_bar=True, sync_dist=True)
+        self.log_dict({f"loss/val_{name}": values[name] for name in ("perplexity", "bits_per_byte")}, sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Negative log-likelihood of each label, ``[B, S]``, in nats."""
+        assert self.model is not None
+        logits, _ = self.model(batch["input_ids"])
+        return F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def balance_loss(counts_LE: Tensor, scores_LE: Tensor) -> Tensor:
+    """Switch load-balancing loss E·Σ f·P, mean over layers; one when the load is even (Fedus et al. 2022, eq. 4).
+
+    ``counts_LE`` are the tokens of the global batch that each expert got, ``scores_LE`` the mean router scores, which
+    carry the gradient. f is normalised by the number of assignments, so that duplicating experts changes nothing.
+    """
+    fractions_LE = counts_LE / counts_LE.sum(-1, keepdim=True)
+    return counts_LE.shape[-1] * (fractions_LE * scores_LE).sum(-1).mean()

@@ -1,0 +1,210 @@
+"""Lightning's two FSDP strategies, as a model that grows needs them.
+
+Both build the model on the meta device, shard it block by block, draw the same initial weights whatever the number of
+processes, and read and write checkpoints by tensor name, so that a checkpoint fits the other strategy and any number of
+processes. Both run on a CPU with gloo, to be tried on a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import FSDPStrategy as LightningFSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lit_recycle.checkpoints import sharded
+from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.model.transformer import Block, MoETransformer
+from lit_recycle.training import named_state
+from lit_recycle.training.module import LitMoE
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for another one before it ends the run; Lightning's default is half an hour. What takes
+long in one process alone (tokenising) happens behind a barrier that has no limit."""
+
+
+class NamedCheckpoints:
+    """Checkpoints by tensor name: a folder of shards, or one file that a single process can load."""
+
+    model: nn.Module
+    lightning_module: L.LightningModule
+    optimizers: list[Optimizer]
+    global_rank: int
+    checkpoints: Literal["sharded", "full"]
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return named_state.weights(self.model)
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return named_state.optimizer_state(self.model, getattr(optimizer, "optimizer", optimizer))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        path = Path(self.broadcast(filepath))  # type: ignore[attr-defined]
+        if self.checkpoints == "sharded":
+            tensors, rest = sharded.split(checkpoint)
+            sharded.save_sharded(tensors, rest, path)
+            return
+        whole = named_state.assemble(checkpoint, keep=self.global_rank == 0)
+        if self.global_rank == 0:
+            save(whole, path)
+        self.barrier()  # type: ignore[attr-defined]
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))  # type: ignore[attr-defined]
+        fitting = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+        optimizers = self.optimizers if fitting else []
+        checkpoint = load_checkpoint(path)
+        if path.is_dir():
+            named_state.load_folder(self.model, optimizers, path, checkpoint)
+        else:
+            named_state.load_file(self.model, optimizers, checkpoint)
+        return checkpoint
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Nothing: `load_checkpoint` has read the weights, each process its own."""
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Nothing: `load_checkpoint` has read the optimizer's state."""
+
+
+class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
+    """Lightning's ``FSDPStrategy`` (FSDP1), wrapped per transformer block.
+
+    Args:
+        checkpoints: ``sharded`` folders that any number of processes can read, or one ``full`` file.
+        timeout: How long a process waits for another one before it ends the run.
+        **kwargs: Those of Lightning's ``FSDPStrategy``; ``auto_wrap_policy`` and ``state_dict_type`` are set here.
+    """
+
+    wraps_late = True
+    growing = False
+    """Set up again for a grown model, which gets its weights from the small one: no need to draw any."""
+
+    def __init__(
+        self, checkpoints: Literal["sharded", "full"] = "sharded", timeout: timedelta = TIMEOUT, **kwargs: Any
+    ) -> None:
+        _one_of("checkpoints", checkpoints, ("sharded", "full"))
+        super().__init__(auto_wrap_policy={Block}, state_dict_type="sharded", timeout=timeout, **kwargs)
+        self.checkpoints = checkpoints
+
+    @override
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        # With a mesh, sharded state is DTensors, as under FSDP2.
+        mesh = self.kwargs.get("device_mesh") or init_device_mesh(self.root_device.type, (self.world_size,))
+        self.kwargs["device_mesh"] = mesh
+
+    @override
+    def _setup_model(self, model: LitMoE) -> nn.Module:
+        # Overridden because Lightning hands FSDP the index of a device, which a CPU does not have.
+        precision = self.mixed_precision_config
+        if precision is not None:  # autocast casts inputs where it is safe; gradients and buffers keep their range
+            precision = replace(
+                precision,
+                reduce_dtype=torch.float32,
+                buffer_dtype=torch.float32,
+                cast_forward_inputs=False,
+                cast_root_forward_inputs=False,
+            )
+        wrapped = FSDP(
+            model,
+            cpu_offload=self.cpu_offload,
+            mixed_precision=precision,
+            sharding_strategy=self.sharding_strategy,
+            device_id=self.root_device,
+            param_init_fn=self._allocate,
+            **self.kwargs,
+        )
+        model.val_metrics.to(self.root_device)
+        if not self.growing:
+            named_state.set_weights(wrapped, model.initial_value)
+        return wrapped
+
+    def _allocate(self, module: nn.Module) -> None:
+        if any(t.is_meta for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            module.to_empty(device=self.root_device, recurse=False)
+
+    def shard(self, model: MoETransformer) -> None:
+        """Nothing: FSDP1 wraps the whole module when the strategy is set up."""
+
+    def allocate(self, model: MoETransformer) -> None:
+        """Nothing, likewise."""
+
+
+class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
+    """Lightning's ``ModelParallelStrategy`` with all processes in data parallelism: FSDP2 per transformer block.
+
+    Args:
+        checkpoints: ``sharded`` folders that any number of processes can read, or one ``full`` file.
+        cpu_offload: Keep parameters, gradients and optimizer state in CPU memory between uses.
+        reshard_after_forward: Free a block's parameters between its forward and its backward pass.
+        timeout: How long a process waits for another one before it ends the run.
+        **kwargs: ``process_group_backend`` of Lightning's ``ModelParallelStrategy``.
+    """
+
+    wraps_late = False
+
+    def __init__(
+        self,
+        checkpoints: Literal["sharded", "full"] = "sharded",
+        cpu_offload: bool = False,
+        reshard_after_forward: bool = True,
+        timeout: timedelta = TIMEOUT,
+        **kwargs: Any,
+    ) -> None:
+        _one_of("checkpoints", checkpoints, ("sharded", "full"))
+        super().__init__(tensor_parallel_size=1, timeout=timeout, **kwargs)
+        self.checkpoints, self.cpu_offload, self.reshard_after_forward = checkpoints, cpu_offload, reshard_after_forward
+
+    @override
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def shard(self, model: MoETransformer) -> None:
+        """Shard a model on the meta device over all processes, block by block; it stays there."""
+        offload: OffloadPolicy = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
+        precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+        if self.precision_plugin.precision == "bf16-mixed":
+            precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for part in (*model.layers, model):
+            fully_shard(
+                part,
+                mesh=self.device_mesh["data_parallel"],
+                mp_policy=precision,
+                offload_policy=offload,
+                reshard_after_forward=self.reshard_after_forward and part is not model,
+            )
+
+    def allocate(self, model: MoETransformer) -> None:
+        """Give a sharded model memory, uninitialised."""
+        model.to_empty(device="cpu" if self.cpu_offload else self.root_device)
+
+    @override
+    def model_to_device(self) -> None:
+        if not self.cpu_offload:
+            super().model_to_device()
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"strategy.{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+StrategyRegistry.register("fsdp", FSDPStrategy, description="FSDP of a model that can grow", override=True)
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 of a model that can grow", override=True)
+StrategyRegistry.register("ddp", DDPStrategy, description="DDP", override=True, timeout=TIMEOUT)

@@ -1,0 +1,422 @@
+"""What a user gets wrong is told in one sentence that names it and the way out, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from processes import config, start, start_each
+
+from lit_recycle.cli import main
+from lit_recycle.training.module import LitMoE
+
+Refused = Callable[..., None]
+GROWTH = "callbacks.GrowthCallback"
+SHARDED = ("--trainer.strategy", "fsdp2", "--trainer.devices", "2", "--data.batch_size", "2")
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command and sees it refused: exit code 2, one line, with all that it must say, and no step taken."""
+
+    def no_compute(*_: Any) -> None:
+        raise AssertionError("a step was computed")
+
+    monkeypatch.setattr(LitMoE, "training_step", no_compute)
+    monkeypatch.setattr(LitMoE, "validation_step", no_compute)
+    monkeypatch.setattr(sys, "argv", ["lit-recycle"])
+
+    def run(*argv: object, says: tuple[str, ...]) -> None:
+        capsys.readouterr()
+        assert main([str(a) for a in argv]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+        assert len(err) < 420, "a sentence, not a page"
+        for text in says:
+            assert text in err, err
+
+    return run
+
+
+# --- the command line and the configuration --------------------------------------------------------------------------
+
+
+def test_unknown_command(refused: Refused) -> None:
+    refused("fitt", says=("'fitt'", "choose from fit, "))
+
+
+OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "misspelt": (("--trainer.max_stepss", "3"), ("'trainer.max_stepss'", "did you mean 'trainer.max_steps'?")),
+    "abbreviated": (("--trainer.max_step", "3"), ("did you mean 'trainer.max_steps'?",)),
+    "misspelt group": (("--modle.config.top_k", "3"), ("'modle.config.top_k'", "did you mean")),
+    "misspelt in the model": (("--model.config.num_layer", "3"), ("model.config", "did you mean 'num_layers'?")),
+    "misspelt class": (("--trainer.callbacks+", "callbacks.Growth"), ("trainer.callbacks", "'Growth'")),
+    "misspelt module": (("--trainer.logger", "nowhere.Logger"), ("trainer.logger", "'nowhere'")),
+    "not a number": (("--trainer.max_steps", "many"), ("trainer.max_steps must be of type int, got 'many'",)),
+    "not a number in the model": (("--model.config.top_k", "two"), ("model.config.top_k", "int", "'two'")),
+    "no such precision": (("--trainer.precision", "17"), ("trainer.precision cannot be '17'",)),
+    "no such strategy": (("--trainer.strategy", "ddpp"), ("strategy='ddpp'",)),
+    "deepspeed": (("--trainer.strategy", "deepspeed"), ("deepspeed", "set trainer.strategy to auto, ddp, fsdp")),
+    "no file": (("--config", "/nowhere.yaml"), ("config", "'/nowhere.yaml'")),
+    "heads": (("--model.config.num_heads", "3"), ("hidden_size 16", "num_heads 3")),
+    "top_k": (("--model.config.top_k", "9"), ("top_k 9", "num_experts")),
+    "dense layer": (("--model.config.dense_layers", "[7]"), ("dense_layers [7]", "0..1")),
+    "vocabulary": (
+        ("--model.config.vocab_size", "128"),
+        ("model.config.vocab_size 128", "tokenizer's 257", "raise it"),
+    ),
+    "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
+    "no samples": (("--data.seq_len", "0"), ("seq_len=0",)),
+    "no such tokenizer": (("--data.tokenizer", "/nowhere.json"), ("tokenizer", "/nowhere.json does not exist")),
+    "rate": (("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "-1"), ("learning rate: -1",)),
+    "checkpoint": (("--ckpt_path", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
+    "source": (("--model.config", "null", "--model.init_from", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
+    "two sources": (("--model.init_from", "/nowhere.ckpt"), ("model.config and model.init_from exclude each other",)),
+    "within a step": (
+        ("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "5"),
+        ("trainer.val_check_interval 5", "multiple of trainer.accumulate_grad_batches 2"),
+    ),
+    "averaging": (
+        ("--trainer.callbacks+", "lightning.pytorch.callbacks.WeightAveraging"),
+        ("WeightAveraging", "cannot follow a growth", "remove one"),
+    ),
+    "stochastic averaging": (
+        (
+            "--trainer.callbacks+=lightning.pytorch.callbacks.StochasticWeightAveraging",
+            "--trainer.callbacks.swa_lrs=0.1",
+        ),
+        ("StochasticWeightAveraging", "cannot follow a growth"),
+    ),
+    "accumulation by epochs": (
+        (
+            "--trainer.callbacks+=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={0: 3}",
+        ),
+        ("GradientAccumulationScheduler acts when an epoch begins", "set trainer.accumulate_grad_batches"),
+    ),
+    "width of a dense model": (
+        ("--model.config.dense_layers", "[0,1]", "--model.config.dense_size", "16"),
+        ("width growth duplicates routed experts, and this model has none",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.filterwarnings("ignore::UserWarning:jsonargparse")
+def test_options_that_do_not_fit(refused: Refused, tmp_path: Path, case: str) -> None:
+    options, says = OPTIONS[case]
+    refused("fit", "--config", config(tmp_path / "run"), *options, says=says)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+FILES = {
+    "no YAML": ("a: [1,\nb: }", ("line 2",)),
+    "no mapping": ("[1, 2]", ("Unexpected config",)),
+    "interpolation": ("data: {seq_len: '${trainer.nothing}'}", ("data.seq_len", "trainer.nothing")),
+    "misspelt": ("trainer: {max_stepss: 3}", ("trainer.max_stepss", "'trainer.max_steps'")),
+    "misspelt group": ("trainr: {max_steps: 3}", ("trainr.max_steps", "'trainer.max_steps'")),
+    "misspelt in a class": (
+        "trainer: {strategy: {class_path: lit_recycle.training.strategies.FSDP2Strategy, init_args: "
+        "{checkpoint: full}}}",
+        ("trainer.strategy", "did you mean 'checkpoints'?"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_are_wrong(refused: Refused, tmp_path: Path, case: str) -> None:
+    text, says = FILES[case]
+    (tmp_path / "wrong.yaml").write_text(text)
+    refused("fit", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml", says=says)
+
+
+@pytest.mark.parametrize("case", ["no YAML", "no mapping", "misspelt in a class"])
+def test_the_wrong_file_is_named(refused: Refused, tmp_path: Path, case: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(FILES[case][0])
+    argv = ("fit", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml")
+    refused(*argv, says=(str(tmp_path / "wrong.yaml"),))
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+AT_2 = {"steps": 2}
+EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
+    "out of order": (
+        [{"at": {"steps": 4}, "depth": {}}, {"at": AT_2, "depth": {}}],
+        ("steps 2", "before the event that precedes it", "order of time"),
+    ),
+    "unreachable": ([{"at": {"steps": 60}, "depth": {}}], ("steps 60", "trainer.max_steps 6", "raise max_steps")),
+    "unreachable tokens": ([{"at": {"tokens": 1e9}, "depth": {}}], ("tokens 1,000,000,000", "cannot be reached")),
+    "nothing": ([{"at": AT_2}], ("steps 2 grows nothing", "give depth, width or both")),
+    "two triggers": ([{"at": {"steps": 2, "tokens": 9}, "depth": {}}], ("exactly one of", "steps, tokens")),
+    "no trigger": ([{"at": {}, "depth": {}}], ("exactly one of",)),
+    "negative": ([{"at": {"steps": -2}, "depth": {}}], ("at.steps", "not negative")),
+    "factor": ([{"at": AT_2, "depth": {"factor": 1}}], ("depth.factor must be at least 2, got 1",)),
+    "width factor": ([{"at": AT_2, "width": {"factor": 1}}], ("width.factor must be at least 2, got 1",)),
+    "noise": ([{"at": AT_2, "width": {"noise": -1}}], ("width.noise must not be negative",)),
+    "all kept": ([{"at": AT_2, "depth": {"keep_first": 5}}], ("depth.keep_first 5", "nothing to copy of 2 layers")),
+    "layer": ([{"at": AT_2, "depth": {"layers": [0, 9]}}], ("depth.layers", "0..1", "[0, 9]")),
+    "method": ([{"at": AT_2, "depth": {"method": "stak"}}], ("depth.method", "'interposition', 'stack'", "'stak'")),
+    "misspelt": ([{"at": AT_2, "dept": {"factor": 2}}], ("'dept'", "events", "did you mean 'depth'?")),
+    "misspelt below": ([{"at": AT_2, "depth": {"facto": 2}}], ("'facto'", "events.depth", "did you mean 'factor'?")),
+    "rewarm": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 0}}], ("rewarm.steps must be at least 1",)),
+}
+
+
+def with_events(path: Path, events: list[dict[str, Any]]) -> Path:
+    callback = {"class_path": GROWTH, "init_args": {"events": events}}
+    path.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    return path
+
+
+@pytest.mark.parametrize("command", ["fit", "plan"])
+@pytest.mark.parametrize("case", EVENTS)
+def test_events_that_cannot_be(refused: Refused, tmp_path: Path, case: str, command: str) -> None:
+    events, says = EVENTS[case]
+    files = (config(tmp_path / "run"), with_events(tmp_path / "events.yaml", events))
+    refused(command, "--config", files[0], "--config", files[1], says=says)
+
+
+def test_growth_without_events(refused: Refused, tmp_path: Path) -> None:
+    files = (config(tmp_path / "run"), with_events(tmp_path / "events.yaml", []))
+    refused("fit", "--config", files[0], "--config", files[1], says=("GrowthCallback.events is empty", "leave"))
+
+
+@pytest.mark.parametrize("case", ["heads", "top_k", "dense layer", "no length", "width of a dense model"])
+def test_a_plan_is_refused_for_what_a_run_is(refused: Refused, tmp_path: Path, case: str) -> None:
+    options, says = OPTIONS[case]
+    refused("plan", "--config", config(tmp_path / "run"), *options, says=says)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+DATA: dict[str, tuple[str, bytes | None, tuple[str, ...]]] = {
+    "missing": ("none.txt", None, ("none.txt", "does not exist")),
+    "empty": ("empty.txt", b"", ("empty.txt", "no text")),
+    "short": ("short.txt", b"hello", ("fewer than one sample", "seq_len + 1 = 33", "lower seq_len")),
+    "no text": ("binary.txt", b"\xff\xfe\x00\x80" * 99, ("binary.txt", "not UTF-8")),
+    "no JSON": ("lines.jsonl", b'{"text": "a"}\n{"text": \n', ("lines.jsonl", "not JSON")),
+    "no such field": ("lines.jsonl", b'{"words": "a"}\n', ("lines.jsonl", "no field 'text'", "set text_field")),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_that_cannot_be_trained_on(refused: Refused, tmp_path: Path, case: str) -> None:
+    name, content, says = DATA[case]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    refused("fit", "--config", config(tmp_path / "run"), "--data.path", tmp_path / name, says=says)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one device, and the same sharded one twice."""
+    root = tmp_path_factory.mktemp("runs")
+    started = [
+        start("fit", "--config", config(root / "alone"), log=root / "log"),
+        *(
+            start("fit", "--config", config(root / name), *SHARDED, log=root / f"{name}.log", world=2)
+            for name in ("sharded", "again")
+        ),
+    ]
+    for run in started:
+        assert set(run.wait()) == {0}, run.output
+    return root
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+FILES_OF_OTHERS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
+    "truncated": (lambda path, mark: cut_off(path), ("cut off", "use an older one")),
+    "empty": (lambda path, mark: os.truncate(path, 0), ("cut off",)),
+    "no checkpoint": (lambda path, mark: torch.save(torch.ones(3), path), ("not written by lit-recycle",)),
+    "of another program": (
+        lambda path, mark: torch.save({"state_dict": {"w": torch.ones(3)}}, path),
+        ("not written by lit-recycle", "lit-recycle import"),
+    ),
+    "malicious": (
+        lambda path, mark: torch.save({"hyper_parameters": Evil(mark)}, path),
+        ("posix.mkdir", "never loaded"),
+    ),
+    "malicious pickle": (lambda path, mark: path.write_bytes(pickle.dumps(Evil(mark))) and None, ("no checkpoint",)),
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "generate", "grow"])
+@pytest.mark.parametrize("case", FILES_OF_OTHERS)
+def test_files_that_are_no_checkpoints(refused: Refused, runs: Path, tmp_path: Path, case: str, command: str) -> None:
+    path, mark = tmp_path / "some.ckpt", tmp_path / "executed"
+    shutil.copy(runs / "alone/checkpoints/step=3.ckpt", path)
+    spoil, says = FILES_OF_OTHERS[case]
+    spoil(path, mark)
+    before = path.read_bytes()
+    argv: dict[str, tuple[object, ...]] = {
+        "fit": ("--config", config(tmp_path / "run"), "--ckpt_path", path),
+        "generate": ("--ckpt_path", path),
+        "grow": (path, tmp_path / "grown.ckpt", "--depth", "2"),
+    }
+    refused(command, *argv[command], says=(str(path), *says))
+    assert not mark.exists() and path.read_bytes() == before
+
+
+FOLDERS: dict[str, tuple[Callable[[Path, Path, Path], Any], tuple[str, ...]]] = {
+    "missing shard": (lambda path, other, mark: (path / "__1_0.distcp").unlink(), ("__1_0.distcp", "missing")),
+    "truncated shard": (lambda path, other, mark: cut_off(path / "__1_0.distcp"), ("__1_0.distcp", "cut off")),
+    "mixed": (
+        lambda path, other, mark: shutil.copy(other / "__1_0.distcp", path / "__1_0.distcp"),
+        ("mixes shards of different saves",),
+    ),
+    "no index": (lambda path, other, mark: (path / ".metadata").unlink(), ("cut off in writing", "use an older one")),
+    "truncated index": (lambda path, other, mark: cut_off(path / ".metadata"), (".metadata", "cut off")),
+    "malicious index": (
+        lambda path, other, mark: (path / ".metadata").write_bytes(pickle.dumps(Evil(mark))),
+        (".metadata", "posix.mkdir", "not loaded"),
+    ),
+    "foreign index": (lambda path, other, mark: (path / ".metadata").write_bytes(pickle.dumps({})), ("no index",)),
+    "cut off": (lambda path, other, mark: (path / "meta.pt").unlink(), ("cut off in writing",)),
+    "malicious rest": (
+        lambda path, other, mark: torch.save({"hyper_parameters": Evil(mark)}, path / "meta.pt"),
+        ("posix.mkdir", "never loaded"),
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "generate", "consolidate"])
+@pytest.mark.parametrize("case", FOLDERS)
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_folders_that_are_no_whole_checkpoints(
+    refused: Refused, runs: Path, tmp_path: Path, case: str, command: str
+) -> None:
+    path, mark = tmp_path / "some.ckpt", tmp_path / "executed"
+    shutil.copytree(runs / "sharded/checkpoints/step=3.ckpt", path)
+    spoil, says = FOLDERS[case]
+    spoil(path, runs / "again/checkpoints/step=3.ckpt", mark)
+    argv: dict[str, tuple[object, ...]] = {
+        "fit": ("--config", config(tmp_path / "run"), "--ckpt_path", path),
+        "generate": ("--ckpt_path", path),
+        "consolidate": (path, tmp_path / "whole.ckpt"),
+    }
+    refused(command, *argv[command], says=says)
+    assert not mark.exists() and not (tmp_path / "whole.ckpt").exists()
+
+
+def test_mixed_shards_end_all_processes(runs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.ckpt"
+    shutil.copytree(runs / "sharded/checkpoints/step=3.ckpt", path)
+    shutil.copy(runs / "again/checkpoints/step=3.ckpt/__1_0.distcp", path)
+    argv = ("fit", "--config", config(tmp_path / "run"), *SHARDED, "--ckpt_path", path)
+    run = start(*argv, log=tmp_path / "log", world=2)
+    assert run.wait(60) == [2, 2]
+    assert len(run.errors) == 1 and "mixes shards" in run.errors[0] and "Traceback" not in run.output
+
+
+def test_another_optimizer_ends_all_processes_of_a_sharded_run(runs: Path, tmp_path: Path) -> None:
+    sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
+    source = runs / "sharded/checkpoints/step=3.ckpt"
+    argv = ("fit", "--config", config(tmp_path / "run"), *SHARDED, *sgd, "--ckpt_path", source)
+    run = start(*argv, log=tmp_path / "log", world=2)
+    assert run.wait(60) == [2, 2]
+    assert len(run.errors) == 1 and "model.optimizer is SGD" in run.errors[0] and "Traceback" not in run.output
+
+
+def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, tmp_path: Path) -> None:
+    base = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=3.ckpt")
+    sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
+    refused(*base, *sgd, says=("AdamW", "model.optimizer is SGD", "model.init_from"))
+    refused(*base, "--trainer.max_steps", "3", says=("step 3", "trainer.max_steps 3", "raise it"))
+    past = with_events(tmp_path / "past.yaml", [{"at": {"steps": 1}, "depth": {}}])
+    refused(*base, "--config", past, says=("steps 1", "in the past", "step 3"))
+
+
+def test_a_shape_that_contradicts_the_checkpoint_is_told_and_not_taken(runs: Path, tmp_path: Path) -> None:
+    source = runs / "alone/checkpoints/step=5.ckpt"
+    argv = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", source, "--model.config.num_layers", 3)
+    run = start(*argv, log=tmp_path / "log")
+    assert run.wait() == [0], run.output
+    told = [line for line in run.output.splitlines() if "checkpoint's model is what goes on" in line]
+    assert len(told) == 1 and "num_layers 2, not 3" in told[0]
+
+
+def test_the_newest_whole_checkpoint_is_gone_on_from(refused: Refused, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "alone", tmp_path / "run")
+    checkpoints = tmp_path / "run/checkpoints"
+    for name in ("step=5.ckpt", "step=6.ckpt"):
+        cut_off(checkpoints / name)
+    log = tmp_path / "log"
+    run = start("fit", "--config", config(tmp_path / "run"), "--ckpt_path", "last", log=log)
+    assert run.wait() == [0], run.output
+    assert "passed over: " in run.output and "step=6.ckpt" in run.output
+    assert run.output.count("growth in width at step 4") == 1 and "growth in depth" not in run.output
+    for path in checkpoints.iterdir():
+        os.truncate(path, 9)
+    refused(
+        "fit", "--config", config(tmp_path / "run"), "--ckpt_path", "last", says=("no checkpoint in", "can be read")
+    )
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [(("--model.config.hidden_size", "32"), "model.config.hidden_size"), (("--data.seed", "3"), "data.seed")],
+)
+def test_processes_that_disagree_about_the_configuration(tmp_path: Path, option: tuple[str, str], key: str) -> None:
+    argv = ["fit", "--config", str(config(tmp_path / "run")), *SHARDED]
+    run = start_each([argv, [*argv, *option]], log=tmp_path / "log")
+    assert run.wait(60) == [2, 2]
+    assert len(run.errors) == 1 and "Traceback" not in run.output
+    assert "process 1 has another configuration than process 0" in run.errors[0] and key in run.errors[0]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_console_is_free_of_what_users_cannot_use(runs: Path) -> None:
+    output = (runs / "log").read_text()
+    for noise in (
+        "litlogger",
+        "LeafSpec",
+        "weights_only",
+        "run from within Python",
+        "exists and is not empty",
+        "Traceback",
+    ):
+        assert noise not in output, output
+    assert "growth in depth at step 2" in output
+
+
+def test_a_run_that_begins_where_an_earlier_one_lies_is_told(tmp_path: Path) -> None:
+    folder, command = tmp_path / "run/checkpoints", ("fit", "--config", config(tmp_path / "run"))
+    folder.mkdir(parents=True)
+    (folder / "step=3.ckpt").write_bytes(b"not whole, and nobody's business")
+    run = start(*command, log=tmp_path / "log")
+    assert run.wait() == [0] and f"{folder} holds an earlier run" in run.output
+    run = start(*command, "--ckpt_path", folder / "step=6.ckpt", "--trainer.max_steps", 7, log=tmp_path / "log2")
+    assert run.wait() == [0] and "earlier run" not in run.output
+
+
+def test_a_fast_run_to_try_a_configuration_does_not_miss_its_growths(tmp_path: Path) -> None:
+    run = start("fit", "--config", config(tmp_path / "run"), "--trainer.fast_dev_run", "true", log=tmp_path / "log")
+    assert run.wait() == [0], run.output

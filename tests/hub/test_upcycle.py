@@ -1,0 +1,91 @@
+"""Dense to Mixture-of-Experts: loads, keeps the function, and differs where Drop-Upcycling says so."""
+
+import json
+
+import pico
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lit_recycle.commands.grow import main as grow
+from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.upcycle import TARGETS, upcycle_folder
+
+
+@pytest.fixture(params=list(TARGETS))
+def dense(request, tmp_path):
+    pico.build(request.param).save_pretrained(tmp_path / "dense")
+    return request.param, tmp_path / "dense"
+
+
+def test_upcycling_keeps_the_logits(dense, tmp_path):
+    family, source = dense
+    plan = upcycle_folder(source, tmp_path / "moe", 8, top_k=3)
+    model = pico.load(tmp_path / "moe")
+    assert model.config.model_type == TARGETS[family].model_type and plan.preserves
+    torch.testing.assert_close(pico.logits(model), pico.logits(pico.load(source)), rtol=0, atol=1e-5)
+    routers = [t for name, t in model.state_dict().items() if name.endswith("mlp.gate.weight")]
+    assert len(routers) == 2 and all(t.shape == (8, 16) and 0.015 < t.std() < 0.025 for t in routers)
+    assert not torch.equal(*routers)
+
+
+def test_the_result_grows_and_imports(dense, tmp_path):
+    family, source = dense
+    assert grow([str(source), str(tmp_path / "moe"), "--upcycle", "4", "--verify"]) == 0
+    assert grow([str(tmp_path / "moe"), str(tmp_path / "wide"), "--width", "2", "--noise", "0", "--verify"]) == 0
+    if family != "mistral":  # whose sliding window our model lacks
+        assert import_folder(tmp_path / "wide", tmp_path / "run.ckpt").num_experts == 8
+
+
+def test_dropped_channels_are_drawn_from_what_they_replace(tmp_path):
+    pico.build("qwen3", intermediate_size=400, hidden_size=64).save_pretrained(tmp_path / "dense")
+    upcycle_folder(tmp_path / "dense", tmp_path / "moe", 2, drop=0.25, seed=3)
+    source, found = (load_file(tmp_path / name / "model.safetensors") for name in ("dense", "moe"))
+    changed = {}
+    for expert in (0, 1):
+        for matrix in ("gate_proj", "up_proj", "down_proj"):
+            old = source[f"model.layers.1.mlp.{matrix}.weight"]
+            new = found[f"model.layers.1.mlp.experts.{expert}.{matrix}.weight"]
+            axis = 0 if matrix == "down_proj" else 1
+            rows = (old != new).all(axis).nonzero().flatten().tolist()
+            assert torch.equal((old != new).any(axis), (old != new).all(axis)) and len(rows) == 100
+            changed.setdefault(expert, rows)
+            assert changed[expert] == rows  # the same channels in all three
+            drawn = new.movedim(1 - axis, 0)[rows]
+            assert abs(drawn.std() / old.std() - 1) < 0.05 and abs(drawn.mean()) < 0.02
+    assert changed[0] != changed[1]
+    assert torch.equal(
+        found["model.layers.1.self_attn.q_proj.weight"], source["model.layers.1.self_attn.q_proj.weight"]
+    )
+    assert json.loads((tmp_path / "moe" / "upcycling.json").read_text())["drop"] == 0.25
+
+
+MISTAKES = {
+    ("--upcycle", "1"): "1 ≤ top-k ≤ experts",
+    ("--upcycle", "4", "--drop", "2"): "share of channels",
+    ("--upcycle", "4", "--depth", "2"): "in a second step",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_mistakes(options, tmp_path):
+    pico.build("llama").save_pretrained(tmp_path / "dense")
+    with pytest.raises(ValueError, match=MISTAKES[options]):
+        grow([str(tmp_path / "dense"), str(tmp_path / "moe"), *options])
+
+
+def test_only_dense_models_without_biases(tmp_path):
+    pico.build("mixtral").save_pretrained(tmp_path / "moe")
+    with pytest.raises(ValueError, match="'mixtral' models cannot be upcycled; those that can are llama"):
+        upcycle_folder(tmp_path / "moe", tmp_path / "result", 4)
+    pico.build("llama", attention_bias=True).save_pretrained(tmp_path / "biased")
+    with pytest.raises(ValueError, match="sets attention_bias, which mixtral models cannot have"):
+        upcycle_folder(tmp_path / "biased", tmp_path / "result", 4)
+
+
+def test_dtype(tmp_path):
+    pico.build("qwen2").save_pretrained(tmp_path / "dense")
+    upcycle_folder(tmp_path / "dense", tmp_path / "moe", 4, drop=0.5, dtype="bfloat16", max_shard_size="10KB")
+    found = {n: t for p in (tmp_path / "moe").glob("*.safetensors") for n, t in load_file(p).items()}
+    assert {t.dtype for t in found.values()} == {torch.bfloat16}
+    pico.load(tmp_path / "moe")
