@@ -15,18 +15,25 @@ from typing_extensions import override
 
 from callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.event import GrowthEvent, Rewarm
+from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.history import GrowthRecord
-from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.measure import norms, weight_facts
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operator import GrowableModel
+from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.schedule import Stage, is_due, stages
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
+from lit_recycle.training import named_state
 from lit_recycle.training.module import Batch, LitMoE
-from lit_recycle.training.regrow import grow_in_run, refuse_incompatible
+from lit_recycle.training.regrow import check_growable, grow_in_run, refuse_incompatible
+from lit_recycle.training.utility import GRADIENTS, ExpertUtility
 
 
 class GrowthCallback(L.Callback):
-    """Expands the model in depth and width at configured moments of a run that goes on.
+    """Expands the model at configured moments of a run that goes on.
 
     An event fires at the start of the first batch at which its trigger holds. After the batch before, a checkpoint of
     the small model is saved: the anchor. What has grown is recorded in the module's hyperparameters, so that a
@@ -36,7 +43,9 @@ class GrowthCallback(L.Callback):
         events: The growths, in order of time.
         dirpath: Folder of the anchor checkpoints; ``checkpoints`` in the trainer's root folder when not given.
         save_anchor: Save a checkpoint before each event.
-        seed: Seed of the noise on copies.
+        seed: Seed of all that is random.
+        utility_steps: Number of steps before an event over which load and gradients of experts are averaged, for
+            operators that choose by them.
 
     Example::
 
@@ -54,11 +63,23 @@ class GrowthCallback(L.Callback):
         dirpath: str | None = None,
         save_anchor: bool = True,
         seed: int = 0,
+        utility_steps: int = 10,
     ) -> None:
+        if utility_steps < 1:
+            raise ValueError(f"GrowthCallback.utility_steps must be at least 1, got {utility_steps}")
         if not events:
             raise ValueError("GrowthCallback.events is empty: list at least one growth, or leave the callback out")
         self.events: Sequence[GrowthEvent] = tuple(events)
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
+        self.utility, self._checked = ExpertUtility(utility_steps), False
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.utility.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.utility.load_state_dict(state_dict)
 
     # --- before training ---------------------------------------------------------------------------------------------
 
@@ -98,11 +119,11 @@ class GrowthCallback(L.Callback):
 
     def _open_events(self, module: LitMoE) -> list[GrowthEvent]:
         """The configured events that the model has not been through, matched by what they say."""
-        past = [GrowthEvent.from_dict(record["event"]) for record in module.growth]
+        past = [record["event"] for record in module.growth]
         open_events = []
         for event in self.events:
-            if event in past:
-                past.remove(event)
+            if event.to_dict() in past:
+                past.remove(event.to_dict())
             else:
                 open_events.append(event)
         return open_events
@@ -114,6 +135,10 @@ class GrowthCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole_step:
+            self._check_optimizer(trainer, pl_module)
+            if "load" in self.utility.wanted(self._open_events(pl_module)):
+                self.utility.observe_load(pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
             path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
@@ -125,6 +150,19 @@ class GrowthCallback(L.Callback):
         while event := self._due(pl_module):
             self._grow(trainer, pl_module, event, batch)
 
+    @override
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LitMoE, optimizer: Optimizer) -> None:
+        if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module)):
+            self.utility.observe_gradients(pl_module)
+
+    def _check_optimizer(self, trainer: L.Trainer, module: LitMoE) -> None:
+        """After the first step, when its state is there: not at an event that is weeks away."""
+        events = [event for event in self._open_events(module) if event.optimizer_state != "reset"]
+        if events and not self._checked:
+            operators = [operator for event in events for operator in event.operators]
+            check_growable(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))
+        self._checked = True
+
     def _due(self, module: LitMoE) -> GrowthEvent | None:
         event = next(iter(self._open_events(module)), None)
         return event if event and is_due(event.at, module.progress, module.config) else None
@@ -132,18 +170,28 @@ class GrowthCallback(L.Callback):
     def _grow(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent, batch: Batch) -> None:
         for observer in _observers(trainer):
             observer.on_growth_start(trainer, module, event)
-        before, progress, loss_before = module.config, module.progress, _loss(trainer, module, batch)
+        progress, loss_before = module.progress, _loss(trainer, module, batch)
         started = time.perf_counter()
-        after, plan = grow_config(before, event.depth, event.width, self.seed, event=len(module.growth))
-        grow_in_run(trainer, module, after, plan, event)
+        plan = self._plan(trainer, module, event)
+        grow_in_run(trainer, module, plan, event.optimizer_state)
         hook_rewarm(trainer, module)
         seconds = time.perf_counter() - started
         losses = (loss_before, _loss(trainer, module, batch))
-        record = GrowthRecord.of(event, progress, before, after, plan, losses)
-        module.set_shape(after, [*module.growth, record.to_dict()])
+        record = GrowthRecord.of(event, progress, plan, losses)
+        module.set_shape(module.config, [*module.growth, record.to_dict()])
+        self.utility.clear()
         _log(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])
+
+    def _plan(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> GrowthPlan:
+        def facts(model: GrowableModel) -> Facts:
+            assert trainer.model is not None
+            weights = named_state.weights(trainer.model)
+            return weight_facts(model, weights, self.utility.facts(lambda: norms(model, weights, EXPERTS)))
+
+        model = NativeModel(module.config)
+        return plan_growth(model, event.operators, seed=self.seed, event=len(module.growth), facts=facts)
 
 
 def _observers(trainer: L.Trainer) -> list[GrowthHooks]:
@@ -173,8 +221,8 @@ def rewarm_factor(module: LitMoE) -> float:
     """Product of the re-warm factors of all growths so far, at the module's present step."""
     factor = 1.0
     for record in module.growth:
-        rewarm = GrowthEvent.from_dict(record["event"]).rewarm
-        factor *= rewarm.factor(module.trainer.global_step - record["steps"]) if rewarm else 1.0
+        if rewarm := record["event"]["rewarm"]:
+            factor *= Rewarm(**rewarm).factor(module.trainer.global_step - record["steps"])
     return factor
 
 
@@ -221,7 +269,6 @@ def announcement(record: GrowthRecord, seconds: float) -> str:
         "active parameters": (human(before.num_active_params()), human(after.num_active_params())),
         "loss, same batch": (f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"),
     }
-    axes = " and ".join(axis for axis in ("depth", "width") if record.event[axis])
     lines = [f"  {name:<18}{old:>9} → {new}" for name, (old, new) in rows.items()]
-    head = f"growth in {axes} at step {record.steps:,}, {human(record.tokens)} tokens ({seconds:.1f} s)"
+    head = f"growth: {record.label}, at step {record.steps:,}, {human(record.tokens)} tokens ({seconds:.1f} s)"
     return "\n".join(["", head, *lines, ""])

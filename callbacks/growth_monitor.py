@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from callbacks.monitor import Monitor, Picture, is_multiple, moe_layers, some_layers, write_scalars
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.twins import Twins, find_twins
+from lit_recycle.growth.originals import Originals, find_originals
 from lit_recycle.training import named_state
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.weight_stats import copy_cosines
@@ -35,7 +35,7 @@ class GrowthMonitor(Monitor):
       optimizer's running mean of gradients; mean over the copies, and for single layers (``…/layer_03``);
     - ``copies_token_share``: share of the routed tokens that go to copied experts, over all layers and for single ones.
 
-    Experts are compared with their twins of the last growth in width, layers with theirs of the last growth in depth.
+    Experts are compared with their originals of the last growth of experts, layers with theirs of the last in depth.
 
     Args:
         every_n_steps: Distance of points; ``trainer.log_every_n_steps`` when not given.
@@ -63,7 +63,7 @@ class GrowthMonitor(Monitor):
         self.start: dict[str, int] | None = None
         """Progress at the last growth, until the old loss is reached again."""
         self._pending: list[tuple[dict[str, int], Tensor]] = []
-        self._known: tuple[int, Twins] | None = None
+        self._known: tuple[int, Originals] | None = None
         self._compared: tuple[int, dict[str, Tensor]] = (-1, {})
 
     @override
@@ -136,24 +136,24 @@ class GrowthMonitor(Monitor):
             0 < since < self.compare_every_n_steps and since & (since - 1) == 0
         )
 
-    def _twins(self, module: LitMoE) -> Twins:
+    def _originals(self, module: LitMoE) -> Originals:
         growths = len(module.growth)
         if self._known is None or self._known[0] != growths:
-            self._known = growths, find_twins(module.config, module.growth)
+            self._known = growths, find_originals(module.config, module.growth)
         return self._known[1]
 
     def _cosines(self, trainer: L.Trainer, module: LitMoE) -> dict[str, Tensor]:
         """By name, each ``[layers]``, NaN for layers without copies; computed once per step."""
         if self._compared[0] == trainer.global_step:
             return self._compared[1]
-        twins = self._twins(module)
-        if not twins.layer_copies and not any(twins.expert_copies(j) for j in range(len(twins.experts))):
+        originals = self._originals(module)
+        if not originals.layer_copies and not any(originals.expert_copies(j) for j in range(len(originals.experts))):
             return {}
         assert trainer.model is not None
         tensors = {"weights": named_state.weights(trainer.model), "momentum": first_moments(trainer)}
         found = {}
         for what, named in tensors.items():
-            for kind, values in copy_cosines(named, twins).items() if named else ():
+            for kind, values in copy_cosines(named, originals).items() if named else ():
                 found[f"cosine_{kind}_{what}"] = values
         self._compared = trainer.global_step, found
         return found
@@ -173,10 +173,10 @@ class GrowthMonitor(Monitor):
         return values
 
     def _token_shares(self, module: LitMoE) -> dict[str, float]:
-        twins, layers = self._twins(module), moe_layers(module)
-        if module.counts_LE is None or not any(twins.expert_copies(j) for j in layers):
+        originals, layers = self._originals(module), moe_layers(module)
+        if module.counts_LE is None or not any(originals.expert_copies(j) for j in layers):
             return {}
-        shares = copy_shares(module.counts_LE, layers, twins).tolist()
+        shares = copy_shares(module.counts_LE, layers, originals).tolist()
         values = {"growth/copies_token_share": sum(shares) / len(shares)}
         for i in some_layers(layers, self.max_layers):
             values[f"growth/copies_token_share/layer_{layers[i]:02d}"] = shares[i]
@@ -223,8 +223,8 @@ class SmoothLoss:
         return self.total / self.weight if self.weight else math.nan
 
 
-def copy_shares(counts_LE: Tensor, layers: list[int], twins: Twins) -> Tensor:
+def copy_shares(counts_LE: Tensor, layers: list[int], originals: Originals) -> Tensor:
     """Share of each MoE layer's routed tokens that go to copied experts, ``[L]``."""
-    is_copy = [[original != e for e, original in enumerate(twins.experts[j])] for j in layers]
+    is_copy = [[original != e for e, original in enumerate(originals.experts[j])] for j in layers]
     mask_LE = torch.tensor(is_copy, dtype=counts_LE.dtype, device=counts_LE.device)
     return (counts_LE * mask_LE).sum(-1) / counts_LE.sum(-1)

@@ -72,7 +72,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
 
     @override
     def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
-        self._describe("growing " + " and ".join(axis for axis in ("depth", "width") if getattr(event, axis)))
+        self._describe("growing: " + ", ".join(type(operator).__name__ for operator in event.operators))
 
     @override
     def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:

@@ -92,10 +92,7 @@ class RunSummary(L.Callback):
         began = (0, 0)
         for number, ((step, tokens), values) in enumerate(zip(ends, configs, strict=True)):
             config, record = MoEConfig.from_dict(values), module.growth[number - 1] if number else None
-            event = record["event"] if record else {}
-            table.add_column(
-                "start" if not record else " and ".join(a for a in ("depth", "width") if event[a]) + " grown"
-            )
+            table.add_column(record["label"] if record else "start")
             add("steps", f"{began[0]:,} – {step:,}")
             add("tokens", human(tokens - began[1]))
             add("layers × experts (top-k)", f"{config.num_layers} × {config.num_experts} ({config.top_k})")

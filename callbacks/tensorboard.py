@@ -55,14 +55,13 @@ def plan_table(stages: list[Stage]) -> str:
     head = "| from step | to step | layers × experts (top-k) | parameters | active | tokens | FLOPs | begins with |"
     lines = [head, "|---" * 8 + "|"]
     for stage in stages:
-        config, event = stage.config, stage.event
-        axes = [axis for axis in ("depth", "width") if event and getattr(event, axis)]
+        config = stage.config
         lines.append(
             f"| {stage.start.steps:,} | {stage.end.steps:,} "
             f"| {config.num_layers} × {config.num_experts} ({config.top_k}) "
             f"| {human(config.num_params())} | {human(config.num_active_params())} "
             f"| {human(stage.end.tokens - stage.start.tokens)} | {stage.end.flops - stage.start.flops:.3g} "
-            f"| {' and '.join(axes) + ' growth' if axes else '–'} |"
+            f"| {stage.plan.label if stage.plan else '–'} |"
         )
     return "\n".join([*lines, "", *source_maps(stages)])
 
@@ -71,11 +70,8 @@ def source_maps(stages: list[Stage]) -> Iterator[str]:
     for stage in stages:
         if stage.plan is None:
             continue
-        layers, experts = stage.plan.layers, max(stage.plan.experts, key=len)
-        text = f"Growth at step {stage.start.steps:,}. Source layer of each layer: `{' '.join(map(str, layers))}`."
-        if experts != tuple(range(len(experts))):
-            text += f" Source expert of each expert: `{' '.join(map(str, experts))}`."
-        yield text + "\n"
+        maps = [f"Source {what}: `{' '.join(map(str, m.sources))}`." for what, m in stage.plan.listing()]
+        yield " ".join([f"Growth at step {stage.start.steps:,}.", *maps]) + "\n"
 
 
 def run_start(trainer: L.Trainer, module: LitMoE) -> dict[str, Any]:
@@ -104,13 +100,13 @@ def hyperparameters(trainer: L.Trainer, module: LitMoE) -> dict[str, int | float
     """What tells runs apart, as columns: the first shape, the growths, the optimizer and the batch."""
     first = module.growth[0]["before"] if module.growth else module.config.to_dict()
     keys = ("num_layers", "num_experts", "top_k", "hidden_size", "expert_size")
-    growths = [(r["event"], r["steps"]) for r in module.growth]
-    growths += [(s.event.to_dict(), s.start.steps) for s in planned(trainer, module) if s.event]
+    growths = [(r["label"], r["steps"]) for r in module.growth]
+    growths += [(stage.plan.label, stage.start.steps) for stage in planned(trainer, module) if stage.plan]
     (optimizer,) = trainer.optimizers
     group = optimizer.param_groups[0]
     return {
         **{key: first[key] for key in keys},
-        "growth": " ".join(f"{_axes(event)}@{steps}" for event, steps in growths) or "none",
+        "growth": ", ".join(f"{label} @{steps}" for label, steps in growths) or "none",
         "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
         "lr": float(group.get("initial_lr", group["lr"])),
         "weight_decay": float(group.get("weight_decay", 0.0)),
@@ -119,14 +115,3 @@ def hyperparameters(trainer: L.Trainer, module: LitMoE) -> dict[str, int | float
         "max_steps": trainer.max_steps,
         "precision": str(trainer.precision),
     }
-
-
-def _axes(event: dict[str, Any]) -> str:
-    """``depth×2+width×2``; the method where it is not interposition, ``map`` for layers written out."""
-    parts = []
-    if depth := event["depth"]:
-        how = "map" if depth["layers"] is not None else f"×{depth['factor']}"
-        parts.append("depth" + how + ("" if depth["method"] == "interposition" else f"({depth['method']})"))
-    if width := event["width"]:
-        parts.append(f"width×{width['factor']}")
-    return "+".join(parts)

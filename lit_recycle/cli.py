@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": ("trainer", "per-token losses of a checkpoint"),
     "plan": ("plan", "what a run will be, stage by stage: sizes, FLOPs, source maps"),
     "grow": ("grow", "grow a checkpoint on disk: this project's or Hugging Face's"),
+    "operators": ("operators", "what a growth may do to a model"),
     "generate": ("generate", "sample text from a checkpoint"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.names import NATIVE
-from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.measure import weight_facts
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operator import Operator
+from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
 
@@ -71,13 +73,37 @@ def built(config: MoEConfig, seed: int = 0, dtype: torch.dtype = torch.float64) 
     return model
 
 
+def plan_of(
+    config: MoEConfig, depth: Depth | None = None, width: Width | None = None, seed: int = 0, event: int = 0
+) -> GrowthPlan:
+    """The plan of the short forms."""
+    return plan_growth(
+        NativeModel(config), [short.operator for short in (depth, width) if short], seed=seed, event=event
+    )
+
+
 def grown(
     model: MoETransformer, depth: Depth | None = None, width: Width | None = None, seed: int = 0, event: int = 0
 ) -> MoETransformer:
     """The grown model, in tensors of its own."""
-    config, plan = grow_config(model.config, depth, width, seed, event)
-    target = MoETransformer(config).to(model.embed.weight.dtype)
-    target.load_state_dict(dict(grow_tensors(plan, NATIVE, dict(model.state_dict()))))
+    return carried_out(plan_of(model.config, depth, width, seed, event), model)
+
+
+def grown_by(model: MoETransformer, *operators: Operator, seed: int = 0, event: int = 0) -> MoETransformer:
+    """The model after operators, in tensors of its own."""
+    plan = plan_growth(
+        NativeModel(model.config),
+        operators,
+        seed=seed,
+        event=event,
+        facts=lambda _: weight_facts(NativeModel(model.config), model.state_dict()),
+    )
+    return carried_out(plan, model)
+
+
+def carried_out(plan: GrowthPlan, model: MoETransformer) -> MoETransformer:
+    target = MoETransformer(plan.after.config).to(model.embed.weight.dtype)
+    target.load_state_dict(dict(grow_tensors(plan, dict(model.state_dict()))))
     return target
 
 

@@ -9,15 +9,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from maps import grow_one, plan_of_maps
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
-from lit_recycle.growth.engine import grow_tensor
-from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.names import NATIVE, Place
 from lit_recycle.growth.optimizer import grow_optimizer_state
-from lit_recycle.growth.plan import GrowthPlan, plan_growth
+from lit_recycle.growth.plan import GrowthPlan
 
 PROCESSES = 4
 NEEDS_COMMUNICATION = {  # experts, factor, shards
@@ -58,43 +56,44 @@ def check(rank: int, store: str) -> None:
 def _check_growth(
     experts: int, factor: int, mesh: DeviceMesh, placements: tuple[Placement, ...], communicates: bool
 ) -> None:
-    plan = plan_growth([experts], Depth(layers=[0, 0], zero_output=True), Width(factor=factor, noise=0.3), seed=1)
+    twice = tuple(e for e in range(experts) for _ in range(factor))
+    plan = plan_of_maps((0, 0), (twice, twice), zero_output=True, noise=0.3, seed=1)
     for suffix, shape in SHAPES.items():
         for dtype in (torch.float32, torch.bfloat16) if suffix == "moe.experts.gate_up" else (torch.float32,):
             whole = torch.randn(experts, *shape, generator=torch.Generator().manual_seed(2)).to(dtype)
             sharded = distribute_tensor(whole, mesh, placements)
             for layer in range(2):
-                place = NATIVE.parse(f"layers.{layer}.{suffix}")
+                name = f"layers.{layer}.{suffix}"
                 with CommDebugMode() as communication:
-                    found = grow_tensor(plan, place, sharded)
-                case = (experts, factor, mesh.shape, place.name, dtype)
+                    found = grow_one(plan, name, sharded)
+                case = (experts, factor, mesh.shape, name, dtype)
                 assert (communication.get_total_counts() > 0) == communicates, case
-                _assert_same(found, grow_tensor(plan, place, whole), sharded, case)
-            _assert_same_state(plan, place, sharded, whole)
+                _assert_same(found, grow_one(plan, name, whole), sharded, case)
+            _assert_same_state(plan, suffix, sharded, whole)
 
 
-def _assert_same_state(plan: GrowthPlan, place: Place, sharded: DTensor, whole: torch.Tensor) -> None:
-    name = place.source(plan).name
+def _assert_same_state(plan: GrowthPlan, suffix: str, sharded: DTensor, whole: torch.Tensor) -> None:
+    source, name = f"layers.0.{suffix}", f"layers.1.{suffix}"
 
     def grow(value: torch.Tensor, policy: str) -> dict:
         state = {"exp_avg": value, "exp_avg_sq": value, "step": torch.tensor(3.0)}
-        return grow_optimizer_state(plan, NATIVE, {name: state}, policy, "AdamW")[place.name]
+        return grow_optimizer_state(plan, {source: state}, policy, "AdamW")[name]
 
     for policy in ("carry", "fresh_copies"):
         found, expected = grow(sharded, policy), grow(whole, policy)
         for key in ("exp_avg", "exp_avg_sq"):
-            _assert_same(found[key], expected[key], sharded, (place.name, policy, key))
+            _assert_same(found[key], expected[key], sharded, (name, policy, key))
         assert torch.equal(found["step"], expected["step"])
 
 
 def _check_unsharded_kinds(mesh: DeviceMesh) -> None:
     """Tensors without an expert axis, and layers whose experts do not grow, stay as they are sharded."""
-    plan = GrowthPlan(layers=(0, 0), experts=((0, 1),) * 2)
+    plan = plan_of_maps((0, 0), ((0, 1),) * 2)
     for suffix in ("attn.o_proj.weight", "moe.experts.down"):
         whole = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
         sharded = distribute_tensor(whole, mesh, (Shard(0),))
         with CommDebugMode() as communication:
-            original, copied = (grow_tensor(plan, NATIVE.parse(f"layers.{i}.{suffix}"), sharded) for i in range(2))
+            original, copied = (grow_one(plan, f"layers.{i}.{suffix}", sharded) for i in range(2))
         assert communication.get_total_counts() == 0
         assert original is sharded
         _assert_same(copied, whole, sharded, suffix)

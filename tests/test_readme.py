@@ -88,7 +88,7 @@ def test_python_runs(folder: Path) -> None:
         source = source.replace(old, new)
     run = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-4000:]
-    assert run.stdout.count("growth in") == 2
+    assert run.stdout.count("growth: ") == 2
 
 
 def test_the_growth_in_the_readme_is_that_of_the_shipped_config() -> None:

@@ -9,6 +9,7 @@ import pickle
 import re
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.event import Depth, GrowthEvent, OptimizerPolicy, Trigger, Width
+from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
 from lit_recycle.growth.history import GrowthRecord
-from lit_recycle.growth.names import NATIVE
+from lit_recycle.growth.measure import weight_facts
+from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
-from lit_recycle.growth.plan import GrowthPlan, grow_config
+from lit_recycle.growth.plan import GrowthPlan, plan_growth
+from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
@@ -154,21 +157,20 @@ def consolidate(src: Path, dst: Path) -> None:
 def grow_checkpoint(
     src: Path,
     dst: Path,
-    depth: Depth | None,
-    width: Width | None,
-    *,
+    *forms: Form,
     seed: int = 0,
     optimizer_state: OptimizerPolicy = "carry",
+    maps: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Grow a checkpoint as the callback grows a run: weights, optimizer state and history; training goes on from it.
 
     Args:
         src: A checkpoint of this project.
         dst: Where the grown one is written; must not exist.
-        depth: Growth in depth, if any.
-        width: Growth in width, if any.
-        seed: Seed of the noise.
+        *forms: Operators, or their short forms, one after the other.
+        seed: Seed of all that is random.
         optimizer_state: What becomes of the optimizer's state; see :class:`GrowthEvent`.
+        maps: The maps that another growth has recorded, for operators that choose by what only a run knows.
 
     Raises:
         ValueError: For a source that cannot be read or grown, or a destination that exists.
@@ -177,22 +179,26 @@ def grow_checkpoint(
     if dst.exists():
         raise ValueError(f"{dst} exists already: remove it or choose another destination")
     checkpoint = load_whole_checkpoint(src)
-    saved = checkpoint["hyper_parameters"]
-    before = MoEConfig.from_dict(saved["config"])
-    after, plan = grow_config(before, depth, width, seed, event=len(saved["growth"]))
+    saved, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    plan = plan_growth(
+        NativeModel(MoEConfig.from_dict(saved["config"])),
+        operators_of(forms),
+        seed=seed,
+        event=len(saved["growth"]),
+        facts=lambda model: weight_facts(model, weights),
+        maps=maps,
+    )
     counters = checkpoint.get("progress", {})
     progress = Progress(
         checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
     )
-    event = GrowthEvent(Trigger(steps=progress.steps), depth, width, optimizer_state)
-    record = GrowthRecord.of(event, progress, before, after, plan)
+    event = GrowthEvent(Trigger(steps=progress.steps), grow=operators_of(forms), optimizer_state=optimizer_state)
+    record = GrowthRecord.of(event, progress, plan)
     states = checkpoint.get("optimizer_states", [])
-    checkpoint["optimizer_states"] = [
-        _grow_optimizer(plan, s, checkpoint["state_dict"], optimizer_state) for s in states
-    ]
-    checkpoint["state_dict"] = dict(grow_tensors(plan, NATIVE, dict(checkpoint["state_dict"])))
+    checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
+    checkpoint["state_dict"] = dict(grow_tensors(plan, dict(weights)))
     checkpoint["hyper_parameters"] = saved | {
-        "config": after.to_dict(),
+        "config": record.after,
         "growth": [*saved["growth"], record.to_dict()],
     }
     save(checkpoint, dst)
@@ -205,9 +211,6 @@ def _grow_optimizer(
     named = name_state(saved)
     if policy != "reset":
         check_optimizer_state(named["state"], {name: t.shape for name, t in weights.items()}, "the optimizer")
-    groups = [
-        group | {"param_names": [place.name for place in NATIVE.grown(plan, group["param_names"])]}
-        for group in named["param_groups"]
-    ]
-    state = grow_optimizer_state(plan, NATIVE, named["state"], policy, "the optimizer")
+    groups = [group | {"param_names": plan.parameters(group["param_names"])} for group in named["param_groups"]]
+    state = grow_optimizer_state(plan, named["state"], policy, "the optimizer")
     return number_state({"state": state, "param_groups": groups})

@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     parser.parse_args(argv)
     rows = [("family (model_type)", "routing", "balancing bias", "note")]
     for name, family in FAMILIES.items():
-        rows.append((name, str(family.routing or "dense"), "yes" if family.balance_bias else "", family.note))
+        rows.append((name, str(family.routing or "dense"), "yes" if family.has_balance_bias else "", family.note))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.without_gc import without_gc
-from lit_recycle.growth.event import POLICIES, Depth, Width
+from lit_recycle.growth.event import Depth, Form, Width
+from lit_recycle.growth.operator import Operator
+from lit_recycle.growth.operators import Upcycle
+from lit_recycle.growth.policy import POLICIES
 
 if TYPE_CHECKING:
     from lit_recycle.hub.plan import FolderGrowth
@@ -21,26 +26,30 @@ EXAMPLES = """examples:
   lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --noise 0 --verify
   lit-recycle grow Qwen3-8B Qwen3-8B-deep --depth 2 --keep-first 2 --keep-last 2 --zero-output
   lit-recycle grow Qwen3-8B Qwen3-MoE --upcycle 8 --drop 0.5
-  lit-recycle grow runs/last.ckpt grown.ckpt --depth 2
+  lit-recycle grow Qwen3-8B Qwen3-8B-solar --grow '{class_path: Solar, init_args: {drop: 8}}'
+  lit-recycle grow runs/last.ckpt grown.ckpt --depth 2 --grow WidenHidden
 """
 
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     source, destination = Path(args.source).expanduser(), Path(args.destination).expanduser()
-    depth, width = _depth(args), _width(args)
+    forms = _forms(args)
     if destination.exists() and not args.dry_run:
         raise ValueError(f"{destination} exists; give another destination or remove it")
     if not source.exists():
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
-        return _upcycle(args, source, destination) if args.upcycle else _grow_folder(args, depth, width)
-    if args.upcycle or args.dry_run or args.verify or args.dtype:
-        raise ValueError(f"{source} is no Hugging Face folder: --upcycle, --dry-run, --verify and --dtype need one")
+        return _grow_folder(args, forms)
+    if args.dry_run or args.verify or args.dtype:
+        raise ValueError(f"{source} is no Hugging Face folder: --dry-run, --verify and --dtype need one")
+    if not forms:
+        raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
     with without_gc():
         from lit_recycle.checkpoints.native import grow_checkpoint
 
-    grow_checkpoint(source, destination, depth, width, seed=args.seed, optimizer_state=args.optimizer_state)
+    maps = _maps(args)
+    grow_checkpoint(source, destination, *forms, seed=args.seed, optimizer_state=args.optimizer_state, maps=maps)
     print(f"wrote {destination}")
     return 0
 
@@ -52,8 +61,9 @@ def _is_weights_folder(folder: Path) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lit-recycle grow",
-        description="Grow a checkpoint: copy layers (--depth), duplicate experts (--width), or both. A Hugging Face "
-        "folder is streamed into a new folder that transformers loads.",
+        description="Grow a checkpoint: copy layers (--depth), duplicate experts (--width), make experts of a dense "
+        "model (--upcycle), or any operator that `lit-recycle operators` lists (--grow); several follow each other in "
+        "this order. A Hugging Face folder is streamed into a new folder that transformers loads.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,8 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     upcycle = parser.add_argument_group("dense to Mixture-of-Experts")
     upcycle.add_argument("--upcycle", type=int, metavar="E", help="copy each feed-forward network to E experts")
     upcycle.add_argument("--upcycle-top-k", type=int, default=2, metavar="K", help="experts per token (2)")
+    upcycle.add_argument("--granularity", type=int, default=1, metavar="G", help="cut each network into G experts (1)")
     upcycle.add_argument("--drop", type=float, default=0.0, metavar="R", help="re-draw this share of inner channels")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    parser.add_argument(
+        "--grow", action="append", default=[], metavar="OPERATOR", help="class name, or YAML as in a configuration"
+    )
+    parser.add_argument("--maps", metavar="FILE", help="JSON with the maps that a run has recorded, to follow them")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer-state", choices=POLICIES, default="carry", help="of a checkpoint of this project")
@@ -113,11 +128,50 @@ def _width(args: argparse.Namespace) -> Width | None:
     return None
 
 
-def _grow_folder(args: argparse.Namespace, depth: Depth | None, width: Width | None) -> int:
+def _forms(args: argparse.Namespace) -> list[Form]:
+    """What is done, in order."""
+    upcycle = None
+    if args.upcycle is not None:
+        upcycle = Upcycle(args.upcycle, args.upcycle_top_k, args.granularity, redraw=args.drop)
+    forms = [form for form in (_depth(args), _width(args), upcycle) if form is not None]
+    return [*forms, *_operators(args.grow)]
+
+
+def _operators(texts: list[str]) -> list[Operator]:
+    """Operators out of YAML, as in a configuration."""
+    if not texts:
+        return []
+    import yaml
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--grow", type=list[Operator])
+    try:
+        values = [yaml.safe_load(text) for text in texts]
+        return parser.instantiate(parser.parse_object({"grow": values})).grow
+    except argparse.ArgumentError as error:
+        raise ValueError(f"--{sentence(error)}; `lit-recycle operators` lists them") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"--grow is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _maps(args: argparse.Namespace) -> list[dict[str, Any]] | None:
+    """Recorded maps: a list of them, or a record with the key ``maps``."""
+    if args.maps is None:
+        return None
+    values = json.loads(Path(args.maps).read_text(encoding="utf-8"))
+    return values["maps"] if isinstance(values, dict) else values
+
+
+def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
+    from lit_recycle.hub.measure import folder_facts
     from lit_recycle.hub.plan import plan_folder_growth
+    from lit_recycle.hub.reader import open_folder
 
     with without_gc():  # the plan of a large model is a hundred thousand tensors
-        growth = plan_folder_growth(args.source, depth, width, seed=args.seed, dtype=args.dtype)
+        folder = open_folder(args.source)
+        facts = folder_facts(folder)
+        growth = plan_folder_growth(folder, *forms, seed=args.seed, dtype=args.dtype, facts=facts, maps=_maps(args))
     _print_plan(growth)
     if args.dry_run:
         return 0
@@ -139,24 +193,6 @@ def _print_plan(growth: FolderGrowth) -> None:
     print(
         f"  Size: {growth.source.nbytes / 1e9:,.3f} GB → {growth.nbytes / 1e9:,.3f} GB, {len(growth.tensors):,} tensors"
     )
-
-
-def _upcycle(args: argparse.Namespace, source: Path, destination: Path) -> int:
-    with without_gc():
-        from lit_recycle.hub.upcycle import plan_upcycling, write_upcycled
-
-    if _depth(args) or _width(args):
-        raise ValueError("--upcycle makes a checkpoint of its own: grow its result in a second step")
-    plan = plan_upcycling(
-        source, args.upcycle, top_k=args.upcycle_top_k, drop=args.drop, seed=args.seed, dtype=args.dtype
-    )
-    print("\n".join(plan.describe()))
-    if args.dry_run:
-        return 0
-    with _progress_bar(plan.nbytes) as progress:
-        write_upcycled(plan, destination, max_shard_size=args.max_shard_size, progress=progress)
-    print(f"wrote {destination}")
-    return _verify(args, expect_equal=plan.preserves) if args.verify else 0
 
 
 def _verify(args: argparse.Namespace, expect_equal: bool) -> int:

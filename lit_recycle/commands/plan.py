@@ -183,9 +183,11 @@ def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
         "sunk_flops": stage.start.flops,
         "weight_bytes": params * run.param_bytes,
         "optimizer_bytes": 2 * params * run.param_bytes,
-        "event": None if stage.event is None else asdict(stage.event),
-        "layer_map": list(stage.plan.layers) if stage.plan else None,
-        "expert_map": max(map(list, stage.plan.experts), key=len) if stage.plan else None,
+        "event": stage.event.to_dict() if stage.event else None,
+        "growth": stage.plan.label if stage.plan else None,
+        "preserves_function": stage.plan.preserves if stage.plan else None,
+        "maps": stage.plan.maps() if stage.plan else None,
+        "sources": [[what, list(m.sources)] for what, m in stage.plan.listing()] if stage.plan else None,
     }
 
 
@@ -196,8 +198,7 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
     table = Table(title=f"{run.max_steps:,} steps of {run.tokens_per_step:,} tokens")
     table.add_column()
     for number, row in enumerate(rows):
-        axes = " and ".join(_axes(row))
-        table.add_column(f"stage {number}" + (f"\nafter {axes}" if axes else "\n"), justify="right")
+        table.add_column(f"stage {number}\n{row['growth'] or ''}", justify="right")
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
         "from step": lambda row: f"{row['start_step']:,}",
         "from token": lambda row: human(row["start_tokens"]),
@@ -217,10 +218,8 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
     console.print(table)
     print_costs(console, rows)
     for number, row in enumerate(rows):
-        for axis, key in (("depth", "layer_map"), ("width", "expert_map")):
-            if axis in _axes(row):
-                unit = key.removesuffix("_map")
-                console.print(f"stage {number}, grown {unit} from source {unit}:\n  {' '.join(map(str, row[key]))}")
+        for what, sources in row["sources"] or ():
+            console.print(f"stage {number}, source {what}:\n  {' '.join(map(str, sources))}")
 
 
 def print_costs(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -232,10 +231,6 @@ def print_costs(console: Console, rows: list[dict[str, Any]]) -> None:
                 f"{human(cost['peak'], 'B')} at the most, {human(cost['after'], 'B')} after; "
                 f"{human(cost['received'], 'B')} received in {cost['collectives']:,} collectives"
             )
-
-
-def _axes(row: dict[str, Any]) -> list[str]:
-    return [axis for axis in ("depth", "width") if row["event"] and row["event"][axis]]
 
 
 def _count_of(params: int) -> str:

@@ -7,7 +7,7 @@ and what it holds and receives is counted.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.names import NATIVE
+from lit_recycle.growth.names import Place
+from lit_recycle.growth.operator import Change, Operator, Target
 from lit_recycle.growth.optimizer import grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.model.config import MoEConfig
@@ -50,7 +51,7 @@ class EventCost:
 
 def event_cost(config: MoEConfig, plan: GrowthPlan, mesh: DeviceMesh) -> EventCost:
     """Cost of a growth under FSDP2 for the first process of the mesh, which holds the most. Parameters are float32."""
-    plan = replace(plan, noise=0.0)  # noise is made in place and sends nothing
+    plan = GrowthPlan(tuple(replace(step, operator=_Untreated(step.operator)) for step in plan.steps))
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in MoETransformer(config).named_parameters()}
     with torch.no_grad(), FakeTensorMode(), Ledger() as ledger:
@@ -58,10 +59,26 @@ def event_cost(config: MoEConfig, plan: GrowthPlan, mesh: DeviceMesh) -> EventCo
         states = {name: {key: _shard(s, mesh) for key in ("exp_avg", "exp_avg_sq")} for name, s in shapes.items()}
         before = ledger.held
         ledger.reset_peak()
-        grown = dict(grow_tensors(plan, NATIVE, weights))
-        moments = grow_optimizer_state(plan, NATIVE, states, "carry", "AdamW")
+        grown = dict(grow_tensors(plan, weights))
+        moments = grow_optimizer_state(plan, states, "carry", "AdamW")
         assert grown.keys() == moments.keys()
         return EventCost(before, ledger.peak, ledger.held, ledger.received, ledger.collectives)
+
+
+class _Untreated(Operator):
+    """An operator without its treatments, which are made in place and send nothing."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    def sources(self, *args: Any) -> Any:
+        return self._operator.sources(*args)
+
+    def label(self, *args: Any) -> str:
+        return self._operator.label(*args)
+
+    def targets(self, place: Place, change: Change) -> Iterable[Target]:
+        return self._operator.targets(place, change)
 
 
 @contextmanager

@@ -1,71 +1,281 @@
-"""Carries a plan out on named tensors: gather along layers, gather along experts, then treat the copies.
+"""The engine of growth: carries the recipes of a plan out on named tensors, for weights and for optimizer state alike.
 
-It knows nothing of modules, strategies or files. Sharded tensors (``DTensor``) are grown shard by shard.
+It knows nothing of operators, modules, strategies or files. Sharded tensors (``DTensor``) are grown shard by shard.
+
+One rule says what a map does to a tensor (the axis strings of a family's table say which dimension is which). Let m be
+the number of entries that share an entry's source. On a summed dimension weights are multiplied by 1/m, so that the sum
+is what it was. On any other values are repeated, and each copy has 1/m of its source's gradient.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, MutableMapping
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from lit_recycle.growth.names import Naming, Place
-from lit_recycle.growth.noise import disturb
+from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS, Dimension
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.growth.shards import ExpertRows, gather_experts
+from lit_recycle.growth.recipe import Recipe
+from lit_recycle.growth.shards import gather, local_part, rewrapped, shard_dimension, window
+from lit_recycle.growth.sources import AxisMap
+from lit_recycle.growth.treatments import Part, Treatment, Zero
 
 T = TypeVar("T")
+G = TypeVar("G")
 
 
-def grow_tensors(
-    plan: GrowthPlan, naming: Naming, tensors: MutableMapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of the grown model, one at a time; see :func:`grow_tensor` and :func:`each_source`."""
-    for place, source in each_source(plan, naming, tensors):
-        yield place.name, grow_tensor(plan, place, source)
+class Grown(NamedTuple):
+    """A value and whether it is in memory of its own, which no source shares."""
+
+    value: Any
+    owned: bool
 
 
-def each_source(plan: GrowthPlan, naming: Naming, sources: MutableMapping[str, T]) -> Iterator[tuple[Place, T]]:
-    """Each place of the grown model with what stands at its source; a source leaves ``sources`` after its last use."""
-    places = list(naming.grown(plan, sources))
-    uses = Counter(place.source(plan).name for place in places)
-    for place in places:
-        name = place.source(plan).name
-        uses[name] -= 1
-        yield place, sources[name] if uses[name] else sources.pop(name)
-
-
-def grow_tensor(plan: GrowthPlan, place: Place, source: Tensor) -> Tensor:
-    """The weight at ``place`` of the grown model, from the weight at its source.
+def grow_tensors(plan: GrowthPlan, tensors: MutableMapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of the grown model, one at a time. A source leaves ``tensors`` after its last use.
 
     An original that changes in nothing is returned as it is, not copied; a copy never shares memory with its source.
     """
-    if place.layer is None:
-        return source
-    role = place.role
-    layer_copy = plan.is_layer_copy(place.layer)
-    if plan.zero_output and role.output and layer_copy:
-        source = torch.zeros_like(source)
-    if role.expert_axis and plan.grows_experts(place.layer):
-        return gather_experts(source, plan.experts[place.layer], lambda rows: _treat_rows(plan, place, rows))
-    if place.expert is not None and plan.is_expert_copy(place.layer, place.expert):
-        return treat_expert_copy(plan, place, place.expert, source)
-    return source.clone() if layer_copy else source
+    for name, grown, is_first in carry_out(plan, tensors, lambda tensor: Grown(tensor, False), grow_weight):
+        yield name, own(grown, is_first)
 
 
-def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows) -> None:
-    """Apply to each copied expert among the gathered rows what the operator does to copies."""
-    assert place.layer is not None
-    if place.role.balance:
-        rows.values.mul_(0.0 if plan.reset_balance else plan.balance_factor)
-    for row, expert in enumerate(rows.experts):
-        if plan.is_expert_copy(place.layer, expert):
-            disturb(plan, place, expert, rows.values[row])
+def own(grown: Grown, is_first: bool) -> Any:
+    """The value, for the first who takes it; a copy of what others have already."""
+    return grown.value if grown.owned or is_first or not isinstance(grown.value, Tensor) else grown.value.clone()
 
 
-def treat_expert_copy(plan: GrowthPlan, place: Place, expert: int, source: Tensor) -> Tensor:
-    """A copied expert's tensor: the source's plus noise, ε ~ N(0, (α·σ)²) with σ of each matrix on its own."""
-    return disturb(plan, place, expert, source.clone())
+# --- in what order ---------------------------------------------------------------------------------------------------
+
+
+def carry_out(
+    plan: GrowthPlan,
+    sources: MutableMapping[str, T],
+    enter: Callable[[T], G],
+    make: Callable[[Recipe, list[G]], G],
+) -> Iterator[tuple[str, G, bool]]:
+    """Make everything that a plan has recipes for, one at a time.
+
+    Args:
+        plan: The plan.
+        sources: What is grown, by name; entries leave it after their last use.
+        enter: Makes of an entry what ``make`` takes.
+        make: Carries out a recipe on what its sources give.
+
+    Returns:
+        For each tensor of the grown model its name, what was made, and whether it is the first that was made of the
+        memory that it may share.
+    """
+    level: _Level[G] = _Sources(sources, enter)
+    for number, recipes in enumerate(plan.recipes(map(plan.before.naming.parse, list(sources)))):
+        level = _Step(number, recipes, level, make)
+    seen: set[Hashable] = set()
+    for name in level.names:
+        grown, root = level.take(name)
+        yield name, grown, root is not None and root not in seen
+        seen.add(root)
+
+
+class _Level(Generic[G]):
+    """Named values that are handed out as often as the next level needs them."""
+
+    names: list[str]
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Say how often each value will be taken."""
+        self.uses = Counter(names)
+
+    def take(self, name: str) -> tuple[G, Hashable | None]:
+        """A value, and whose memory it may share."""
+        raise NotImplementedError
+
+
+class _Sources(_Level[G]):
+    def __init__(self, sources: MutableMapping[str, T], enter: Callable[[T], G]) -> None:
+        self.sources, self.enter, self.names, self.uses = sources, enter, list(sources), Counter(list(sources))
+
+    def take(self, name: str) -> tuple[G, Hashable | None]:
+        self.uses[name] -= 1
+        return self.enter(self.sources[name] if self.uses[name] else self.sources.pop(name)), name
+
+
+class _Step(_Level[G]):
+    def __init__(
+        self, number: int, recipes: list[Recipe], before: _Level[G], make: Callable[[Recipe, list[G]], G]
+    ) -> None:
+        self.number, self.before, self.make = number, before, make
+        self.recipes = {recipe.target.name: recipe for recipe in recipes}
+        self.names, self.uses = list(self.recipes), Counter(self.recipes.keys())
+        self.kept: dict[str, tuple[G, Hashable | None]] = {}
+        before.expect(place.name for recipe in recipes for place, _ in recipe.sources)
+
+    def take(self, name: str) -> tuple[G, Hashable | None]:
+        self.uses[name] -= 1
+        if name in self.kept:
+            return self.kept[name] if self.uses[name] else self.kept.pop(name)
+        recipe = self.recipes.pop(name)
+        taken = [self.before.take(place.name) for place, _ in recipe.sources]
+        grown = self.make(recipe, [value for value, _ in taken])
+        root = taken[0][1] if len(taken) == 1 else None
+        if self.uses[name]:  # it is made once, and shared from now on
+            grown, root = _shared(grown), (self.number, name)
+            self.kept[name] = grown, root
+        return grown, root
+
+
+def _shared(grown: Any) -> Any:
+    if isinstance(grown, Grown):
+        return Grown(grown.value, False)
+    return grown and {key: Grown(part.value, False) for key, part in grown.items()}
+
+
+# --- one tensor ------------------------------------------------------------------------------------------------------
+
+
+def grow_weight(recipe: Recipe, sources: Sequence[Grown]) -> Grown:
+    """The weight of a recipe's target, from the weights of its sources."""
+    value, owned = taken(recipe, sources)
+    for i, axis, mapped in recipe.takes if recipe.shape is None else ():
+        dimension = recipe.target.axes.dimensions[i]
+        if dimension.summed:
+            scale(value, i, dimension, axis, [1 / m for m in mapped.multiplicities])
+    wanted = treatments_of(recipe)
+    if all(treatments == (Zero(),) for treatments in wanted):
+        return Grown(value.zero_() if owned else torch.zeros_like(value), True)
+    return treat(recipe, Grown(value, owned), wanted, lambda treatment, part: treatment.apply(part))
+
+
+def taken(recipe: Recipe, sources: Sequence[Grown]) -> Grown:
+    """What a recipe takes of its sources: sums of several, gathered along each axis that is mapped."""
+    if recipe.shape is not None:
+        return Grown(_new(recipe, recipe.shape, sources[0].value), True)
+    value, owned = sources[0] if len(sources) == 1 else Grown(_blend(recipe, [s.value for s in sources]), True)
+    if recipe.splits_dense:
+        value, owned = split_dense(recipe, value), True
+    for i, axis, mapped in recipe.takes:
+        if axis == EXPERTS and recipe.splits_dense:
+            continue
+        dimension, length = recipe.target.axes.dimensions[i], value.shape[i]
+        if length == 1 != mapped.size:  # factored optimizer state has no entries along this dimension
+            continue
+        value, owned = gather(value, i, dimension.indices(axis, mapped.size, mapped.sources, length)), True
+    return Grown(value, owned)
+
+
+def _new(recipe: Recipe, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Memory for a new tensor, of the type and in the shards of another one of its layer."""
+    if recipe.target.axes.is_buffer:  # float32 in any model, and whole in every process
+        return torch.empty(shape, dtype=torch.float32, device=local_part(like).device)
+    if not isinstance(like, DTensor):
+        return like.new_empty(shape)
+    whole = torch.empty(shape, device="meta")
+    empty = rewrapped(like.to_local(), like, shape)  # only to learn which section of the shape is this process's
+    return rewrapped(like.to_local().new_empty(whole[window(empty)].shape), like, shape)
+
+
+def _blend(recipe: Recipe, values: Sequence[Tensor]) -> Tensor:
+    first = local_part(values[0])
+    total = torch.zeros_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
+    for value, (_, weight) in zip(values, recipe.sources, strict=True):
+        total.add_(local_part(value), alpha=weight)
+    local = total.to(first.dtype)
+    return rewrapped(local, values[0], values[0].shape) if isinstance(values[0], DTensor) else local
+
+
+def split_dense(recipe: Recipe, source: Tensor) -> Tensor:
+    """Experts out of a dense network: slice g of its inner channels for an expert that comes from g."""
+    (place, _), layer = recipe.sources[0], recipe.target.layer
+    mapped = recipe.step.sources.full_axis(EXPERTS, layer)
+    assert mapped is not None
+    inner = recipe.step.before.size(DENSE_WIDTH, place.layer)
+    i, dimension = next((i, d) for i, d in enumerate(place.axes.dimensions) if DENSE_WIDTH in d.factors)
+    whole = source.full_tensor() if isinstance(source, DTensor) else source
+    width = inner // mapped.size
+
+    def expert(g: int) -> Tensor:
+        index = dimension.indices(DENSE_WIDTH, inner, range(g * width, (g + 1) * width), whole.shape[i])
+        return whole.index_select(i, torch.tensor(index, device=whole.device))
+
+    if recipe.target.expert is not None:
+        return expert(mapped.sources[recipe.target.expert])
+    shape = (len(mapped.sources), *expert(0).shape)
+    if not isinstance(source, DTensor):
+        return torch.stack([expert(g) for g in mapped.sources])
+    mine = window(rewrapped(whole, source, shape))[0]
+    held = [expert(g) for g in mapped.sources[mine]]
+    return rewrapped(torch.stack(held) if held else whole.new_empty((0, *shape[1:])), source, shape)
+
+
+def scale(value: Tensor, i: int, dimension: Dimension, axis: str, factors: Sequence[float]) -> None:
+    """Multiply in place along a dimension by a factor for each entry of one of its axes."""
+    local = local_part(value)
+    if len({*factors}) == 1 or value.shape[i] == 1:
+        factor = factors[0] if len({*factors}) == 1 else sum(factors) / len(factors)
+        if factor != 1:
+            local.mul_(factor)
+        return
+    vector = torch.tensor(dimension.repeated(axis, factors, value.shape[i]), dtype=torch.float64)[window(value)[i]]
+    shape = [-1 if j == i else 1 for j in range(local.dim())]
+    local.mul_(vector.to(local).view(shape))
+
+
+# --- what operators do to parts --------------------------------------------------------------------------------------
+
+
+def treatments_of(recipe: Recipe) -> list[Sequence[Treatment]]:
+    """What the operator does to each part of a tensor."""
+    experts = recipe.experts()
+    return [recipe.treatments(e) for e in ((recipe.target.expert,) if experts is None else experts)]
+
+
+def treat(
+    recipe: Recipe, grown: Grown, wanted: Sequence[Sequence[Treatment]], apply: Callable[[Treatment, Part], None]
+) -> Grown:
+    """Apply to each part of a grown tensor, an expert or the whole, what is wanted for it."""
+    if not any(wanted):
+        return grown
+    value = grown.value if grown.owned else grown.value.clone()
+    if any(t.needs_whole for treatments in wanted for t in treatments) and _cuts_parts(recipe, value):
+        whole = Grown(value.full_tensor(), True)
+        return Grown(_shard_of(treat(recipe, whole, wanted, apply).value, value), True)
+    for part, treatments in zip(parts_of(recipe, value), wanted, strict=True):
+        if part is not None:
+            for treatment in treatments:
+                apply(treatment, part)
+    return Grown(value, True)
+
+
+def _cuts_parts(recipe: Recipe, value: Tensor) -> bool:
+    """Whether a process may hold less than a whole part: shards along anything but experts."""
+    if not isinstance(value, DTensor):
+        return False
+    return shard_dimension(value) not in (None, recipe.target.axes.expert_dimension)
+
+
+def _shard_of(whole: Tensor, like: DTensor) -> DTensor:
+    """What this process holds of a whole tensor that is to be sharded as ``like``, in memory of its own."""
+    return rewrapped(whole[window(like)].clone(), like, whole.shape)
+
+
+def parts_of(recipe: Recipe, value: Tensor) -> Iterator[Part | None]:
+    """The part of each expert, or the only one; None for those that other processes hold."""
+    target, step, local, sections = recipe.target, recipe.step, local_part(value), window(value)
+    dimension, experts = target.axes.expert_dimension, recipe.experts()
+    maps: dict[str, AxisMap] = {axis: mapped for _, axis, mapped in recipe.takes}
+    if dimension is None or experts is None:
+        key = (*step.key, target.layer, target.expert)
+        yield Part(local, target.axes, key, target.suffix, tuple(value.shape), sections, maps)
+        return
+    mine = sections[dimension]
+    rest = sections[:dimension] + sections[dimension + 1 :]
+    shape = tuple(n for i, n in enumerate(value.shape) if i != dimension)
+    for expert in experts:
+        if not mine.start <= expert < mine.stop:
+            yield None
+            continue
+        values = local.select(dimension, expert - mine.start)
+        yield Part(values, target.axes.cell, (*step.key, target.layer, expert), target.suffix, shape, rest, maps)

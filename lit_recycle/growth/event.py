@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lit_recycle.growth.operators import DEPTH_METHODS
+from lit_recycle.growth.operator import Operator
+from lit_recycle.growth.operators import DuplicateExperts, Interpose, Layers, Stack
+from lit_recycle.growth.policy import POLICIES, OptimizerPolicy
 
-OptimizerPolicy = Literal["carry", "fresh_copies", "reset"]
-POLICIES: tuple[str, ...] = ("carry", "fresh_copies", "reset")
+METHODS: dict[str, type[Interpose] | type[Stack]] = {"interposition": Interpose, "stack": Stack}
 TRIGGERS: tuple[str, ...] = ("steps", "tokens", "flops", "chinchilla")
 
 
@@ -54,20 +55,20 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Depth:
-    """Growth in depth: existing layers are copied.
+    """Growth in depth in short: :class:`Interpose`, :class:`Stack` or :class:`Layers`.
 
     Args:
         factor: How often each layer stands in the grown model.
         method: ``interposition`` copies each layer in place (0 0 1 1 2 2), ``stack`` repeats the block (0 1 2 0 1 2).
-        keep_first: So many first layers stay single.
-        keep_last: So many last layers stay single.
+        keep_first: Number of leading layers that are not copied.
+        keep_last: Number of trailing layers that are not copied.
         layers: The source layer of every grown layer, written out; replaces the four keys above.
         zero_output: Zero the output projections of the copies, so that the growth leaves the function as it was.
     """
 
     factor: int = 2
     method: Literal["interposition", "stack"] = "interposition"
-    keep_first: int = 0
+    keep_first: int | None = None
     keep_last: int = 0
     layers: Sequence[int] | None = None
     zero_output: bool = False
@@ -77,29 +78,28 @@ class Depth:
             object.__setattr__(self, "layers", tuple(self.layers))
         if self.factor < 2 and self.layers is None:
             raise ValueError(f"depth.factor must be at least 2, got {self.factor}")
-        if self.method not in DEPTH_METHODS:
-            raise ValueError(f"depth.method must be one of {', '.join(DEPTH_METHODS)}, got {self.method!r}")
-        if self.keep_first < 0 or self.keep_last < 0:
+        if self.method not in METHODS:
+            raise ValueError(f"depth.method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if (self.keep_first or 0) < 0 or self.keep_last < 0:
             raise ValueError("depth.keep_first and depth.keep_last must not be negative")
 
-    def source_layers(self, num_layers: int) -> tuple[int, ...]:
-        """The source of each grown layer, for a model of so many layers."""
+    @property
+    def operator(self) -> Operator:
+        """What it is short for."""
         if self.layers is not None:
-            outside = [i for i in self.layers if not 0 <= i < num_layers]
-            if outside or not self.layers:
-                raise ValueError(f"depth.layers must name layers 0..{num_layers - 1}, got {list(self.layers)}")
-            return tuple(self.layers)
-        if self.keep_first + self.keep_last >= num_layers:
-            raise ValueError(
-                f"depth.keep_first {self.keep_first} and depth.keep_last {self.keep_last} leave nothing to copy of "
-                f"{num_layers} layers"
-            )
-        return DEPTH_METHODS[self.method](num_layers, self.factor, self.keep_first, self.keep_last)
+            return Layers(self.layers, zero_output=self.zero_output)
+        first = self.keep_first if self.method == "stack" else self.keep_first or 0
+        return METHODS[self.method](
+            self.factor,
+            keep_first=first,  # type: ignore[arg-type]
+            keep_last=self.keep_last,
+            zero_output=self.zero_output,
+        )
 
 
 @dataclass(frozen=True)
 class Width:
-    """Growth in width: routed experts are duplicated together with their router rows.
+    """Growth in width in short: :class:`DuplicateExperts`.
 
     Args:
         factor: How often each expert stands in the grown model.
@@ -116,10 +116,24 @@ class Width:
     def __post_init__(self) -> None:
         if self.factor < 2:
             raise ValueError(f"width.factor must be at least 2, got {self.factor}")
-        if self.noise < 0:
-            raise ValueError(f"width.noise must not be negative, got {self.noise}")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"width.noise must be a finite number and not negative, got {self.noise}")
         if self.top_k not in ("scale", "keep"):
             raise ValueError(f"width.top_k must be scale or keep, got {self.top_k!r}")
+
+    @property
+    def operator(self) -> Operator:
+        """What it is short for."""
+        return DuplicateExperts(self.factor, noise=self.noise, top_k=self.top_k, reset_balance=self.reset_balance)
+
+
+Form = Operator | Depth | Width
+"""An operator, or a short form of one."""
+
+
+def operators_of(forms: Sequence[Form]) -> tuple[Operator, ...]:
+    """The operators that forms stand for."""
+    return tuple(form if isinstance(form, Operator) else form.operator for form in forms)
 
 
 @dataclass(frozen=True)
@@ -141,19 +155,20 @@ class Rewarm:
             raise ValueError(f"rewarm.start_factor must lie in 0..1, got {self.start_factor}")
 
     def factor(self, steps_since: int) -> float:
-        """Factor on the learning rate, so many optimizer steps after the growth."""
+        """Factor on the learning rate, a number of optimizer steps after the growth."""
         done = min(max(steps_since, 0) / self.steps, 1.0)
         return self.start_factor + (1.0 - self.start_factor) * done
 
 
 @dataclass(frozen=True)
 class GrowthEvent:
-    """One growth of the model, along one axis or along both at once.
+    """One growth of the model, by one operator or by several in a row.
 
     Args:
         at: When it happens.
-        depth: Growth in depth, if any.
-        width: Growth in width, if any.
+        depth: Growth in depth, in short.
+        width: Growth in width, in short; follows ``depth``.
+        grow: Any operators (``lit-recycle operators`` lists them), one after the other; they follow the short forms.
         optimizer_state: ``carry`` gives copies their source's state, rescaled where the growth rescales the gradient;
             ``fresh_copies`` starts copies at zero; ``reset`` starts everything at zero.
         rewarm: Ramp the learning rate up again after the growth.
@@ -162,20 +177,27 @@ class GrowthEvent:
     at: Trigger
     depth: Depth | None = None
     width: Width | None = None
+    grow: Sequence[Operator] = ()
     optimizer_state: OptimizerPolicy = "carry"
     rewarm: Rewarm | None = None
 
     def __post_init__(self) -> None:
-        if self.depth is None and self.width is None:
-            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or both")
+        object.__setattr__(self, "grow", tuple(self.grow or ()))
+        if not self.operators:
+            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow")
         if self.optimizer_state not in POLICIES:
             raise ValueError(f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types; ``GrowthEvent.from_dict`` gives the event back."""
-        return asdict(self)
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """What is done, in order."""
+        return operators_of([form for form in (self.depth, self.width, *self.grow) if form is not None])
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GrowthEvent:
-        kinds = {"at": Trigger, "depth": Depth, "width": Width, "rewarm": Rewarm}
-        return cls(**{k: kinds[k](**v) if k in kinds and v is not None else v for k, v in values.items()})
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as in a YAML file; the short forms are written out."""
+        return {
+            "at": asdict(self.at),
+            "grow": [operator.to_dict() for operator in self.operators],
+            "optimizer_state": self.optimizer_state,
+            "rewarm": asdict(self.rewarm) if self.rewarm else None,
+        }

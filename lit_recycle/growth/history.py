@@ -1,4 +1,4 @@
-"""What a model remembers of a growth."""
+"""The record of a growth that has happened, as a checkpoint keeps it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.schedule import Progress
-from lit_recycle.model.config import MoEConfig
 
 
 @dataclass(frozen=True)
@@ -17,23 +17,27 @@ class GrowthRecord:
 
     Args:
         event: :class:`GrowthEvent` as a dict.
+        label: What grew, in a few words.
+        preserves_function: Whether the grown model computed what the model did, up to rounding.
+        maps: The map of each operator; see :meth:`lit_recycle.growth.sources.SourceMap.to_dict`.
         steps: Optimizer steps before it.
         tokens: Training tokens before it.
         flops: Training FLOPs before it.
         before: Shape of the model before it.
         after: Shape of the model after it.
-        layers: Source layer of each grown layer.
         loss_before: Loss of one batch before it, in nats per token; None for a growth on disk.
         loss_after: Loss of the same batch after it.
     """
 
     event: dict[str, Any]
+    label: str
+    preserves_function: bool
+    maps: list[dict[str, Any]]
     steps: int
     tokens: int
     flops: int
     before: dict[str, Any]
     after: dict[str, Any]
-    layers: list[int]
     loss_before: float | None = None
     loss_after: float | None = None
 
@@ -42,19 +46,20 @@ class GrowthRecord:
         cls,
         event: GrowthEvent,
         progress: Progress,
-        before: MoEConfig,
-        after: MoEConfig,
         plan: GrowthPlan,
         losses: tuple[float, float] | tuple[None, None] = (None, None),
     ) -> GrowthRecord:
         """The record of a growth after so much progress; ``losses`` of one batch before and after it."""
-        layers = list(plan.layers)
+        before, after = plan.before, plan.after
+        assert isinstance(before, NativeModel) and isinstance(after, NativeModel)
         return cls(
             event.to_dict(),
+            plan.label,
+            plan.preserves,
+            plan.maps(),
             **asdict(progress),
-            before=before.to_dict(),
-            after=after.to_dict(),
-            layers=layers,
+            before=before.config.to_dict(),
+            after=after.config.to_dict(),
             loss_before=losses[0],
             loss_after=losses[1],
         )

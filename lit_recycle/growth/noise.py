@@ -1,38 +1,47 @@
-"""Noise on copied experts: it depends on a key and on the values alone, so that a growth is the same wherever it is."""
+"""Random numbers of treatments: they depend on a key and on the values alone, so that a growth is the same anywhere."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lit_recycle.growth.names import Place
-from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.treatments import Part
 from lit_recycle.seeding import generator_of
 
 BLOCK = 1 << 18
 """Values that noise is drawn for at once; a part of what the noise is, not to be changed."""
 
 
-def disturb(plan: GrowthPlan, place: Place, expert: int, values: Tensor) -> Tensor:
-    """Add to a copied expert's tensor, in place, the noise that the plan has for it; returns it."""
-    matrices = place.role.matrices
-    if plan.noise > 0 and matrices:
-        count = len(matrices)
-        parts = [values[..., i::count] for i in range(count)] if place.role.interleaved else values.chunk(count)
-        for matrix, part in zip(matrices, parts, strict=True):
-            _add_noise(plan, (plan.seed, plan.event, place.layer, matrix, expert), part)
-    return values
+def matrices(part: Part, values: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The matrices that are stacked in a part, each with its name; views."""
+    names = part.axes.matrices
+    if part.axes.stack is None:
+        yield (names or (part.name,))[0], values
+        return
+    dimension, alternate = part.axes.stack
+    for i, name in enumerate(names):
+        rows = values.shape[dimension] // len(names)
+        index = slice(i, None, len(names)) if alternate else slice(i * rows, (i + 1) * rows)
+        yield name, values[(slice(None),) * dimension + (index,)]
 
 
-def _add_noise(plan: GrowthPlan, key: tuple[object, ...], values: Tensor) -> None:
-    """Noise that depends on the key and on the values alone: no shard, no order of draws, no device enters.
+def add_noise(part: Part, alpha: float) -> None:
+    """Gaussian noise on each matrix, relative to its standard deviation."""
+    if not part.values.numel():
+        return
+    assert part.is_whole, f"noise on {part.name} needs the whole matrix in one process"
+    for name, matrix in matrices(part, part.values):
+        _add_noise((*part.key[:-1], name, part.key[-1]), matrix, alpha)
 
-    Drawn in float32 on the CPU, block by block, so that a matrix of any size needs little memory beside its own and
-    its blocks stay in the cache.
-    """
+
+def _add_noise(key: tuple[object, ...], values: Tensor, alpha: float) -> None:
+    """Drawn in float32 on the CPU, block by block, so that a matrix of any size needs little memory beside its own
+    and its blocks stay in the cache."""
     generator = generator_of(*key)
     flat = values.reshape(-1)  # a view, unless the matrix is interleaved with another
-    scale = plan.noise * _deviation(flat)
+    scale = alpha * _deviation(flat)
     epsilon = torch.empty(min(BLOCK, flat.numel()), dtype=torch.float32)
     for block in flat.split(BLOCK):
         noise = epsilon[: block.numel()].normal_(generator=generator).mul_(scale).to(block.device)
@@ -43,8 +52,6 @@ def _add_noise(plan: GrowthPlan, key: tuple[object, ...], values: Tensor) -> Non
 
 def _deviation(flat: Tensor) -> float:
     """Standard deviation, summed in float64, where the order of summation is lost when rounding to float32."""
-    if flat.numel() == 0:
-        return 0.0
     pivot = flat[0].double()  # so that values that are all alike have a deviation of exactly zero
     total = square = torch.zeros((), dtype=torch.float64, device=flat.device)
     for block in flat.split(BLOCK):
@@ -52,3 +59,70 @@ def _deviation(flat: Tensor) -> float:
         total, square = total + distance.sum(), square + torch.dot(distance, distance)
     variance = square / flat.numel() - (total / flat.numel()).square()
     return variance.clamp(min=0).sqrt().float().item()
+
+
+def draw(part: Part, std: float, tied: int) -> None:
+    """From N(0, std²), in float32; drawn whole, then cut."""
+    *where, expert = part.key
+    group = expert // tied if isinstance(expert, int) else expert
+    whole = torch.empty(part.shape, dtype=torch.float32)
+    whole.normal_(0.0, std, generator=generator_of(*where, group, part.name, "draw"))
+    part.values.copy_(whole[part.window])
+
+
+def jitter(part: Part, size: float) -> None:
+    """Uniform in ± size, added."""
+    generator = generator_of(*part.key, part.name, "jitter")
+    whole = torch.empty(part.shape, dtype=torch.float32).uniform_(-size, size, generator=generator)
+    part.values.add_(whole[part.window].to(part.values))
+
+
+def spread(part: Part, axis: str, strength: float) -> None:
+    """Multiply the copies of each input by 1 + ε, with ε of sum zero over the copies of one source."""
+    dimension = next((i for i, d in enumerate(part.axes.dimensions) if d.summed and axis in d.factors), None)
+    mapped = part.maps.get(axis)
+    if dimension is None or mapped is None or not part.values.numel():
+        return
+    sources = part.axes.dimensions[dimension].indices(
+        axis, mapped.size, mapped.sources, part.shape[dimension] * mapped.size // len(mapped.sources)
+    )
+    index = torch.tensor(sources)
+    epsilon = torch.empty(part.shape, dtype=torch.float64).normal_(0.0, strength, generator=_spread_key(part, axis))
+    shape = [*part.shape]
+    shape[dimension] = int(index.max()) + 1
+    total = torch.zeros(shape, dtype=torch.float64).index_add_(dimension, index, epsilon)
+    count = torch.bincount(index).view([-1 if i == dimension else 1 for i in range(len(shape))])
+    epsilon -= (total / count).index_select(dimension, index)
+    part.values.mul_(epsilon[part.window].add_(1.0).to(part.values))
+
+
+def _spread_key(part: Part, axis: str) -> torch.Generator:
+    return generator_of(*part.key, part.name, "spread", axis)
+
+
+def redrawn(part: Part, axis: str, share: float) -> Iterator[Tensor]:
+    """The channels of each matrix that are drawn anew, ``[channels, …]``; views with the channels first."""
+    dimension = next((i for i, d in enumerate(part.axes.dimensions) if axis in d.factors), None)
+    if dimension is None:
+        return
+    assert part.is_whole, f"channels of {part.name} are drawn where the whole matrix is"
+    for _, matrix in matrices(part, part.values):
+        channels = matrix.movedim(dimension, 0)
+        count = round(share * len(channels))
+        chosen = torch.randperm(len(channels), generator=generator_of(*part.key, "channels"))[:count]
+        yield from (channels[i] for i in chosen.sort().values.tolist())
+
+
+def redraw(part: Part, axis: str, share: float) -> None:
+    """Draw channels anew from N(mean, std²) of all that is replaced in a matrix."""
+    rows = list(redrawn(part, axis, share))
+    names = [name for name, _ in matrices(part, part.values)]
+    count = len(rows) // max(len(names), 1)
+    for i, name in enumerate(names):
+        old = rows[i * count : (i + 1) * count]
+        if not old:
+            continue
+        values = torch.stack(old).float()
+        new = torch.empty(values.shape).normal_(generator=generator_of(*part.key, name, "redraw")).to(values.device)
+        for row, drawn in zip(old, values.mean() + values.std(correction=0) * new, strict=True):
+            row.copy_(drawn)

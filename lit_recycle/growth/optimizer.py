@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_recycle.growth.engine import each_source
-from lit_recycle.growth.event import OptimizerPolicy
-from lit_recycle.growth.names import Naming, Place
+from lit_recycle.growth.axes import EXPERTS, Dimension
+from lit_recycle.growth.engine import Grown, carry_out, own, scale, taken, treat, treatments_of
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.growth.shards import ExpertRows, gather_experts
+from lit_recycle.growth.policy import OptimizerPolicy
+from lit_recycle.growth.recipe import Recipe
+from lit_recycle.growth.sources import AxisMap
 
 ParamState = dict[str, Any]
 """What an optimizer keeps of one parameter: tensors of its shape and scalars."""
 
+GrownState = dict[str, Grown]
 OptimizerState = dict[str, Any]
 """``state``: by parameter name; ``param_groups``: options, with the parameters' names under ``param_names``."""
 
@@ -32,60 +34,64 @@ GRADIENT_POWER = {
     "sum": 2,  # Adagrad
     "prev": 1,  # Rprop
     "step_size": 0,
+    "row_var": 2,  # Adafactor: means of squared gradients over the last dimension
+    "col_var": 2,  # and over the one before it
+    "variance": 2,
 }
 """To which power of the gradient each kind of state is proportional."""
 
 
 def grow_optimizer_state(
-    plan: GrowthPlan,
-    naming: Naming,
-    states: MutableMapping[str, ParamState],
-    policy: OptimizerPolicy,
-    optimizer: str,
+    plan: GrowthPlan, states: MutableMapping[str, ParamState], policy: OptimizerPolicy, optimizer: str
 ) -> dict[str, ParamState]:
     """State of the grown model's parameters by name; see :func:`each_grown_state`."""
-    return dict(each_grown_state(plan, naming, states, policy, optimizer))
+    return dict(each_grown_state(plan, states, policy, optimizer))
 
 
 def each_grown_state(
-    plan: GrowthPlan,
-    naming: Naming,
-    states: MutableMapping[str, ParamState],
-    policy: OptimizerPolicy,
-    optimizer: str,
+    plan: GrowthPlan, states: MutableMapping[str, ParamState], policy: OptimizerPolicy, optimizer: str
 ) -> Iterator[tuple[str, ParamState]]:
     """Names and state of the grown model's parameters, one at a time. Sources leave ``states`` after their last use.
 
     Args:
-        plan: The source map.
-        naming: How the parameters are named.
+        plan: The plan.
         states: State by parameter name, as it was before the growth.
         policy: ``carry`` gives copies their source's state; ``fresh_copies`` zeros; ``reset`` gives nobody any. Where
-            a growth splits the gradient of an expert over its m duplicates, the state of all of them is scaled to
+            a growth divides the gradient of an entry among its m copies, the state of all of them is scaled to
             describe the new gradient: first moments by 1/m, second moments by 1/m².
         optimizer: The optimizer's name, for errors.
 
     Raises:
-        ValueError: For a state tensor that is neither a scalar nor of its parameter's shape, or that belongs to a
-            split gradient and is of unknown kind.
+        ValueError: For state of unknown kind that belongs to a divided gradient.
     """
     if policy == "reset":
         states.clear()
-    for place, state in each_source(plan, naming, states):
-        grown = {key: _grow_value(plan, place, state, key, policy == "fresh_copies", optimizer) for key in state}
-        yield place.name, grown
+
+    def enter(state: ParamState) -> GrownState | None:
+        return {key: Grown(value, False) for key, value in state.items()}
+
+    def make(recipe: Recipe, sources: list[GrownState | None]) -> GrownState | None:
+        if recipe.target.axes.is_buffer:
+            return None
+        states = [source for source in sources if source is not None]
+        return {key: _grow_value(recipe, states, key, policy == "fresh_copies", optimizer) for key in states[0]}
+
+    for name, grown, is_first in carry_out(plan, states, enter, make):
+        if grown is not None:
+            yield name, {key: own(value, is_first) for key, value in grown.items()}
 
 
 def check_optimizer_state(states: Mapping[str, ParamState], shapes: Mapping[str, torch.Size], optimizer: str) -> None:
     """Refuse state that cannot be grown, before anything is.
 
     Raises:
-        ValueError: For state that is neither a scalar nor a tensor of its parameter's shape.
+        ValueError: For state that is neither a scalar nor a tensor of its parameter's shape, or of that shape with
+            some dimensions reduced to one, as in factored state.
     """
     for name, state in states.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                growable, what = value.dim() == 0 or value.shape == shapes[name], f"of shape {tuple(value.shape)}"
+                growable, what = _fits(value.shape, shapes[name]), f"of shape {tuple(value.shape)}"
             else:
                 growable, what = value is None or isinstance(value, (int, float)), f"as a {type(value).__name__}"
             if not growable:
@@ -96,35 +102,54 @@ def check_optimizer_state(states: Mapping[str, ParamState], shapes: Mapping[str,
                 )
 
 
-def _grow_value(plan: GrowthPlan, place: Place, state: ParamState, key: str, fresh: bool, optimizer: str) -> Any:
-    assert place.expert is None, "a parameter holds all experts of its layer"
-    value = state[key]
-    if place.layer is None or not isinstance(value, Tensor):
-        return value
-    if value.dim() > 0 and place.role.expert_axis and plan.grows_experts(place.layer):
-        power = _gradient_power(key, state, optimizer)
-        return gather_experts(
-            value, plan.experts[place.layer], lambda rows: _treat_rows(plan, place, rows, power, fresh)
-        )
-    if not plan.is_layer_copy(place.layer):
-        return value
-    return torch.zeros_like(value) if fresh else value.clone()
+def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
+    return not shape or (
+        len(shape) == len(parameter) and all(n in (1, whole) for n, whole in zip(shape, parameter, strict=True))
+    )
 
 
-def _treat_rows(plan: GrowthPlan, place: Place, rows: ExpertRows, power: int, fresh: bool) -> None:
-    layer = place.layer
-    assert layer is not None
-    factors = [
-        0.0
-        if fresh and (plan.is_layer_copy(layer) or plan.is_expert_copy(layer, e))
-        else plan.multiplicity(layer, e) ** -power
-        for e in rows.experts
-    ]
-    shape = (-1,) + (1,) * (rows.values.dim() - 1)
-    rows.values.mul_(torch.tensor(factors, dtype=rows.values.dtype, device=rows.values.device).view(shape))
+def _grow_value(recipe: Recipe, sources: list[GrownState], key: str, fresh: bool, optimizer: str) -> Grown:
+    held = [source[key] for source in sources if key in source]
+    value, layer = held[0].value, recipe.target.layer
+    if not isinstance(value, Tensor):
+        return held[0]
+    is_copy = layer is not None and recipe.step.sources.layer_copies[layer]
+    if (fresh and is_copy) or recipe.shape is not None:  # a new parameter begins with nothing
+        return Grown(torch.zeros_like(taken(recipe, held).value if value.dim() else value), True)
+    if value.dim() == 0:
+        return held[0]
+    assert recipe.target.expert is None, "a parameter holds all experts of its layer"
+    state = {name: part.value for name, part in sources[0].items()}
+    grown = taken(recipe, held)
+    for i, dimension, axis, mapped in divided(recipe):
+        power = gradient_power(key, state, optimizer)
+        if power:
+            scale(grown.value, i, dimension, axis, [m**-power for m in mapped.multiplicities])
+    wanted = [[t for t in treatments if t.touches_state] for treatments in treatments_of(recipe)]
+    known = GRADIENT_POWER.get(key)
+    grown = treat(recipe, grown, wanted, lambda treatment, part: treatment.apply_to_state(part, known))
+    if fresh:
+        for i, axis, mapped in recipe.takes:
+            kept = [0.0 if copy else 1.0 for copy in mapped.copies]
+            scale(grown.value, i, recipe.target.axes.dimensions[i], axis, kept)
+    return grown
 
 
-def _gradient_power(key: str, state: ParamState, optimizer: str) -> int:
+def divided(recipe: Recipe) -> Iterator[tuple[int, Dimension, str, AxisMap]]:
+    """The dimensions along which copies share a gradient."""
+    maps = recipe.takes
+    if recipe.splits_dense:
+        mapped = recipe.step.sources.full_axis(EXPERTS, recipe.target.layer)
+        i = recipe.target.axes.expert_dimension
+        maps = [] if mapped is None or i is None else [(i, EXPERTS, mapped)]
+    for i, axis, mapped in maps:
+        dimension = recipe.target.axes.dimensions[i]
+        if not dimension.summed and max(mapped.multiplicities) > 1:
+            yield i, dimension, axis, mapped
+
+
+def gradient_power(key: str, state: ParamState, optimizer: str) -> int:
+    """To which power of the gradient a kind of state is proportional; ``ValueError`` where that is not known."""
     if key == "momentum_buffer" and "square_avg" in state:
         return 0  # RMSprop's momentum adds up updates, which are normalised; it shares its name with SGD's
     if key not in GRADIENT_POWER:
@@ -151,7 +176,7 @@ def name_state(numbered: Mapping[str, Any]) -> OptimizerState:
 
 def number_state(named: OptimizerState) -> dict[str, Any]:
     """The way back: parameters are numbered through the groups."""
-    groups, numbers = [], {}
+    groups, numbers = list[dict[str, Any]](), dict[str, int]()
     for group in named["param_groups"]:
         ids = range(len(numbers), len(numbers) + len(group["param_names"]))
         numbers |= dict(zip(group["param_names"], ids, strict=True))

@@ -1,118 +1,111 @@
-"""The one idea: a growth is a source map, made from shapes alone."""
+"""Growth plans: what a list of operators makes of a model, worked out from shapes. No torch.
+
+Operators follow each other: the second one grows the model that the first one has made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.operators import append, duplicate
-from lit_recycle.model.config import MoEConfig
+from lit_recycle.growth.facts import Facts
+from lit_recycle.growth.names import Place
+from lit_recycle.growth.operator import Change, GrowableModel, Operator
+from lit_recycle.growth.recipe import Recipe, Step
+from lit_recycle.growth.sources import AxisMap, SourceMap
 
 
 @dataclass(frozen=True)
 class GrowthPlan:
-    """For every layer and expert of the grown model, which one of the source it comes from.
+    """A growth of a model: one or several operators in a row."""
 
-    The first place where a source appears is the original, every later one is a copy.
+    steps: tuple[Step, ...]
 
-    Args:
-        layers: ``layers[j]`` is the source layer of grown layer j.
-        experts: ``experts[j][e]`` is the source expert of expert e in grown layer j; empty for a dense layer.
-        zero_output: Zero the output projections of copied layers.
-        noise: Relative standard deviation α of the noise on copied experts and router rows.
-        reset_balance: Zero the balancing bias.
-        balance_factor: Factor on the balancing bias where experts are duplicated. Softmax shares are divided among
-            the duplicates, so a bias that is added to them must shrink along for the choice to stay the same.
-        seed: Seed of the noise.
-        event: Number of this growth in the life of the model, from 0; a part of the noise's seed.
-    """
+    @property
+    def before(self) -> GrowableModel:
+        return self.steps[0].before
 
-    layers: tuple[int, ...]
-    experts: tuple[tuple[int, ...], ...]
-    zero_output: bool = False
-    noise: float = 0.0
-    reset_balance: bool = False
-    balance_factor: float = 1.0
-    seed: int = 0
-    event: int = 0
+    @property
+    def after(self) -> GrowableModel:
+        return self.steps[-1].after
 
-    def __post_init__(self) -> None:
-        assert len(self.layers) == len(self.experts)
+    @property
+    def preserves(self) -> bool:
+        """Whether the grown model computes what the model did, up to rounding."""
+        return all(step.operator.preserves(step.before) for step in self.steps)
 
-    def is_layer_copy(self, layer: int) -> bool:
-        return self.layers[layer] in self.layers[:layer]
+    @property
+    def label(self) -> str:
+        return " and ".join(step.operator.label(step.before, step.after) for step in self.steps)
 
-    def is_expert_copy(self, layer: int, expert: int) -> bool:
-        return self.experts[layer][expert] in self.experts[layer][:expert]
+    def recipes(self, places: Iterable[Place]) -> list[list[Recipe]]:
+        """For each step the recipes of the tensors that it makes, from the places of the model's tensors."""
+        levels, made = [], list(places)
+        for step in self.steps:
+            levels.append(list(step.recipes(made)))
+            made = [recipe.target for recipe in levels[-1]]
+        return levels
 
-    def grows_experts(self, layer: int) -> bool:
-        return self.experts[layer] != tuple(range(len(self.experts[layer])))
+    def origins(self, names: Iterable[str]) -> dict[str, str]:
+        """For each tensor of the grown model the one of the model that it comes from, the first of several."""
+        places = [self.before.naming.parse(name) for name in names]
+        found = {place.name: place.name for place in places}
+        for level in self.recipes(places):
+            found = {recipe.target.name: found[recipe.sources[0][0].name] for recipe in level}
+        return found
 
-    def multiplicity(self, layer: int, expert: int) -> int:
-        """How many experts of a grown layer share this one's source. Each has that fraction of its gradient."""
-        return self.experts[layer].count(self.experts[layer][expert])
+    def parameters(self, names: Iterable[str]) -> list[str]:
+        """Names of the grown model's parameters, from those of the model."""
+        targets = [recipe.target for recipe in self.recipes(map(self.before.naming.parse, names))[-1]]
+        return [place.name for place in targets if not place.axes.is_buffer]
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each grown tensor has the shape of its sources and is treated as a whole: layers alone are mapped."""
+        return not any(step.maps or not step.operator.is_elementwise for step in self.steps)
+
+    def listing(self) -> Iterator[tuple[str, AxisMap]]:
+        """What is mapped and how, for people."""
+        for step in self.steps:
+            yield from step.sources.listing()
+
+    def maps(self) -> list[dict[str, Any]]:
+        """The map of each operator in plain types, as a checkpoint records it."""
+        return [step.sources.to_dict() for step in self.steps]
 
 
 def plan_growth(
-    experts_per_layer: Sequence[int],
-    depth: Depth | None,
-    width: Width | None,
+    model: GrowableModel,
+    operators: Sequence[Operator],
+    *,
     seed: int = 0,
     event: int = 0,
-    *,
-    whole_groups: bool = False,
-    softmax_bias: bool = False,
+    facts: Callable[[GrowableModel], Facts] = lambda model: Facts(),
+    maps: Sequence[Mapping[str, Any]] | None = None,
 ) -> GrowthPlan:
-    """The plan for a model of any family.
+    """Plan a growth.
 
     Args:
-        experts_per_layer: Routed experts of each layer, 0 for a dense one.
-        depth: Growth in depth, if any.
-        width: Growth in width, if any.
-        seed: Seed of the noise.
-        event: Number of this growth in the life of the model.
-        whole_groups: Routing is limited to groups of experts, so that only whole groups may be added.
-        softmax_bias: A balancing bias is added to softmax scores, not to sigmoid ones.
+        model: The model.
+        operators: What is done to it, one after the other.
+        seed: Seed of all that is random.
+        event: Number of the growth in the life of the model, from 0.
+        facts: What operators that choose by weights or by the run may ask for, for the model that they grow.
+        maps: Maps that :meth:`GrowthPlan.maps` has given for the same growth, instead of new ones.
+
+    Raises:
+        ValueError: If an operator does not fit the model.
     """
-    num_layers = len(experts_per_layer)
-    layers = depth.source_layers(num_layers) if depth else tuple(range(num_layers))
-    factor = width.factor if width else 1
-    if width and not any(experts_per_layer):
-        raise ValueError("width growth duplicates routed experts, and this model has none")
-    repeat = append if whole_groups else duplicate
-    return GrowthPlan(
-        layers=layers,
-        experts=tuple(repeat(experts_per_layer[i], factor) for i in layers),
-        zero_output=depth.zero_output if depth else False,
-        noise=width.noise if width else 0.0,
-        reset_balance=width.reset_balance if width else False,
-        balance_factor=1 / factor if softmax_bias else 1.0,
-        seed=seed,
-        event=event,
-    )
-
-
-def grow_config(
-    config: MoEConfig, depth: Depth | None, width: Width | None, seed: int = 0, event: int = 0
-) -> tuple[MoEConfig, GrowthPlan]:
-    """The grown model's shape and the plan that leads to it."""
-    experts = [0 if config.is_dense(i) else config.num_experts for i in range(config.num_layers)]
-    plan = plan_growth(experts, depth, width, seed, event, softmax_bias=config.router_score == "softmax")
-    target = config.replace(
-        num_layers=len(plan.layers),
-        dense_layers=tuple(j for j, source in enumerate(plan.layers) if config.is_dense(source)),
-    )
-    if width is None:
-        return target, plan
-    scaled = width.factor if width.top_k == "scale" else 1
-    # Sigmoid scores that are not renormalised add up over the duplicates; all other weights sum to what they did.
-    adds_up = config.router_score == "sigmoid" and not config.normalize_top_k
-    return (
-        target.replace(
-            num_experts=config.num_experts * width.factor,
-            top_k=config.top_k * scaled,
-            routed_scaling=config.routed_scaling / (scaled if adds_up else 1),
-        ),
-        plan,
-    )
+    if maps is not None and len(maps) != len(operators):
+        raise ValueError(f"{len(maps)} recorded maps do not belong to {len(operators)} operators")
+    steps: list[Step] = []
+    for number, operator in enumerate(operators):
+        try:
+            sources = SourceMap.from_dict(maps[number]) if maps else operator.sources(model, facts(model))
+            change = Change(model, operator.resized(model, sources), sources)
+        except ValueError as error:
+            raise ValueError(f"{type(operator).__name__}: {error}") from error
+        steps.append(Step(operator, change, (seed, event, number)))
+        model = change.after
+    return GrowthPlan(tuple(steps))

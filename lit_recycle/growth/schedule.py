@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_recycle.growth.event import GrowthEvent, Trigger
-from lit_recycle.growth.plan import GrowthPlan, grow_config
+from lit_recycle.growth.facts import Unmeasured
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.model.config import MoEConfig
 
 
@@ -86,7 +88,14 @@ def stages(
         end = Progress(step, now.tokens + taken * tokens_per_step, now.flops + taken * flops_per_step)
         result.append(Stage(config, now, end, event, plan))
         if following is not None:
-            config, plan = grow_config(config, following.depth, following.width, seed, event=first_event + number)
+            # What operators choose by weights cannot be known yet; the shape that they lead to can.
+            model = NativeModel(config)
+            try:
+                plan = plan_growth(model, following.operators, seed=seed, event=first_event + number, facts=Unmeasured)
+            except ValueError as error:
+                raise ValueError(f"the growth at {following.at} cannot be: {error}") from error
+            assert isinstance(plan.after, NativeModel)
+            config = plan.after.config
         now, event = end, following
     return result
 

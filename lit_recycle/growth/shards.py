@@ -1,72 +1,86 @@
-"""Gathering experts along the first axis of a tensor, whole or sharded."""
+"""Entries gathered along a dimension of a tensor, whole or sharded, with no more communication than they need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 
-class ExpertRows(NamedTuple):
-    """The rows of a grown expert tensor that this process holds."""
+def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
+    """``source.index_select(dimension, indices)``, in new memory; a sharded tensor stays sharded in the same way.
 
-    values: Tensor
-    """``[rows, …]``, freshly gathered: may be changed in place."""
-    experts: range
-    """The grown model's expert in each row."""
-
-
-def gather_experts(source: Tensor, experts: Sequence[int], treat: Callable[[ExpertRows], None]) -> Tensor:
-    """``source[experts]`` with ``treat`` applied to the rows; a sharded tensor stays sharded in the same way.
-
-    A tensor sharded on the expert axis is gathered without communication where each process already holds the sources
-    of its rows; otherwise each process is sent those that it lacks.
+    Along a dimension that is not the sharded one nothing is sent. Along the sharded one nothing is sent either where
+    each process already holds the sources of its entries; otherwise each is sent those that it lacks.
     """
     if not isinstance(source, DTensor):
-        values = _rows(source, experts)
-        treat(ExpertRows(values, range(len(experts))))
-        return values
-    have, want = _ranges(source, source.shape[0]), _ranges(source, len(experts))
+        return _select(source, dimension, indices)
+    shape = torch.Size([len(indices) if i == dimension else n for i, n in enumerate(source.shape)])
+    if shard_dimension(source) != dimension:
+        return rewrapped(_select(source.to_local(), dimension, indices), source, shape)
+    have, want = _ranges(source, source.shape[dimension]), _ranges(source, len(indices))
     rank = _shard_rank(source)
-    needed = [sorted({experts[e] for e in rows}) for rows in want]
-    if all(source_row in mine for mine, rows in zip(have, needed, strict=True) for source_row in rows):
-        held, row_of = source.to_local(), {e: row for row, e in enumerate(have[rank])}
+    needed = [sorted({indices[e] for e in entries}) for entries in want]
+    if all(entry in mine for mine, entries in zip(have, needed, strict=True) for entry in entries):
+        held, place_of = source.to_local(), {e: i for i, e in enumerate(have[rank])}
     else:
-        held, row_of = _exchange(source, have, needed), {e: row for row, e in enumerate(needed[rank])}
-    values = _rows(held, [row_of[experts[e]] for e in want[rank]])
-    treat(ExpertRows(values, want[rank]))
-    shape = torch.Size([len(experts), *source.shape[1:]])
+        held, place_of = _exchange(source, dimension, have, needed), {e: i for i, e in enumerate(needed[rank])}
+    return rewrapped(_select(held, dimension, [place_of[indices[e]] for e in want[rank]]), source, shape)
+
+
+def rewrapped(local: Tensor, like: DTensor, shape: Sequence[int]) -> DTensor:
+    """This process's part of a tensor of ``shape``, sharded as ``like`` is."""
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(
-        values, source.device_mesh, source.placements, run_check=False, shape=shape, stride=stride
+        local, like.device_mesh, like.placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
 
 
-def _exchange(tensor: DTensor, have: list[range], needed: list[list[int]]) -> Tensor:
-    """The rows that this process needs, in ascending order, each from the process that has it."""
-    rank, local = _shard_rank(tensor), tensor.to_local()
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds, sharing memory with the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def window(tensor: Tensor) -> tuple[slice, ...]:
+    """The section of each dimension that this process holds."""
+    sections = [slice(0, n) for n in tensor.shape]
+    if isinstance(tensor, DTensor) and (dimension := shard_dimension(tensor)) is not None:
+        held = _ranges(tensor, tensor.shape[dimension])[_shard_rank(tensor)]
+        sections[dimension] = slice(held.start, held.stop)
+    return tuple(sections)
+
+
+def shard_dimension(tensor: DTensor) -> int | None:
+    """The dimension that is divided among processes; None if every process holds the whole tensor."""
+    axis = _shard_axis(tensor)
+    return None if axis is None else tensor.placements[axis].dim  # type: ignore[attr-defined]
+
+
+def _exchange(tensor: DTensor, dimension: int, have: list[range], needed: list[list[int]]) -> Tensor:
+    """The entries that this process needs, in ascending order, each from the process that has it."""
+    rank, local = _shard_rank(tensor), tensor.to_local().movedim(dimension, 0)
     mine = have[rank]
-    send = [[e - mine.start for e in rows if e in mine] for rows in needed]
-    receive = [sum(e in rows for e in needed[rank]) for rows in have]
+    send = [[e - mine.start for e in entries if e in mine] for entries in needed]
+    receive = [sum(e in entries for e in needed[rank]) for entries in have]
     held = local.new_empty((len(needed[rank]), *local.shape[1:]))
     group = tensor.device_mesh.get_group(_shard_axis(tensor))
-    rows = _rows(local, [row for rows in send for row in rows])
-    dist.all_to_all_single(held, rows, receive, [len(rows) for rows in send], group=group)
-    return held
+    sent = _select(local, 0, [entry for entries in send for entry in entries])
+    dist.all_to_all_single(held, sent, receive, [len(entries) for entries in send], group=group)
+    return held.movedim(0, dimension)
 
 
-def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    return tensor.index_select(0, torch.tensor(rows, device=tensor.device, dtype=torch.int64))
+def _select(tensor: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
+    index = torch.tensor(indices, device=tensor.device, dtype=torch.int64)
+    return tensor.index_select(dimension, index)
 
 
 def _shard_axis(tensor: DTensor) -> int | None:
-    """The mesh axis that splits the first axis of the tensor; None if it is replicated."""
+    """The mesh axis that splits the tensor; None if it is replicated."""
     axes = [i for i, placement in enumerate(tensor.placements) if not placement.is_replicate()]
-    assert all(tensor.placements[i] == Shard(0) for i in axes) and len(axes) <= 1, tensor.placements
+    assert all(tensor.placements[i].is_shard() for i in axes) and len(axes) <= 1, tensor.placements
     return axes[0] if axes else None
 
 
@@ -76,7 +90,7 @@ def _shard_rank(tensor: DTensor) -> int:
 
 
 def _ranges(tensor: DTensor, length: int) -> list[range]:
-    """Which of so many rows each process holds, split as ``torch.chunk`` does."""
+    """Which of so many entries each process holds, split as ``torch.chunk`` does."""
     axis = _shard_axis(tensor)
     size = 1 if axis is None else tensor.device_mesh.size(axis)
     step = -(-length // size)

@@ -1,6 +1,6 @@
-"""Hugging Face folders: read lazily, grown and upcycled as streams, imported and exported.
+"""Hugging Face folders: read lazily, grown as streams, imported and exported.
 
-One call each: ``grow_folder``, ``upcycle_folder``, ``import_folder``, ``export_checkpoint`` and ``compare_logits``.
+One call each: ``grow_folder``, ``import_folder``, ``export_checkpoint`` and ``compare_logits``.
 They are imported when asked for, so that commands which need no torch do without it.
 """
 
@@ -11,7 +11,6 @@ from typing import Any
 
 _MODULES = {
     "grow_folder": "grow",
-    "upcycle_folder": "upcycle",
     "import_folder": "convert",
     "export_checkpoint": "convert",
     "compare_logits": "verify",

@@ -1,9 +1,11 @@
-"""What a grown folder tells its reader: a paragraph in the model card. No torch."""
+"""Model card of a grown folder: a paragraph that says how it was made. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from lit_recycle.growth.sources import short
+from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.plan import GROWTH_FILE, FolderGrowth
 from lit_recycle.hub.writer import OPTIMIZER_FILES
 
@@ -11,30 +13,13 @@ CARD = "README.md"
 
 
 def describe(growth: FolderGrowth) -> list[str]:
-    """A growth in sentences, one per axis and one per thing that a user should know."""
-    plan, config = growth.plan, growth.config
-    main = len(plan.layers) - growth.mtp
-    said = []
-    if growth.depth is not None:
-        how = "zeroed output projections in the copies" if plan.zero_output else "plain copies"
-        said.append(
-            f"Depth: {growth.source.config['num_hidden_layers']} → {main} layers ({how}). Source of each layer: "
-            f"{' '.join(map(str, plan.layers[:main]))}."
-        )
-    if growth.width is not None:
-        width = growth.width
-        before = sorted({len(set(e)) for e in plan.experts if e})
-        said.append(
-            f"Width: every routed expert stands {width.factor} times "
-            f"({', '.join(f'{n} → {n * width.factor}' for n in before)} experts per layer), experts per token are "
-            f"{'multiplied too' if width.top_k == 'scale' else 'kept'}. Noise on copies: {width.noise:g} of each "
-            f"matrix's standard deviation, seed {plan.seed}."
-        )
-        layer = next(j for j, e in enumerate(plan.experts) if e)
-        order = "as whole groups" if plan.experts[layer][1] != plan.experts[layer][0] else "next to their source"
-        said.append(f"Copies of experts stand {order}: {_short(plan.experts[layer])}.")
-    if growth.mtp:
-        said.append(f"Multi-token-prediction layers: {growth.mtp}, kept single behind the last layer.")
+    """A growth in sentences, one per operator and one per thing that a user should know."""
+    plan, said = growth.plan, []
+    for step in plan.steps:
+        maps = (f"{what} {m.size} → {len(m.sources)}, from {short(m.sources)}" for what, m in step.sources.listing())
+        said.append(f"{step.operator.label(step.before, step.after)}: {'; '.join(maps)}.")
+    if plan.after.num_tail_layers:
+        said.append(f"Multi-token-prediction layers: {plan.after.num_tail_layers}, kept single behind the last layer.")
     elif any("mtp_" in tensor.spec.name for tensor in growth.tensors):
         said.append("Multi-token-prediction weights are kept as they are.")
     if any((growth.source.path / name).exists() for name in OPTIMIZER_FILES):
@@ -44,13 +29,11 @@ def describe(growth: FolderGrowth) -> list[str]:
         if growth.preserves
         else "The function changes at the growth: train on before use."
     )
-    if growth.depth is not None and plan.zero_output and not growth.family.identity:
-        said.append(f"Zero-output copies are no identities in {config['model_type']}: {growth.family.note}.")
+    zeroed = any(getattr(step.operator, "zero_output", False) for step in plan.steps)
+    family = FAMILIES[growth.config["model_type"]]
+    if zeroed and not family.identity:
+        said.append(f"Zero-output copies are no identities in {growth.config['model_type']}: {family.note}.")
     return said
-
-
-def _short(numbers: tuple[int, ...]) -> str:
-    return " ".join(map(str, numbers if len(numbers) <= 16 else numbers[:16])) + (" …" if len(numbers) > 16 else "")
 
 
 def write_card(growth: FolderGrowth, folder: Path) -> None:
@@ -60,6 +43,6 @@ def write_card(growth: FolderGrowth, folder: Path) -> None:
     lines = "\n".join(f"- {line}" for line in describe(growth))
     paragraph = (
         f"## Grown with lit-recycle\n\nThis checkpoint was grown from `{growth.source.path}` "
-        f"(growth {growth.plan.event + 1} of this model). The exact map is in `{GROWTH_FILE}`.\n\n{lines}\n"
+        f"(growth {len(growth.history) + 1} of this model). The exact map is in `{GROWTH_FILE}`.\n\n{lines}\n"
     )
     (folder / CARD).write_text(text + paragraph, encoding="utf-8")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from lit_recycle.growth.event import Width
-from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.sources import AXIS_NAMES, AxisMap, SourceMap
 from lit_recycle.hub.families import Family
 
 Config = dict[str, Any]
@@ -57,34 +57,45 @@ def experts_of_layer(config: Mapping[str, Any], layer: int) -> int | None:
 def is_grouped(config: Mapping[str, Any], family: Family) -> bool:
     """Whether experts are chosen from groups of neighbours, of which there are several."""
     keys = family.routing.groups if family.routing else None
-    return bool(keys) and (config.get(keys[0]) or 1) > 1
+    return keys is not None and (config.get(keys[0]) or 1) > 1
 
 
-def grow_config_json(config: Config, family: Family, plan: GrowthPlan, mtp: int, width: Width | None) -> Config:
-    """The config of the grown model.
+def first_of(config: Mapping[str, Any], keys: Sequence[str], default: Any) -> Any:
+    """The value of the first key that a config has."""
+    return next((config[key] for key in keys if config.get(key) is not None), default)
+
+
+def grown_config(
+    config: Config, family: Family, sources: SourceMap, tail: int, before: Sequence[int], after: Sequence[int]
+) -> Config:
+    """The config of the grown model, experts per token aside.
 
     Args:
         config: The source's.
         family: Its family.
-        plan: The source map of all layers, the ``mtp`` multi-token-prediction layers at the end among them.
-        mtp: How many those are.
-        width: Growth in width, if any.
+        sources: The map of all layers, the ``tail`` multi-token-prediction layers at the end among them.
+        tail: How many those are.
+        before: Routed experts of each layer of the source.
+        after: Routed experts of each grown layer.
 
     Raises:
-        ValueError: For a pattern of dense layers or attention windows that the family's config cannot express.
+        ValueError: For a pattern of dense layers, attention windows or sizes that the family's config cannot express.
     """
-    old_layers, sources = num_layers(config), plan.layers[: len(plan.layers) - mtp]
+    old_layers, layers = num_layers(config), sources.layers[: len(sources.layers) - tail]
     grown = deepcopy(config)
-    grown[NUM_LAYERS] = len(sources)
-    _grow_lists(grown, old_layers, plan.layers, mtp)
-    _grow_module_names(grown.get("quantization_config") or {}, family, plan)
-    if sources != tuple(range(old_layers)):
+    if sources.changes_layers:
+        grown[NUM_LAYERS] = len(layers)
+        _grow_lists(grown, old_layers, sources.layers, tail)
+    if layers != tuple(range(old_layers)):
         if family.layer_cycle and grown.get("layer_types") is None and "attn_type_list" not in grown:
-            grown["layer_types"] = [family.layer_cycle[i % len(family.layer_cycle)] for i in sources]
-        _grow_window_layers(grown, config, sources)
-        _grow_dense_layers(grown, config, family, sources)
-    if width is not None:
-        _widen(grown, family, width)
+            grown["layer_types"] = [family.layer_cycle[i % len(family.layer_cycle)] for i in layers]
+        _grow_window_layers(grown, config, layers)
+        _grow_dense_layers(grown, config, family, layers)
+    for axis in sources.axes:
+        if axis == EXPERTS:
+            _grow_experts(grown, family, [before[i] for i in sources.layers], after)
+        else:
+            _widen(grown, family, axis, sources)
     return grown
 
 
@@ -97,12 +108,6 @@ def _grow_lists(grown: Config, old_layers: int, layers: Sequence[int], mtp: int)
             raise ValueError(f"config.json: {key} has {len(values)} entries for {old_layers} layers; correct it first")
         kept = [i for i in layers if i < len(values)]
         grown[key] = [values[i] for i in kept]
-
-
-def _grow_module_names(quantization: Config, family: Family, plan: GrowthPlan) -> None:
-    for key in UNQUANTIZED:
-        if quantization.get(key):
-            quantization[key] = [place.name for place in family.naming.grown(plan, quantization[key])]
 
 
 def _grow_window_layers(grown: Config, config: Config, sources: Sequence[int]) -> None:
@@ -132,23 +137,53 @@ def _grow_dense_layers(grown: Config, config: Config, family: Family, sources: S
         )
 
 
-def _widen(grown: Config, family: Family, width: Width) -> None:
-    routing = family.routing
-    assert routing is not None
-    scaled = width.factor if width.top_k == "scale" else 1
-    for keys, factor in ((NUM_EXPERTS, width.factor), (TOP_K, scaled)):
-        for key in keys:
-            if grown.get(key) is not None:
-                grown[key] = [v * factor for v in grown[key]] if isinstance(grown[key], list) else grown[key] * factor
+def _grow_experts(grown: Config, family: Family, before: Sequence[int], after: Sequence[int]) -> None:
+    """Numbers of experts: one for all layers, or one for each where the config has a list."""
+    layers = num_layers(grown)
+    changes = {(old, new) for old, new in zip(before, after, strict=True) if new}
+    for key in NUM_EXPERTS:
+        value = grown.get(key)
+        if isinstance(value, list):
+            grown[key] = [after[j] or n for j, n in enumerate(value)]
+        elif value is not None:
+            if len({new for _, new in changes}) > 1:
+                raise ValueError(f"config.json has one {key} for all {layers} layers, and they would have {changes}")
+            grown[key] = next(new for _, new in changes)
     if is_grouped(grown, family):
-        assert routing.groups is not None
-        for key, factor in zip(routing.groups, (width.factor, scaled), strict=True):
-            grown[key] *= factor
-    if routing.kind == "sigmoid" and not routing.normalizes(grown) and scaled > 1:
-        # Sigmoid scores add up over the duplicates; all other weights sum to what they did.
-        if SCALING not in grown:
-            raise ValueError(f"config.json has no {SCALING}, which must be divided by {scaled}; add it to the source")
-        grown[SCALING] /= scaled
+        assert family.routing is not None and family.routing.groups is not None
+        old, new = next(iter(changes))
+        key = family.routing.groups[0]
+        grown[key] = grown[key] * new // old
+
+
+def _widen(grown: Config, family: Family, axis: str, sources: SourceMap) -> None:
+    """The size of another axis."""
+    if axis not in family.sizes:
+        raise ValueError(
+            f"{AXIS_NAMES.get(axis, axis)} of a {grown['model_type']} folder cannot grow: not all tensors that have "
+            "them are known by name; add their axes and sizes to the family"
+        )
+    maps = sources.axes[axis]
+    sizes = {len(m.sources) for m in ((maps,) if isinstance(maps, AxisMap) else maps) if m is not None}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"config.json has one {family.sizes[axis]} for all layers, and they would have {sorted(sizes)}"
+        )
+    head_dim = grown.get("head_dim") or grown["hidden_size"] // grown["num_attention_heads"]
+    if axis == "H" and grown.get("num_key_value_heads") is None:
+        grown["num_key_value_heads"] = grown["num_attention_heads"]
+    grown[family.sizes[axis]] = sizes.pop()
+    if axis in ("D", "H") and family.free_head_dim:
+        grown["head_dim"] = head_dim
+
+
+def check_heads(config: Config, family: Family, head_dim: int) -> None:
+    """Raises ``ValueError`` for a config whose hidden size and heads say another size of a head than the weights."""
+    if not family.free_head_dim and config["hidden_size"] != head_dim * config["num_attention_heads"]:
+        raise ValueError(
+            f"the config of a {config['model_type']} model has no head_dim: hidden size and heads grow together there "
+            "(WidenHidden and WidenHeads with the same factor)"
+        )
 
 
 def _listed(config: Mapping[str, Any], layer: int) -> bool:

@@ -1,32 +1,37 @@
-"""Grows a Hugging Face folder into another, streamed: no tensor is held longer than it takes to write it.
+"""Growth of a Hugging Face folder into another, streamed: no tensor is held longer than it takes to write it.
 
-Each expert, or tensor without experts, is read once and written to all its places, with noise where the plan says so.
+Each expert, or tensor without experts, is read once and written to all its places, with what the operators do to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.event import Form
 from lit_recycle.growth.names import Place
-from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.recipe import Recipe
+from lit_recycle.growth.treatments import Zero
 from lit_recycle.hub.card import write_card
+from lit_recycle.hub.measure import folder_facts
 from lit_recycle.hub.plan import GROWTH_FILE, FolderGrowth, GrownTensor, plan_folder_growth
-from lit_recycle.hub.reader import tensor_bytes
-from lit_recycle.hub.stream import Part, Progress, Rewriting, Slice, Treatment, pour, rewriting
+from lit_recycle.hub.reader import open_folder, tensor_bytes
+from lit_recycle.hub.stream import Part, Progress, Rewriting, Slice, pour, rewriting
 from lit_recycle.hub.writer import Spot, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def grow_folder(
     source: str | Path,
     destination: str | Path,
-    depth: Depth | None = None,
-    width: Width | None = None,
-    *,
+    *forms: Form,
     seed: int = 0,
     dtype: str | None = None,
     max_shard_size: str | int = "5GB",
+    maps: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> FolderGrowth:
     """Grow the model in a Hugging Face folder into a new folder that ``transformers`` loads.
@@ -34,17 +39,19 @@ def grow_folder(
     Args:
         source: Folder with ``config.json`` and safetensors, of a family in ``lit-recycle families``.
         destination: Folder to be written; must not exist. It appears when all of it is written.
-        depth: Growth in depth, if any.
-        width: Growth in width, if any.
-        seed: Seed of the noise on duplicated experts.
+        *forms: Operators, or their short forms, one after the other.
+        seed: Seed of all that is random.
         dtype: Type to convert weights to: ``float32``, ``float16`` or ``bfloat16``.
         max_shard_size: Size of a safetensors file, as in ``5GB``.
+        maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
         progress: Called with the number of bytes written.
 
     Raises:
         ValueError: For whatever stands in the way, before the first byte is written.
     """
-    growth = plan_folder_growth(source, depth, width, seed=seed, dtype=dtype)
+    folder = open_folder(source)
+    facts = folder_facts(folder)
+    growth = plan_folder_growth(folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps)
     write_grown(growth, destination, max_shard_size=max_shard_size, progress=progress)
     return growth
 
@@ -65,45 +72,76 @@ def write_grown(
         write_card(growth, new.folder)
 
 
+class Made(NamedTuple):
+    """Something that is computed: a recipe and what its sources are, stored or computed themselves."""
+
+    recipe: Recipe
+    sources: tuple[Slice | Made, ...]
+
+    def leaves(self) -> Iterator[Slice]:
+        """What is read for it, in order."""
+        for source in self.sources:
+            if isinstance(source, Made):
+                yield from source.leaves()
+            else:
+                yield source
+
+    def make(self, stored: Sequence[Tensor]) -> Tensor:
+        """Carry it out on the tensors of its leaves, which may be changed."""
+        return self._carry_out(iter(stored))
+
+    def _carry_out(self, stored: Iterator[Tensor]) -> Tensor:
+        from lit_recycle.growth.engine import Grown, grow_weight
+
+        sources = [source._carry_out(stored) if isinstance(source, Made) else next(stored) for source in self.sources]
+        return grow_weight(self.recipe, [Grown(tensor, True) for tensor in sources]).value
+
+
 def _parts(growth: FolderGrowth, new: Rewriting, progress: Progress) -> Iterator[Part]:
-    plan = growth.plan
     for tensor in growth.tensors:
-        place, dtype = tensor.place, tensor.spec.dtype
-        source, spot = new.sources[tensor.source], new.files[tensor.spec.name]
-        if place.layer is None:
-            yield Part(source, dtype, spot)
-        elif plan.zero_output and place.role.output and plan.is_layer_copy(place.layer):
-            progress(tensor.spec.nbytes)  # a new file is zero where nothing was written
-        elif place.role.balance and plan.grows_experts(place.layer):
-            yield Part(source, dtype, spot, _grow_bias(plan, place))
-        else:
-            for expert, piece in _by_expert(growth, tensor, source):
-                yield Part(piece, dtype, spot, _noise(plan, place, expert))
-                spot = Spot(spot.file, spot.offset + tensor_bytes(dtype, piece.shape))
+        spot, dtype = new.files[tensor.spec.name], tensor.spec.dtype
+        for recipe, shape in _units(tensor):
+            nbytes = tensor_bytes(dtype, shape)
+            if tuple(recipe.treatments(recipe.target.expert)) == (Zero(),):
+                progress(nbytes)  # a new file is zero where nothing was written
+            else:
+                made = _trace(growth, new, recipe, len(growth.between))
+                if isinstance(made, Slice):
+                    yield Part((made,), dtype, spot)
+                else:
+                    yield Part(tuple(made.leaves()), dtype, spot, made.make)
+            spot = Spot(spot.file, spot.offset + nbytes)
 
 
-def _grow_bias(plan: GrowthPlan, place: Place) -> Treatment:
-    from lit_recycle.growth.engine import grow_tensor
-
-    return lambda bias: grow_tensor(plan, place, bias.flatten())
-
-
-def _noise(plan: GrowthPlan, place: Place, expert: int | None) -> Treatment | None:
-    assert place.layer is not None
-    if plan.noise == 0 or expert is None or not place.role.matrices or not plan.is_expert_copy(place.layer, expert):
-        return None
-    from lit_recycle.growth.noise import disturb
-
-    return lambda values: disturb(plan, place, expert, values)
-
-
-def _by_expert(growth: FolderGrowth, tensor: GrownTensor, source: Slice) -> Iterator[tuple[int | None, Slice]]:
-    """The parts of a grown tensor in order, each with its expert of the grown model."""
-    place, plan = tensor.place, growth.plan
-    assert place.layer is not None
-    if not (place.role.expert_axis and plan.grows_experts(place.layer)):
-        yield place.expert, source
+def _units(tensor: GrownTensor) -> Iterator[tuple[Recipe, tuple[int, ...]]]:
+    """A tensor expert by expert where experts come first, so that each is read once; otherwise as a whole."""
+    recipe, shape = tensor.recipe, tensor.spec.shape
+    experts = recipe.experts()
+    if experts is None or recipe.target.axes.expert_dimension != 0 or len(shape) < 2:
+        yield recipe, shape
         return
-    row = source._replace(shape=source.shape[1:])
-    for expert, origin in enumerate(plan.experts[place.layer]):
-        yield expert, row._replace(offset=source.offset + origin * row.nbytes)
+    for expert in experts:
+        yield recipe.part(expert), shape[1:]
+
+
+def _trace(growth: FolderGrowth, new: Rewriting, recipe: Recipe, level: int) -> Slice | Made:
+    """What a tensor or an expert's part of one is made of, down to the bytes of the source."""
+    sources = tuple(_source(growth, new, place, level) for place, _ in recipe.sources)
+    is_copy = recipe.is_copy and not recipe.takes and not recipe.treatments(recipe.target.expert)
+    return sources[0] if is_copy else Made(recipe, sources)
+
+
+def _source(growth: FolderGrowth, new: Rewriting, place: Place, level: int) -> Slice | Made:
+    name = place.name
+    if level:
+        recipe = growth.between[level - 1][name]
+        fused = recipe.target.axes.expert_dimension is not None and place.axes.expert_dimension is None
+        if fused:
+            assert place.expert is not None
+            recipe = recipe.part(place.expert)
+        return _trace(growth, new, recipe, level - 1)
+    stored = new.sources[growth.source.tensors[name]]
+    if place.expert is None or "{e}" in place.suffix:
+        return stored
+    row = stored._replace(shape=stored.shape[1:])
+    return row._replace(offset=stored.offset + place.expert * row.nbytes)

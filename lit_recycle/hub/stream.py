@@ -40,8 +40,8 @@ _LOCAL = threading.local()
 
 Progress = Callable[[int], None]
 """Called with the number of bytes just written, from several threads."""
-Treatment = Callable[["Tensor"], "Tensor"]
-"""What becomes of a tensor that is not only copied; the memory it is given may be changed."""
+Make = Callable[[Sequence["Tensor"]], "Tensor"]
+"""Makes a tensor of those that were read; the memory that it is given may be changed."""
 
 
 class Slice(NamedTuple):
@@ -58,16 +58,19 @@ class Slice(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Where a slice goes, as which type, and what is done to it once it has that type."""
+    """Where slices go, as which type, and what is made of them once they have that type.
 
-    source: Slice
+    Without ``make`` there is one slice, which is copied.
+    """
+
+    sources: tuple[Slice, ...]
     dtype: str
     spot: Spot
-    treat: Treatment | None = None
+    make: Make | None = None
 
     @property
     def is_copy(self) -> bool:
-        return self.treat is None and self.dtype == self.source.dtype
+        return self.make is None and self.dtype == self.sources[0].dtype
 
 
 class Sources:
@@ -114,16 +117,16 @@ def rewriting(
 
 
 def pour(parts: Iterable[Part], progress: Progress) -> None:
-    """Carry out all parts; a slice that goes to several places is read once."""
-    slices: dict[Slice, list[Part]] = {}
+    """Carry out all parts; slices that go to several places are read once."""
+    slices: dict[tuple[Slice, ...], list[Part]] = {}
     for part in parts:
-        slices.setdefault(part.source, []).append(part)
+        slices.setdefault(part.sources, []).append(part)
     copied = [group for group in slices.values() if all(part.is_copy for part in group)]
     in_parallel(partial(_copy, progress), copied, COPIERS)
     if len(copied) < len(slices):
-        from lit_recycle.hub.transform import treat  # which takes a second to import
+        from lit_recycle.hub.transform import transform  # which takes a second to import
 
-        treat([group for group in slices.values() if not all(part.is_copy for part in group)], progress)
+        transform([group for group in slices.values() if not all(part.is_copy for part in group)], progress)
 
 
 def in_parallel(write: Callable[[T], None], items: Iterable[T], threads: int) -> None:
@@ -138,7 +141,7 @@ def in_parallel(write: Callable[[T], None], items: Iterable[T], threads: int) ->
 
 def _copy(progress: Progress, parts: Sequence[Part]) -> None:
     """Put a slice into all its places, through memory: a call that copies inside the kernel would read it for each."""
-    source = parts[0].source
+    (source,) = parts[0].sources
     for start in range(0, source.nbytes, CHUNK):
         piece = scratch("source", min(CHUNK, source.nbytes - start))
         move_bytes(os.preadv, source.file, piece, source.offset + start)

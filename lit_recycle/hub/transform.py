@@ -1,4 +1,4 @@
-"""What becomes of tensors that are not only copied on their way from file to file: converted, treated, or new."""
+"""Tensors that are not only copied on their way from file to file: converted, or computed from others."""
 
 from __future__ import annotations
 
@@ -12,43 +12,61 @@ from torch import Tensor
 
 from lit_recycle.hub.plan import FLOATS
 from lit_recycle.hub.reader import tensor_bytes
-from lit_recycle.hub.stream import CHUNK, Part, Progress, in_parallel, scratch
+from lit_recycle.hub.stream import CHUNK, Part, Progress, Slice, in_parallel, scratch
 from lit_recycle.hub.writer import Spot, move_bytes, write_at
 
 TORCH = {code: getattr(torch, name) for name, code in FLOATS.items()} | {"F64": torch.float64}
 """The types that arithmetic is done in, by their name in safetensors."""
 
 
-def treat(slices: Iterable[Sequence[Part]], progress: Progress) -> None:
-    """Carry out parts that are to be converted or treated, given by the slice that they share."""
+def transform(slices: Iterable[Sequence[Part]], progress: Progress) -> None:
+    """Carry out parts that are to be converted or computed, given by the slices that they share."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # parallel over tensors instead, where nothing waits for a slowest part
     try:
-        in_parallel(partial(_treat_slice, progress), slices, threads)
+        in_parallel(partial(_transform, progress), slices, threads)
     finally:
         torch.set_num_threads(threads)
 
 
-def _treat_slice(progress: Progress, parts: Sequence[Part]) -> None:
-    """Piece by piece, unless a part is treated, which takes the whole."""
-    source = parts[0].source
-    count, item = prod(source.shape), tensor_bytes(source.dtype, (1,))
-    step = CHUNK // item if all(part.treat is None for part in parts) else max(1, count)
+def _transform(progress: Progress, parts: Sequence[Part]) -> None:
+    if all(part.make is None for part in parts):
+        _convert(progress, parts)
+        return
+    stored = [_read(source, 0, prod(source.shape), f"source {i}") for i, source in enumerate(parts[0].sources)]
+    for part in parts:
+        if part.is_copy:
+            progress(write(stored[0], part.dtype, part.spot))
+            continue
+        copies = [
+            _converted(values, part.dtype, f"copy {i}").view(source.shape)
+            for i, (values, source) in enumerate(zip(stored, part.sources, strict=True))
+        ]
+        progress(write(part.make(copies) if part.make else copies[0], part.dtype, part.spot))
+
+
+def _convert(progress: Progress, parts: Sequence[Part]) -> None:
+    """Piece by piece."""
+    (source,) = parts[0].sources
+    count, step = prod(source.shape), CHUNK // tensor_bytes(source.dtype, (1,))
     for start in range(0, count, step):
-        data = scratch("source", min(step, count - start) * item)
-        move_bytes(os.preadv, source.file, data, source.offset + start * item)
-        values = torch.frombuffer(data, dtype=TORCH[source.dtype])
+        values = _read(source, start, min(step, count - start), "source 0")
         for part in parts:
             spot = Spot(part.spot.file, part.spot.offset + tensor_bytes(part.dtype, (start,)))
-            progress(write(_treated(part, values), part.dtype, spot))
+            progress(write(values if part.is_copy else _converted(values, part.dtype, "copy 0"), part.dtype, spot))
 
 
-def _treated(part: Part, values: Tensor) -> Tensor:
-    if part.is_copy:
-        return values
-    data = scratch("copy", tensor_bytes(part.dtype, tuple(values.shape)))
-    copy = torch.frombuffer(data, dtype=TORCH[part.dtype]).copy_(values)
-    return part.treat(copy.view(part.source.shape)) if part.treat else copy
+def _read(source: Slice, start: int, count: int, use: str) -> Tensor:
+    """Values of a slice, flat, in memory that the thread's next read for the same use overwrites."""
+    item = tensor_bytes(source.dtype, (1,))
+    data = scratch(use, count * item)
+    move_bytes(os.preadv, source.file, data, source.offset + start * item)
+    return torch.frombuffer(data, dtype=TORCH[source.dtype]) if count else torch.empty(0, dtype=TORCH[source.dtype])
+
+
+def _converted(values: Tensor, dtype: str, use: str) -> Tensor:
+    data = scratch(use, tensor_bytes(dtype, tuple(values.shape)))
+    return torch.frombuffer(data, dtype=TORCH[dtype]).copy_(values)
 
 
 def write(tensor: Tensor, dtype: str, spot: Spot) -> int:

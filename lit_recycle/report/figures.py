@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lit_recycle.report import plots
 from lit_recycle.report.plots import Curve, Mark
-from lit_recycle.report.read import Axis, RunLog, Series, growth_label
+from lit_recycle.report.read import Axis, RunLog, Series
 
 AXES: dict[Axis, str] = {
     "steps": "optimizer steps",
@@ -76,7 +76,7 @@ def _title(runs: Sequence[RunLog]) -> str:
 
 
 def _marks(run: RunLog, axis: Axis) -> list[Mark]:
-    return [Mark(run.at([r["steps"]], axis)[0], growth_label(r)) for r in run.growth]
+    return [Mark(run.at([r["steps"]], axis)[0], r["label"]) for r in run.growth]
 
 
 def _lines(run: RunLog, named: dict[str, str], axis: Axis = "steps") -> list[Curve]:
@@ -164,7 +164,7 @@ def _norms(run: RunLog) -> list[Plate | None]:
         return []
     named = {}
     for number, (step, values) in enumerate(run.arrays.get("norms/profile/before_growth", [])[-2:], 1):
-        label = next((growth_label(r) for r in run.growth if r["steps"] == step), f"growth {number}")
+        label = next((r["label"] for r in run.growth if r["steps"] == step), f"growth {number}")
         named[f"before {label}, step {step:,}"] = values
         named[f"after {label}"] = next(v for s, v in reversed(profiles) if s == step)
     step, last = profiles[-1]

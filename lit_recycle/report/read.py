@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.model.config import MoEConfig
 
 Axis = Literal["steps", "tokens", "flops", "extra"]
@@ -168,17 +167,6 @@ def find_logs(folder: Path) -> Path:
         names = ", ".join(str(path) for path in found)
         raise ValueError(f"{folder} holds the logs of several runs: give one or more of {names}")
     return found[0]
-
-
-def growth_label(record: dict[str, Any]) -> str:
-    """``depth ×2``: what grew, from the record of a growth."""
-    event, parts = GrowthEvent.from_dict(record["event"]), []
-    before, after = record["before"], record["after"]
-    if event.depth:
-        parts.append(f"depth ×{after['num_layers'] / before['num_layers']:.3g}")
-    if event.width:
-        parts.append(f"width ×{event.width.factor}")
-    return ", ".join(parts)
 
 
 def _json(text: str) -> dict[str, Any]:

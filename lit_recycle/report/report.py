@@ -12,7 +12,7 @@ from rich.progress import track
 
 from lit_recycle.report.figures import Plate, comparison, judged_by, plates
 from lit_recycle.report.page import folded, heading, page, pictures, png, preformatted, table
-from lit_recycle.report.read import Axis, RunLog, growth_label, read_run
+from lit_recycle.report.read import Axis, RunLog, read_run
 from lit_recycle.text import human
 
 SAMPLE = "run/sample"
@@ -72,7 +72,7 @@ def stage_table(run: RunLog) -> str:
         losses = (record["loss_before"], record["loss_after"]) if record else (None, None)
         rows.append(
             (
-                f"{number} {growth_label(record) if record else 'start'}",
+                f"{number} {record['label'] if record else 'start'}",
                 f"{stage.begin[0]:,} – {stage.end[0]:,}" if steps else f"{stage.begin[0]:,}",
                 f"{config.num_layers} × {config.num_experts} ({config.top_k})",
                 human(config.num_params()),
@@ -100,7 +100,7 @@ def budgets(runs: Sequence[RunLog]) -> str:
         rows.append(
             (
                 run.name,
-                "; ".join(f"{growth_label(r)} at {r['steps']:,}" for r in run.growth) or "none",
+                "; ".join(f"{r['label']} at {r['steps']:,}" for r in run.growth) or "none",
                 human(params),
                 human(tokens),
                 f"{flops:.3g}",
@@ -146,7 +146,7 @@ def _lead(runs: Sequence[RunLog]) -> str:
     parts = []
     for run in runs:
         _, tokens, flops = run.end
-        growths = ", ".join(growth_label(record) for record in run.growth) or "no growth"
+        growths = ", ".join(record["label"] for record in run.growth) or "no growth"
         parts.append(f"{run.name}: {human(tokens)} tokens, {flops:.3g} FLOPs, {growths}")
     return ". ".join(parts) + "."
 

@@ -17,10 +17,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.optim import Optimizer
 
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.event import OptimizerPolicy
-from lit_recycle.growth.names import NATIVE
 from lit_recycle.growth.optimizer import ParamState, each_grown_state
 from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.named_state import clean_name
 from lit_recycle.training.strategies import FSDPStrategy
@@ -101,7 +100,7 @@ class FlatGrowth:
         self.weights: MutableMapping[str, Tensor] = buffers | {n: p.param.detach() for n, p in parts.items()}
         state = {name: dict(optimizer.state[p.param]) for name, p in parts.items() if p.param in optimizer.state}
         self.states: MutableMapping[str, ParamState] = _complete(state, parts)
-        self.relaid = any(plan.grows_experts(layer) for layer in range(len(plan.layers)))
+        self.relaid = not plan.is_elementwise
         if self.relaid:
             self.weights = Whole(dict(self.weights), parts, model.compute_device)
             self.states = Whole(dict(self.states), parts, model.compute_device)
@@ -114,7 +113,7 @@ class FlatGrowth:
         model = trainer.model
         parts, buffers = layout(model), {clean_name(n): b for n, b in model.named_buffers()}
         with torch.no_grad():
-            for name, tensor in grow_tensors(self.plan, NATIVE, self.weights):
+            for name, tensor in grow_tensors(self.plan, self.weights):
                 if name in buffers:
                     buffers[name].copy_(tensor)
                 else:
@@ -123,7 +122,7 @@ class FlatGrowth:
     def give_states(self, model: FSDP, optimizer: Optimizer, policy: OptimizerPolicy) -> None:
         """Let the large model's optimizer have the grown state."""
         parts = layout(model)
-        grown = each_grown_state(self.plan, NATIVE, self.states, policy, type(optimizer).__name__)
+        grown = each_grown_state(self.plan, self.states, policy, type(optimizer).__name__)
         for name, state in grown:
             part = parts[name]
             if part.length:

@@ -183,8 +183,13 @@ class LitMoE(L.LightningModule):
             self.build()
         named_state.set_weights(self, self.initial_value)
 
-    def initial_value(self, name: str, shape: torch.Size) -> Tensor:
-        """A parameter or buffer at the start of a run, whole: from the checkpoint to start from, or drawn."""
+    def initial_value(self, name: str, shape: torch.Size) -> Tensor | None:
+        """A parameter or buffer at the start of a run, whole: from the checkpoint to start from, or drawn.
+
+        None for what is no part of the transformer: a subclass has given it a value.
+        """
+        if not name.startswith("model."):
+            return None
         if self._source is not None:
             return self._source[name]
         return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
@@ -290,8 +295,8 @@ class LitMoE(L.LightningModule):
         with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
             whole = dict(MoETransformer(self.config).named_parameters(prefix="model"))
         named = [(named_state.clean_name(name), p) for name, p in self.named_parameters()]
-        matrices = [(name, p) for name, p in named if whole[name].dim() > 1]
-        vectors = [(name, p) for name, p in named if whole[name].dim() <= 1]
+        matrices = [(name, p) for name, p in named if whole.get(name, p).dim() > 1]
+        vectors = [(name, p) for name, p in named if whole.get(name, p).dim() <= 1]
         optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.saved_optimizer not in (None, type(optimizer).__name__):
             raise ValueError(

@@ -86,10 +86,11 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: Optimize
             optimizer.state[param] = states[clean_name(name)]
 
 
-def set_weights(model: nn.Module, value: Callable[[str, torch.Size], Tensor]) -> None:
+def set_weights(model: nn.Module, value: Callable[[str, torch.Size], Tensor | None]) -> None:
     """Give each named tensor the value that ``value(name, shape)`` has for it, whole; each process keeps its part."""
     for name, target in (tensors := weights(model)).items():
-        _copy(target, value(name, target.shape))
+        if (whole := value(name, target.shape)) is not None:
+            _copy(target, whole)
     if isinstance(model, FSDP):  # its named shards are copies
         load_weights(model, tensors)
 

@@ -9,23 +9,22 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.optim import Optimizer
 
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.event import GrowthEvent, OptimizerPolicy
-from lit_recycle.growth.names import NATIVE
-from lit_recycle.growth.optimizer import check_optimizer_state, each_grown_state
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.optimizer import check_optimizer_state, each_grown_state, gradient_power
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.model.config import MoEConfig
+from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.training import named_state
 from lit_recycle.training.fsdp1 import FlatGrowth
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.strategies import FSDP2Strategy, FSDPStrategy
 
 
-def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: GrowthPlan, event: GrowthEvent) -> None:
+def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: OptimizerPolicy) -> None:
     """Give the model in training the grown shape, and its optimizer the state that belongs to it.
 
     Weights, optimizer state and learning-rate schedule go on from where they are. Every tensor of the small model is
@@ -35,57 +34,78 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, config: MoEConfig, plan: Gro
         ValueError: For an optimizer whose state cannot be grown, before anything is changed.
     """
     strategy = trainer.strategy
+    assert isinstance(plan.after, NativeModel)
     (optimizer,) = trainer.optimizers
-    if event.optimizer_state != "reset":
-        shapes = {named_state.clean_name(name): p.shape for name, p in module.named_parameters()}
-        check_optimizer_state(named_state.named_state(module, optimizer), shapes, type(optimizer).__name__)
+    if policy != "reset":
+        check_growable(module, optimizer, divides=not plan.is_elementwise)
     small = (FlatGrowth if isinstance(trainer.model, FSDP) else NamedGrowth)(trainer.model, optimizer, plan)
     groups = [named_state.options(group) for group in optimizer.param_groups]
     schedules = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
     parameters = [weakref.ref(p) for p in module.parameters()]
+    trained = {named_state.clean_name(name): p.requires_grad for name, p in module.named_parameters()}
 
     del optimizer
     strategy.optimizers, strategy.lr_scheduler_configs = [], []
-    module.set_shape(config, module.growth)
+    module.set_shape(plan.after.config, module.growth)
     strategy.connect(module)
     if any(parameter() is not None for parameter in parameters):
         gc.collect()  # wrappers and their hooks refer to each other; looking at every object takes tenths of a second
 
     with torch.device("meta"):
         module.build()
+    origins = plan.origins(trained)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(trained[origins[name]])
     small.set_up(trainer, module)
 
     (optimizer,) = trainer.optimizers
     for group, options in zip(optimizer.param_groups, groups, strict=True):
         group.update(options)
-    small.give_states(trainer.model, optimizer, event.optimizer_state)
+    small.give_states(trainer.model, optimizer, policy)
     for scheduler, state in zip(trainer.lr_scheduler_configs, schedules, strict=True):
         scheduler.scheduler.load_state_dict(state)
+
+
+def check_growable(module: LitMoE, optimizer: Optimizer, divides: bool) -> None:
+    """Refuse an optimizer whose state cannot be grown.
+
+    Args:
+        module: The module.
+        optimizer: Its optimizer, after a step.
+        divides: A growth divides gradients, so that it must be known how the state scales with them.
+
+    Raises:
+        ValueError: Naming the optimizer, the state, and what can be done.
+    """
+    shapes = {named_state.clean_name(name): p.shape for name, p in module.named_parameters()}
+    name, states = type(optimizer).__name__, named_state.named_state(module, optimizer)
+    check_optimizer_state(states, shapes, name)
+    for state in states.values() if divides else ():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.dim():
+                gradient_power(key, state, name)
 
 
 class NamedGrowth:
     """Holds the named tensors of a small model, whole or sharded, and gives them, grown, to a large one."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, plan: GrowthPlan) -> None:
-        self.plan, self.weights, self.states = (
-            plan,
-            named_state.weights(model),
-            named_state.named_state(model, optimizer),
-        )
+        self.plan, self.weights = plan, named_state.weights(model)
+        self.states = named_state.named_state(model, optimizer)
 
     def set_up(self, trainer: L.Trainer, module: LitMoE) -> None:
         """Give the large model, which is on the meta device, its weights, and set the strategy up with it."""
         assert module.model is not None
         if isinstance(trainer.strategy, FSDP2Strategy):
             trainer.strategy.shard(module.model)
-        module.load_state_dict(dict(grow_tensors(self.plan, NATIVE, self.weights)), assign=True)
+        module.load_state_dict(dict(grow_tensors(self.plan, self.weights)), assign=True)
         module.model.tie_weights()
         trainer.strategy.setup(trainer)
 
     def give_states(self, model: nn.Module, optimizer: Optimizer, policy: OptimizerPolicy) -> None:
         """Let the large model's optimizer have the grown state."""
         parameters = {named_state.clean_name(name): p for name, p in model.named_parameters()}
-        grown = each_grown_state(self.plan, NATIVE, self.states, policy, type(optimizer).__name__)
+        grown = each_grown_state(self.plan, self.states, policy, type(optimizer).__name__)
         for name, state in grown:
             optimizer.state[parameters[name]] = state
 

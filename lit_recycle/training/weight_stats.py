@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from lit_recycle.growth.names import NATIVE
-from lit_recycle.growth.shards import gather_experts
-from lit_recycle.growth.twins import Twins
+from lit_recycle.growth.native import NATIVE
+from lit_recycle.growth.originals import Originals
+from lit_recycle.growth.shards import gather
 
 EXPERTS = ("moe.experts.gate_up", "moe.experts.down")
 DENSE = ("mlp.gate_up.weight", "mlp.down.weight")
@@ -80,12 +80,12 @@ def _mean_square(weight: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def copy_cosines(tensors: Mapping[str, Tensor], twins: Twins) -> dict[str, Tensor]:
+def copy_cosines(tensors: Mapping[str, Tensor], originals: Originals) -> dict[str, Tensor]:
     """How near copies are to their originals: ``layers`` and ``experts``, each ``[L]``; without copies no key.
 
     Args:
         tensors: Weights by name, or what an optimizer keeps of each.
-        twins: Who is whose copy.
+        originals: Who is whose copy.
 
     Returns:
         ``layers``: cosine of each copied layer over all of its matrices together (gains of norms would drown them);
@@ -94,15 +94,15 @@ def copy_cosines(tensors: Mapping[str, Tensor], twins: Twins) -> dict[str, Tenso
     """
     layers, found = layers_of(tensors), {}
     missing = torch.full((), math.nan, device=next(iter(tensors.values())).device)
-    if twins.layer_copies:
+    if originals.layer_copies:
         found["layers"] = torch.stack(
-            [missing if i == j else layer_cosine(layers[j], layers[i]) for j, i in enumerate(twins.layers)]
+            [missing if i == j else layer_cosine(layers[j], layers[i]) for j, i in enumerate(originals.layers)]
         )
-    copies = [twins.expert_copies(j) for j in range(len(layers))]
+    copies = [originals.expert_copies(j) for j in range(len(layers))]
     if any(copies):
         found["experts"] = torch.stack(
             [
-                expert_cosines(layer, twins.experts[j])[copies[j]].mean() if copies[j] else missing
+                expert_cosines(layer, originals.experts[j])[copies[j]].mean() if copies[j] else missing
                 for j, layer in enumerate(layers)
             ]
         )
@@ -111,7 +111,7 @@ def copy_cosines(tensors: Mapping[str, Tensor], twins: Twins) -> dict[str, Tenso
 
 def expert_cosines(layer: Mapping[str, Tensor], originals: Sequence[int]) -> Tensor:
     """Cosine of each expert with its original, ``[E]``."""
-    pairs = ((layer[name], gather_experts(layer[name], originals, lambda rows: None)) for name in EXPERTS)
+    pairs = ((layer[name], gather(layer[name], 0, originals)) for name in EXPERTS)
     return _cosine(sum(per_row(_dots, *pair) for pair in pairs))  # type: ignore[arg-type]
 
 

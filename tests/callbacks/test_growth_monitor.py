@@ -1,4 +1,4 @@
-"""Recovery after a growth, on losses that are made up; and who is whose twin."""
+"""Recovery after a growth, on losses that are made up; and who is whose copy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from callbacks.growth_monitor import SmoothLoss
 from callbacks.monitor import some_layers
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.history import GrowthRecord
-from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.originals import find_originals
+from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress
-from lit_recycle.growth.twins import find_twins
 from lit_recycle.model.config import MoEConfig
 
 SMALL = MoEConfig(vocab_size=8, hidden_size=8, num_layers=3, num_heads=2, num_experts=2, top_k=1, expert_size=8)
@@ -36,9 +37,9 @@ class Scalars:
 def grown(config: MoEConfig, *events: GrowthEvent) -> tuple[MoEConfig, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     for event in events:
-        after, plan = grow_config(config, event.depth, event.width)
-        records.append(GrowthRecord.of(event, Progress(event.at.value, 0, 0), config, after, plan).to_dict())
-        config = after
+        plan = plan_growth(NativeModel(config), event.operators)
+        records.append(GrowthRecord.of(event, Progress(event.at.value, 0, 0), plan).to_dict())
+        config = plan.after.config
     return config, records
 
 
@@ -119,20 +120,20 @@ WIDTH = GrowthEvent(Trigger(steps=2), width=Width(2))
     ],
     ids=["none", "depth", "stack", "depth, width", "width, stack", "width twice"],
 )
-def test_twins_after_growths(
+def test_originals_after_growths(
     events: tuple[GrowthEvent, ...], layers: tuple[int, ...], experts: tuple[int, ...]
 ) -> None:
-    twins = find_twins(*grown(SMALL, *events))
-    assert twins.layers == layers
-    assert twins.experts == (experts,) * len(layers)
-    assert twins.layer_copies == [j for j, i in enumerate(layers) if i != j]
-    assert twins.expert_copies(0) == [e for e, i in enumerate(experts) if i != e]
+    originals = find_originals(*grown(SMALL, *events))
+    assert originals.layers == layers
+    assert originals.experts == (experts,) * len(layers)
+    assert originals.layer_copies == [j for j, i in enumerate(layers) if i != j]
+    assert originals.expert_copies(0) == [e for e, i in enumerate(experts) if i != e]
 
 
-def test_twins_of_a_model_with_a_dense_layer() -> None:
+def test_originals_of_a_model_with_a_dense_layer() -> None:
     config = SMALL.replace(dense_layers=(0,), dense_size=8)
-    twins = find_twins(*grown(config, WIDTH, DEPTH))
-    assert twins.experts == ((), (), *[(0, 0, 2, 2)] * 4)
+    originals = find_originals(*grown(config, WIDTH, DEPTH))
+    assert originals.experts == ((), (), *[(0, 0, 2, 2)] * 4)
 
 
 def test_layers_with_curves_of_their_own_are_spread() -> None:

@@ -195,7 +195,7 @@ def test_pages_of_tensorboard_are_laid_out(run: Path) -> None:
     assert [point.step for point in events.Tensors("growth/record/text_summary")] == [3, 6]
     assert "_hparams_/session_start_info" in events.summary_metadata
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    assert b"tokens_per_step" in content and "depth×2@3 width×2@6".encode() in content
+    assert b"tokens_per_step" in content and "depth ×2 @3, experts ×2 @6".encode() in content
     metrics = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     assert b"loss/val" in metrics and "loss/val" in Log(run).tags
 

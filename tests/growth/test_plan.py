@@ -1,59 +1,82 @@
 """Plans are made from shapes alone, and say which place of a grown model is an original and which a copy."""
 
 import pytest
-from helpers import configs, tiny
+from helpers import configs, plan_of, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import Shape
 
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.plan import GrowthPlan, grow_config, plan_growth
+from lit_recycle.growth.operators import DuplicateExperts, Interpose
+from lit_recycle.growth.plan import plan_growth
+from lit_recycle.growth.sources import AxisMap, SourceMap
+
+
+def grown_config(config, depth, width):
+    return plan_of(config, depth, width).after.config
 
 
 def test_the_first_place_of_a_source_is_the_original():
-    plan = GrowthPlan(layers=(1, 0, 1, 0), experts=((0, 1, 0, 0),) * 4)
-    assert [plan.is_layer_copy(j) for j in range(4)] == [False, False, True, True]
-    assert [plan.is_expert_copy(2, e) for e in range(4)] == [False, False, True, True]
-    assert [plan.multiplicity(2, e) for e in range(4)] == [3, 1, 3, 3]
+    mapped = AxisMap(2, (0, 1, 0, 0))
+    assert mapped.copies == (False, False, True, True)
+    assert mapped.multiplicities == (3, 1, 3, 3)
+    assert mapped.originals == (0, 1, 0, 0)
+    assert SourceMap((1, 0, 1, 0), 2).layer_copies == (False, False, True, True)
 
 
-def test_layers_grow_their_experts_only_where_the_map_changes_something():
-    plan = GrowthPlan(layers=(0, 1, 2), experts=((0, 1), (0, 0, 1, 1), ()))
-    assert [plan.grows_experts(j) for j in range(3)] == [False, True, False]
+@pytest.mark.parametrize("sources", [(), (0, 2), (-1,)])
+def test_a_map_names_entries_that_there_are(sources):
+    with pytest.raises(ValueError, match=r"must name sources 0\.\.1"):
+        AxisMap(2, sources)
 
 
-def test_a_plan_of_both_axes():
-    plan = plan_growth([0, 2, 3], Depth(method="stack", zero_output=True), Width(noise=0.5), seed=3, event=4)
-    pairs, triples = (0, 0, 1, 1), (0, 0, 1, 1, 2, 2)
-    assert plan.layers == (0, 1, 2, 0, 1, 2)
-    assert plan.experts == ((), pairs, triples, (), pairs, triples)
-    assert (plan.zero_output, plan.noise, plan.seed, plan.event) == (True, 0.5, 3, 4)
+def test_only_maps_that_change_something_are_carried_out():
+    maps = (AxisMap.identity(2), AxisMap(2, (0, 0, 1, 1)), None)
+    sources = SourceMap.identity(3, {"E": maps})
+    assert [sources.axis("E", j) for j in range(3)] == [None, maps[1], None]
+    assert sources.full_axis("E", 0) == maps[0] and sources.axis("E", None) is None and sources.axis("F", 0) is None
 
 
-def test_depth_growth_makes_no_noise_and_width_growth_zeroes_no_output():
-    assert plan_growth([2, 2], Depth(), None).noise == 0.0
-    assert not plan_growth([2, 2], None, Width()).zero_output
+@given(st.data())
+def test_a_map_survives_being_written_down(data):
+    layers = tuple(data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4)))
+    one = st.builds(lambda s: AxisMap(4, tuple(s)), st.lists(st.integers(0, 3), min_size=1, max_size=5))
+    each = st.tuples(*[st.none() | one for _ in layers]).filter(any)
+    axes = data.draw(st.dictionaries(st.sampled_from("DEF"), one | each))
+    sources = SourceMap(layers, 3, axes, {0: ((0, 0.5), (1, 0.5))})
+    assert SourceMap.from_dict(sources.to_dict()) == sources
 
 
-def test_experts_that_are_routed_in_groups_are_added_as_whole_groups():
-    assert plan_growth([4], None, Width(), whole_groups=True).experts == ((0, 1, 2, 3, 0, 1, 2, 3),)
+def test_operators_follow_each_other():
+    plan = plan_growth(Shape((0, 2, 3)), [Interpose(2), DuplicateExperts(2, top_k=1)], seed=3, event=4)
+    deep, wide = (step.sources for step in plan.steps)
+    assert deep.layers == (0, 0, 1, 1, 2, 2) and wide.layers == tuple(range(6))
+    pairs, triples = AxisMap(2, (0, 0, 1, 1)), AxisMap(3, (0, 0, 1, 1, 2, 2))
+    assert wide.axes["E"] == (None, None, pairs, pairs, triples, triples)
+    assert [step.key for step in plan.steps] == [(3, 4, 0), (3, 4, 1)]
+    assert plan.label == "depth ×2 and experts ×2"
 
 
-def test_a_bias_on_softmax_shares_shrinks_with_them():
-    assert plan_growth([4], None, Width(factor=3), softmax_bias=True).balance_factor == 1 / 3
-    assert plan_growth([4], None, Width(factor=3)).balance_factor == 1.0
-    assert plan_growth([4], Depth(factor=3), None, softmax_bias=True).balance_factor == 1.0
+def test_recorded_maps_are_followed():
+    operators = [Interpose(2), DuplicateExperts(2, top_k=1)]
+    maps = plan_growth(Shape((2, 2)), operators).maps()
+    maps[1]["axes"]["E"]["sources"] = [1, 0, 0, 1]
+    again = plan_growth(Shape((2, 2)), operators, maps=maps)
+    assert again.maps() == maps
+    with pytest.raises(ValueError, match="1 recorded maps do not belong to 2 operators"):
+        plan_growth(Shape((2, 2)), operators, maps=maps[:1])
 
 
-def test_width_growth_of_a_dense_model_is_refused():
-    with pytest.raises(ValueError, match="width growth duplicates routed experts"):
-        grow_config(tiny(dense_layers=[0, 1, 2], dense_size=8), None, Width())
+def test_growth_of_experts_that_there_are_none_of_is_refused():
+    with pytest.raises(ValueError, match="DuplicateExperts: the model has no routed experts to copy"):
+        grown_config(tiny(dense_layers=[0, 1, 2], dense_size=8), None, Width())
 
 
 def test_dense_layers_follow_their_copies():
     config = tiny(dense_layers=[0], dense_size=8)
-    assert grow_config(config, Depth(), None)[0].dense_layers == (0, 1)
-    assert grow_config(config, Depth(method="stack"), None)[0].dense_layers == (0, 3)
-    assert grow_config(config, Depth(layers=[2, 0, 1, 0]), None)[0].dense_layers == (1, 3)
+    assert grown_config(config, Depth(), None).dense_layers == (0, 1)
+    assert grown_config(config, Depth(method="stack"), None).dense_layers == (0, 3)
+    assert grown_config(config, Depth(layers=[2, 0, 1, 0]), None).dense_layers == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +91,7 @@ def test_dense_layers_follow_their_copies():
 )
 def test_only_sigmoid_scores_that_add_up_are_scaled_down(router_score, normalize_top_k, top_k, scaling):
     config = tiny(router_score=router_score, normalize_top_k=normalize_top_k, routed_scaling=3.0)
-    target, _ = grow_config(config, None, Width(top_k=top_k))
+    target = grown_config(config, None, Width(top_k=top_k))
     assert target.routed_scaling == scaling
     assert target.top_k == (4 if top_k == "scale" else 2)
 
@@ -76,9 +99,9 @@ def test_only_sigmoid_scores_that_add_up_are_scaled_down(router_score, normalize
 @given(configs(), st.integers(2, 3), st.integers(2, 3), st.sampled_from(["interposition", "stack"]))
 def test_the_order_of_axes_does_not_change_the_shape(config, deep, wide, method):
     depth, width = Depth(factor=deep, method=method), Width(factor=wide)
-    at_once = grow_config(config, depth, width)[0]
-    assert grow_config(grow_config(config, depth, None)[0], None, width)[0] == at_once
-    assert grow_config(grow_config(config, None, width)[0], depth, None)[0] == at_once
+    at_once = grown_config(config, depth, width)
+    assert grown_config(grown_config(config, depth, None), None, width) == at_once
+    assert grown_config(grown_config(config, None, width), depth, None) == at_once
     untouched = {"num_layers", "dense_layers", "num_experts", "top_k", "routed_scaling"}
     before, after = config.to_dict(), at_once.to_dict()
     assert {k: v for k, v in before.items() if k not in untouched} == {

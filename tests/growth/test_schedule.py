@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
-from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress, is_due, stages
 
 CONFIG = tiny()
@@ -28,7 +29,7 @@ def simulate(config, events, *, seq_len, tokens_per_step, max_steps, start=None)
         while waiting and is_due(waiting[0].at, now, config):
             fired.append(now)
             following = waiting.pop(0)
-            config, _ = grow_config(config, following.depth, following.width)
+            config = plan_growth(NativeModel(config), following.operators).after.config
         flops = tokens_per_step * config.num_flops_per_token(seq_len)
         now = Progress(now.steps + 1, now.tokens + tokens_per_step, now.flops + flops)
     return fired, config, now
@@ -75,8 +76,8 @@ def test_stages_say_what_the_run_will_be():
     assert (deep.event, wide.event) == tuple(events)
     assert (deep.config.num_layers, deep.config.num_experts) == (6, 3)
     assert (wide.config.num_layers, wide.config.num_experts) == (6, 6)
-    assert (deep.plan.seed, deep.plan.event, wide.plan.seed, wide.plan.event) == (3, 2, 3, 3)
-    assert deep.plan.layers == (0, 0, 1, 1, 2, 2) and wide.plan.noise == 0.5
+    assert (deep.plan.steps[0].key, wide.plan.steps[0].key) == ((3, 2, 0), (3, 3, 0))
+    assert deep.plan.steps[0].sources.layers == (0, 0, 1, 1, 2, 2) and wide.plan.label == "experts ×2"
     assert [s.end.steps for s in (first, deep, wide)] == [10, 30, 100]
     assert (first.end, deep.end) == (deep.start, wide.start)
     assert wide.end.tokens == 100 * TOKENS
@@ -100,7 +101,7 @@ def test_chinchilla_counts_in_units_of_the_model_before_the_event():
     unit = CONFIG.chinchilla_flops()
     run = RUN | {"max_steps": 10**6}
     _, _, last = stages(CONFIG, [event(chinchilla=0.5), event(chinchilla=0.5)], **run)
-    deep = grow_config(CONFIG, Depth(), None)[0]
+    deep = plan_growth(NativeModel(CONFIG), [Depth().operator]).after.config
     assert last.start.flops >= 0.5 * deep.chinchilla_flops() > 0.5 * unit
     assert last.start.flops - TOKENS * deep.num_flops_per_token(SEQ_LEN) < 0.5 * deep.chinchilla_flops()
 

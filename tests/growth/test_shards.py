@@ -4,20 +4,15 @@ import shard_cases
 import torch
 import torch.multiprocessing
 
-from lit_recycle.growth.shards import ExpertRows, gather_experts
+from lit_recycle.growth.shards import gather, window
 
 
-def test_rows_are_gathered_and_treated_with_their_numbers():
-    seen = []
-
-    def treat(rows: ExpertRows) -> None:
-        seen.append(rows.experts)
-        rows.values.add_(1.0)
-
-    source = torch.tensor([[1.0], [2.0]])
-    assert gather_experts(source, [1, 0, 1], treat).tolist() == [[3.0], [2.0], [3.0]]
-    assert seen == [range(3)]
-    assert source.tolist() == [[1.0], [2.0]], "rows are a copy"
+def test_entries_are_gathered_into_memory_of_their_own():
+    source = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert gather(source, 0, [1, 0, 1]).tolist() == [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
+    assert gather(source, 1, [1, 1]).tolist() == [[2.0, 2.0], [4.0, 4.0]]
+    assert gather(source, 0, [0, 1]).data_ptr() != source.data_ptr()
+    assert window(source) == (slice(0, 2), slice(0, 2))
 
 
 def test_sharded_tensors_grow_into_what_whole_ones_grow_into(tmp_path):

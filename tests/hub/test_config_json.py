@@ -4,14 +4,15 @@ import pytest
 
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.plan import plan_growth
-from lit_recycle.hub.config_json import grow_config_json
 from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.model import HubModel
 
 
 def grown(family, depth=None, width=None, **keys):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2}
     config = {"model_type": family, "num_hidden_layers": 3} | keys
-    plan = plan_growth([4, 4, 4], depth, width)
-    return grow_config_json(config, FAMILIES[family], plan, 0, width)
+    model = HubModel(sizes | config, FAMILIES[family], (4, 4, 4))
+    return plan_growth(model, [form.operator for form in (depth, width) if form]).after.config
 
 
 def test_all_names_of_a_key_are_rewritten():

@@ -90,18 +90,19 @@ def test_twice_two_is_four_without_noise(mixtral, tmp_path):
 
 
 def test_a_second_growth_draws_other_noise_and_remembers_the_first(mixtral, tmp_path):
-    grow_folder(mixtral, tmp_path / "a", width=Width(2, noise=0.1))
+    grow_folder(mixtral, tmp_path / "a", Width(2, noise=0.1))
     grow_folder(tmp_path / "a", tmp_path / "b", Depth(2))
     growths = json.loads((tmp_path / "b" / "growth.json").read_text())["growths"]
     assert [g["event"] for g in growths] == [0, 1]
-    assert growths[0]["width"]["noise"] == 0.1 and growths[0]["experts"] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert growths[1]["layers"] == [0, 0, 1, 1] and growths[1]["source"] == str(tmp_path / "a")
-    assert plan_folder_growth(tmp_path / "b", Depth(2)).plan.event == 2
+    assert growths[0]["grow"][0]["init_args"]["noise"] == 0.1
+    assert growths[0]["maps"][0]["axes"]["E"]["sources"] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert growths[1]["maps"][0]["layers"] == [0, 0, 1, 1] and growths[1]["source"] == str(tmp_path / "a")
+    assert plan_folder_growth(tmp_path / "b", Depth(2)).plan.steps[0].key == (0, 2, 0)
 
 
 def test_the_seed_decides_the_noise(mixtral, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        grow_folder(mixtral, tmp_path / name, width=Width(2, noise=0.1), seed=seed)
+        grow_folder(mixtral, tmp_path / name, Width(2, noise=0.1), seed=seed)
     a, b, c = (everything(tmp_path / name) for name in "abc")
     copy = "model.layers.1.block_sparse_moe.experts.1.w2.weight"
     assert torch.equal(a[copy], b[copy]) and not torch.equal(a[copy], c[copy])
@@ -111,9 +112,9 @@ def test_the_seed_decides_the_noise(mixtral, tmp_path):
 
 
 def test_dtype_is_converted_before_growing(mixtral, tmp_path):
-    grow_folder(mixtral, tmp_path / "grown", width=Width(2, noise=0.1), dtype="bfloat16")
+    grow_folder(mixtral, tmp_path / "grown", Width(2, noise=0.1), dtype="bfloat16")
     pico.load(mixtral).to(torch.bfloat16).save_pretrained(tmp_path / "half")
-    grow_folder(tmp_path / "half", tmp_path / "expected", width=Width(2, noise=0.1))
+    grow_folder(tmp_path / "half", tmp_path / "expected", Width(2, noise=0.1))
     found, expected = everything(tmp_path / "grown"), everything(tmp_path / "expected")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert pico.config_of(tmp_path / "grown")["dtype"] == "bfloat16"
@@ -148,7 +149,7 @@ def test_mtp_layers_stay_single_and_move_behind(tmp_path):
     save_file(tensors | behind, source / "model.safetensors", {"format": "pt"})
     growth = grow_folder(source, tmp_path / "grown", Depth(2, zero_output=True), Width(2, noise=0))
     grown = everything(tmp_path / "grown")
-    assert growth.mtp == 1 and pico.config_of(tmp_path / "grown")["num_hidden_layers"] == 4
+    assert growth.plan.after.num_tail_layers == 1 and pico.config_of(tmp_path / "grown")["num_hidden_layers"] == 4
     assert torch.equal(grown["model.layers.4.eh_proj.weight"], behind["model.layers.2.eh_proj.weight"])
     assert not any(name.startswith("model.layers.5.") for name in grown)
     expert = "mlp.experts.{}.down_proj.weight"  # its experts are duplicated, since it shares the config
@@ -166,7 +167,7 @@ def test_quantized_weights_are_copied_and_refuse_noise(tmp_path):
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="no noise can be added: give --noise 0"):
-        plan_folder_growth(source, width=Width(2))
+        plan_folder_growth(source, Width(2))
     grow_folder(source, tmp_path / "grown", Depth(2), Width(2, noise=0))
     grown = everything(tmp_path / "grown")
     for suffix in ("weight", "weight_scale_inv"):
@@ -185,8 +186,8 @@ def test_mxfp4_blocks_follow_their_experts(tmp_path):
         tensors[name + "_scales"] = torch.randint(0, 255, (4, 3), dtype=torch.uint8)
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="no noise"):
-        plan_folder_growth(source, width=Width(2))
-    grow_folder(source, tmp_path / "grown", width=Width(2, noise=0))
+        plan_folder_growth(source, Width(2))
+    grow_folder(source, tmp_path / "grown", Width(2, noise=0))
     for kind in ("blocks", "scales"):
         name = f"model.layers.1.mlp.experts.down_proj_{kind}"
         assert torch.equal(everything(tmp_path / "grown")[name], tensors[name].repeat_interleave(2, 0))
@@ -251,7 +252,7 @@ def test_an_unknown_layout_of_experts_is_refused(mixtral, tmp_path):
     tensors = {name.replace(".w2.", ".wzwo."): t for name, t in load_file(source / "model.safetensors").items()}
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="no tensors known as down"):
-        grow_folder(source, tmp_path / "grown", width=Width(2))
+        grow_folder(source, tmp_path / "grown", Width(2))
 
 
 def test_a_destination_that_exists_is_refused(mixtral, tmp_path):
@@ -274,7 +275,7 @@ def test_an_error_half_way_leaves_nothing(mixtral, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stream, "write_at", fail)
     with pytest.raises(OSError, match="on fire"):
-        grow_folder(mixtral, tmp_path / "grown", width=Width(2))
+        grow_folder(mixtral, tmp_path / "grown", Width(2))
     assert not list(tmp_path.iterdir())
 
 
@@ -302,7 +303,7 @@ def test_a_kill_half_way_leaves_no_destination_and_running_again_works(mixtral, 
 def test_dry_run_writes_nothing(mixtral, tmp_path, capsys):
     assert grow([str(mixtral), str(tmp_path / "grown"), "--depth", "2", "--width", "2", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "2 → 4 layers" in said and "4 → 8 experts" in said and "GB" in said and not list(tmp_path.iterdir())
+    assert "layers 2 → 4" in said and "experts 4 → 8" in said and "GB" in said and not list(tmp_path.iterdir())
 
 
 def test_verify_reports_the_difference(mixtral, tmp_path, capsys):
@@ -319,7 +320,7 @@ MISTAKES = {
     ("--keep-first", "1"): "give --depth",
     ("--noise", "0"): "give --width",
     (): "grows nothing",
-    ("--layers", "0,7"): "must name layers 0..1",
+    ("--layers", "0,7"): "must be some of 0..1",
     ("--depth", "2", "--max-shard-size", "much"): "5GB",
 }
 
@@ -366,7 +367,7 @@ def test_experts_outside_of_the_layers_are_refused(mixtral, tmp_path):
     extra = {"model.mtp_block.0.mlp.experts.0.up_proj.weight": torch.zeros(2)}
     save_file(load_file(source / "model.safetensors") | extra, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="expert outside of the layers"):
-        grow_folder(source, tmp_path / "grown", width=Width(2))
+        grow_folder(source, tmp_path / "grown", Width(2))
 
 
 def test_optimizer_state_of_an_export_is_left_behind_and_said_so(mixtral, tmp_path):

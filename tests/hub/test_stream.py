@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.operators import Upcycle
 from lit_recycle.hub import stream, transform, writer
 from lit_recycle.hub.grow import grow_folder
 from lit_recycle.hub.reader import open_folder
-from lit_recycle.hub.upcycle import upcycle_folder
 from lit_recycle.hub.writer import move_bytes
 
 GROWTHS = {
-    "copied": dict(depth=Depth(3)),
-    "treated": dict(depth=Depth(2), width=Width(3, noise=0.1)),
-    "converted": dict(depth=Depth(2), width=Width(2, noise=0.1), dtype="bfloat16"),
+    "copied": ([Depth(3)], {}),
+    "treated": ([Depth(2), Width(3, noise=0.1)], {}),
+    "converted": ([Depth(2), Width(2, noise=0.1)], {"dtype": "bfloat16"}),
 }
 
 
@@ -46,13 +46,18 @@ def reads(monkeypatch):
     return seen
 
 
+def grown(source, destination, growth):
+    forms, options = GROWTHS[growth]
+    grow_folder(source, destination, *forms, **options)
+
+
 def body(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_every_byte_of_the_source_is_read_once(growth, source, reads, tmp_path):
-    grow_folder(source, tmp_path / "grown", **GROWTHS[growth])
+    grown(source, tmp_path / "grown", growth)
     assert set(reads.values()) == {1} and len(reads) == open_folder(source).nbytes
 
 
@@ -60,26 +65,26 @@ def test_a_dense_network_is_read_once_for_all_its_experts(reads, tmp_path):
     pico.build("llama").save_pretrained(tmp_path / "dense")
     for name, drop in (("sparse", 0.0), ("dropped", 0.5)):
         reads.clear()
-        upcycle_folder(tmp_path / "dense", tmp_path / name, 4, drop=drop)
+        grow_folder(tmp_path / "dense", tmp_path / name, Upcycle(4, redraw=drop))
         assert set(reads.values()) == {1} and len(reads) == open_folder(tmp_path / "dense").nbytes
 
 
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_neither_pieces_nor_an_older_kernel_change_a_byte(growth, source, tmp_path, monkeypatch):
-    grow_folder(source, tmp_path / "a", **GROWTHS[growth])
+    grown(source, tmp_path / "a", growth)
     monkeypatch.setattr(stream, "CHUNK", 100)
     monkeypatch.setattr(transform, "CHUNK", 100)
     monkeypatch.setattr(writer, "UNCACHED", 10)
-    grow_folder(source, tmp_path / "b", **GROWTHS[growth])
+    grown(source, tmp_path / "b", growth)
     monkeypatch.setattr(writer, "RWF_DONTCACHE", 1 << 30)  # a flag that no kernel knows
-    grow_folder(source, tmp_path / "c", **GROWTHS[growth])
+    grown(source, tmp_path / "c", growth)
     assert body(tmp_path / "a") == body(tmp_path / "b") == body(tmp_path / "c")
 
 
 def test_as_many_threads_as_before_are_left(source, tmp_path):
     torch.set_num_threads(2)
     try:
-        grow_folder(source, tmp_path / "grown", width=Width(2, noise=0.1))
+        grow_folder(source, tmp_path / "grown", Width(2, noise=0.1))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from lit_recycle.commands.grow import main as grow
+from lit_recycle.growth.operators import Upcycle
 from lit_recycle.hub.convert import import_folder
-from lit_recycle.hub.upcycle import TARGETS, upcycle_folder
+from lit_recycle.hub.grow import grow_folder
+from lit_recycle.hub.upcycle import TARGETS
 
 
 @pytest.fixture(params=list(TARGETS))
@@ -20,7 +22,7 @@ def dense(request, tmp_path):
 
 def test_upcycling_keeps_the_logits(dense, tmp_path):
     family, source = dense
-    plan = upcycle_folder(source, tmp_path / "moe", 8, top_k=3)
+    plan = grow_folder(source, tmp_path / "moe", Upcycle(8, 3))
     model = pico.load(tmp_path / "moe")
     assert model.config.model_type == TARGETS[family].model_type and plan.preserves
     torch.testing.assert_close(pico.logits(model), pico.logits(pico.load(source)), rtol=0, atol=1e-5)
@@ -39,7 +41,7 @@ def test_the_result_grows_and_imports(dense, tmp_path):
 
 def test_dropped_channels_are_drawn_from_what_they_replace(tmp_path):
     pico.build("qwen3", intermediate_size=400, hidden_size=64).save_pretrained(tmp_path / "dense")
-    upcycle_folder(tmp_path / "dense", tmp_path / "moe", 2, drop=0.25, seed=3)
+    grow_folder(tmp_path / "dense", tmp_path / "moe", Upcycle(2, redraw=0.25), seed=3)
     source, found = (load_file(tmp_path / name / "model.safetensors") for name in ("dense", "moe"))
     changed = {}
     for expert in (0, 1):
@@ -57,13 +59,14 @@ def test_dropped_channels_are_drawn_from_what_they_replace(tmp_path):
     assert torch.equal(
         found["model.layers.1.self_attn.q_proj.weight"], source["model.layers.1.self_attn.q_proj.weight"]
     )
-    assert json.loads((tmp_path / "moe" / "upcycling.json").read_text())["drop"] == 0.25
+    record = json.loads((tmp_path / "moe" / "growth.json").read_text())["growths"][0]
+    assert record["grow"][0]["init_args"]["redraw"] == 0.25
 
 
 MISTAKES = {
-    ("--upcycle", "1"): "1 ≤ top-k ≤ experts",
+    ("--upcycle", "1"): "top_k must lie in 1..num_experts",
     ("--upcycle", "4", "--drop", "2"): "share of channels",
-    ("--upcycle", "4", "--depth", "2"): "in a second step",
+    ("--upcycle", "4", "--granularity", "3"): "granularity 3 must divide",
 }
 
 
@@ -76,16 +79,16 @@ def test_mistakes(options, tmp_path):
 
 def test_only_dense_models_without_biases(tmp_path):
     pico.build("mixtral").save_pretrained(tmp_path / "moe")
-    with pytest.raises(ValueError, match="'mixtral' models cannot be upcycled; those that can are llama"):
-        upcycle_folder(tmp_path / "moe", tmp_path / "result", 4)
+    with pytest.raises(ValueError, match="Upcycle makes experts of dense layers"):
+        grow_folder(tmp_path / "moe", tmp_path / "result", Upcycle(4))
     pico.build("llama", attention_bias=True).save_pretrained(tmp_path / "biased")
     with pytest.raises(ValueError, match="sets attention_bias, which mixtral models cannot have"):
-        upcycle_folder(tmp_path / "biased", tmp_path / "result", 4)
+        grow_folder(tmp_path / "biased", tmp_path / "result", Upcycle(4))
 
 
 def test_dtype(tmp_path):
     pico.build("qwen2").save_pretrained(tmp_path / "dense")
-    upcycle_folder(tmp_path / "dense", tmp_path / "moe", 4, drop=0.5, dtype="bfloat16", max_shard_size="10KB")
+    grow_folder(tmp_path / "dense", tmp_path / "moe", Upcycle(4, redraw=0.5), dtype="bfloat16", max_shard_size="10KB")
     found = {n: t for p in (tmp_path / "moe").glob("*.safetensors") for n, t in load_file(p).items()}
     assert {t.dtype for t in found.values()} == {torch.bfloat16}
     pico.load(tmp_path / "moe")

@@ -5,13 +5,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import built, configs, loss, tiny, tokens
+from helpers import built, configs, loss, plan_of, tiny, tokens
 from hypothesis import given, settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.plan import grow_config
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
@@ -54,8 +53,8 @@ def test_flops_are_those_of_a_training_step(config):
 
 
 def test_the_figures_of_the_paper():
-    deep, _ = grow_config(PAPER, Depth(), None)
-    wide, _ = grow_config(deep, None, Width())
+    deep = plan_of(PAPER, Depth()).after.config
+    wide = plan_of(deep, None, Width()).after.config
     figures = [(c.num_params() / 1e9, c.num_active_params() / 1e9) for c in (PAPER, deep, wide)]
     assert [(round(total, 2), round(active, 2)) for total, active in figures] == [
         (18.03, 2.18),

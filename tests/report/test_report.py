@@ -91,7 +91,7 @@ def test_page_is_whole_and_needs_no_network(page: Path) -> None:
     assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "<script" not in text
     assert "<h2>Sampled text</h2>\n<pre>Once &lt;i&gt;upon&lt;/i&gt;\na time</pre>" in text
     assert "secret: &lt;b&gt;bold&lt;/b&gt;" in text
-    for words in ("depth ×2", "width ×2", "6 × 6 (4)", "3 – 6", "Expert load", "Weight norms", "Configuration"):
+    for words in ("depth ×2", "experts ×2", "6 × 6 (4)", "3 – 6", "Expert load", "Weight norms", "Configuration"):
         assert words in text, words
     opened: list[str] = []
 
@@ -127,7 +127,7 @@ def test_figures_name_axes_units_and_growths(folder: Path) -> None:
         axes = made[name].figure.axes[0]
         assert (axes.get_xlabel(), axes.get_ylabel()) == (xlabel, ylabel)
     axes = made["loss_tokens"].figure.axes[0]
-    assert [text.get_text() for text in axes.texts] == ["depth ×2", "width ×2"]
+    assert [text.get_text() for text in axes.texts] == ["depth ×2", "experts ×2"]
     marks = [float(line.get_xdata()[0]) for line in axes.lines if line.get_linestyle() == "--"]
     assert marks == [3 * TOKENS_PER_STEP, 6 * TOKENS_PER_STEP]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]

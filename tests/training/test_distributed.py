@@ -196,7 +196,7 @@ def test_growth_in_a_sharded_run_is_growth_of_its_anchor_on_disk(
 ) -> None:
     step, event = (3, 6)[number], EVENTS[number]
     anchor = runs / name / f"checkpoints/anchor-step={step}.ckpt"
-    grow_checkpoint(anchor, tmp_path / "grown.ckpt", event.depth, event.width)
+    grow_checkpoint(anchor, tmp_path / "grown.ckpt", *event.operators)
     offline = load_whole_checkpoint(tmp_path / "grown.ckpt")
     in_run = load_whole_checkpoint(runs / f"{name}-grown-{step}.ckpt")
     assert_equal(in_run["state_dict"], offline["state_dict"], "weights")

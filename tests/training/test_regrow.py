@@ -68,7 +68,7 @@ def test_resuming_needs_no_word_of_the_growth_from_python_either(whole: Path, tm
 def test_growth_in_a_run_is_growth_of_its_anchor_on_disk(
     whole: Path, tmp_path: Path, step: int, event: GrowthEvent
 ) -> None:
-    grow_checkpoint(whole / f"anchor-step={step}.ckpt", tmp_path / "grown.ckpt", event.depth, event.width)
+    grow_checkpoint(whole / f"anchor-step={step}.ckpt", tmp_path / "grown.ckpt", *event.operators)
     offline = load_checkpoint(tmp_path / "grown.ckpt")
     in_run = grown_in_run(whole / f"anchor-step={step}.ckpt", tmp_path)
     assert_equal(in_run["state_dict"], offline["state_dict"], "weights")
@@ -89,7 +89,7 @@ def grown_in_run(anchor: Path, root: Path) -> dict:
 
 
 def test_training_goes_on_from_a_checkpoint_grown_on_disk(whole: Path, tmp_path: Path) -> None:
-    grow_checkpoint(whole / "anchor-step=3.ckpt", tmp_path / "grown.ckpt", EVENTS[0].depth, None)
+    grow_checkpoint(whole / "anchor-step=3.ckpt", tmp_path / "grown.ckpt", EVENTS[0].depth)
     _, module, losses = fit(tmp_path / "run", ckpt_path=tmp_path / "grown.ckpt")
     assert len(module.growth) == 2 and len(losses) == 6
     a, b = (load_checkpoint(d / "step=9.ckpt")["state_dict"] for d in (whole, tmp_path / "run/checkpoints"))

@@ -1,0 +1,70 @@
+"""Norms of experts and of inner channels, from whole or sharded tensors, for operators that choose by them.
+
+Axes: E experts, F inner channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.facts import Facts, PerLayer
+from lit_recycle.growth.names import Place
+from lit_recycle.growth.operator import GrowableModel
+from lit_recycle.growth.shards import rewrapped, shard_dimension
+
+CHANNELS = ("S", "I")
+
+
+def weight_facts(
+    model: GrowableModel, tensors: Mapping[str, Tensor], more: Mapping[str, Callable[[], PerLayer]] | None = None
+) -> Facts:
+    """What weights tell: ``norm`` of each expert, ``channel_norm_S`` and ``_I`` of each inner channel.
+
+    Args:
+        model: The model.
+        tensors: Its weights by name; all processes must take part where they are sharded.
+        more: Other facts, as a run knows them.
+    """
+    known = {"norm": partial(norms, model, tensors, EXPERTS)}
+    known |= {f"channel_norm_{axis}": partial(norms, model, tensors, axis) for axis in CHANNELS}
+    return Facts(known | dict(more or {}), "of a checkpoint" if more is None else "in this run")
+
+
+def norms(model: GrowableModel, tensors: Mapping[str, Tensor], axis: str) -> PerLayer:
+    """Euclidean norm over all matrices of each entry of an axis, by layer."""
+    layers = [torch.zeros(model.size(axis, i), dtype=torch.float64) for i in range(model.num_layers)]
+    for name, tensor in tensors.items():
+        place = model.naming.parse(name)
+        if place.layer is not None and axis in place.axes.names and set(place.axes.matrices) & {"gate", "up", "down"}:
+            layers[place.layer] += squares(place, tensor, axis)
+    return [layer.sqrt().tolist() for layer in layers]
+
+
+@torch.no_grad()
+def squares(place: Place, tensor: Tensor, axis: str) -> Tensor:
+    """Sum of squares of each entry of an axis of a tensor, float64 on the CPU, the same on all processes."""
+    i, dimension = next((i, d) for i, d in enumerate(place.axes.dimensions) if axis in d.factors)
+    others = [j for j in range(tensor.dim()) if j != i]
+    if isinstance(tensor, DTensor):
+        if shard_dimension(tensor) not in (None, i):
+            tensor = tensor.redistribute(placements=[Replicate()] * tensor.device_mesh.ndim)
+        local = _sum_of_squares(tensor.to_local(), others)
+        per_index = rewrapped(local, tensor, (tensor.shape[i],)) if shard_dimension(tensor) == i else local
+        per_index = per_index.full_tensor() if isinstance(per_index, DTensor) else per_index
+    else:
+        per_index = _sum_of_squares(tensor, others)
+    stacked = next((len(f) for f in dimension.factors if isinstance(f, tuple)), 1)
+    if stacked == 1:
+        return per_index.cpu()
+    outer_first = isinstance(dimension.factors[0], tuple)
+    return per_index.view((stacked, -1) if outer_first else (-1, stacked)).sum(0 if outer_first else 1).cpu()
+
+
+def _sum_of_squares(tensor: Tensor, dimensions: list[int]) -> Tensor:
+    return tensor.double().square().sum(dimensions) if dimensions else tensor.double().square()

@@ -1,0 +1,8 @@
+"""What may become of an optimizer's state at a growth."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+OptimizerPolicy = Literal["carry", "fresh_copies", "reset"]
+POLICIES: tuple[str, ...] = ("carry", "fresh_copies", "reset")

@@ -1,0 +1,172 @@
+"""Recipes: how each tensor of a grown model is made of tensors of the model. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
+from lit_recycle.growth.names import Place
+from lit_recycle.growth.operator import Cell, Change, GrowableModel, Operator, Target
+from lit_recycle.growth.sources import AxisMap, SourceMap
+from lit_recycle.growth.treatments import Treatment, Zero
+
+
+class Recipe(NamedTuple):
+    """How one tensor of a grown model is made.
+
+    Args:
+        target: The tensor.
+        sources: The tensors that it is a weighted sum of, mostly one with weight one. A new tensor has one for its
+            type and its place in memory.
+        step: The growth, which says what is taken of the sources and what is done to the result.
+        shape: Of a new tensor, which takes no values from its source.
+    """
+
+    target: Place
+    sources: tuple[tuple[Place, float], ...]
+    step: Step
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def takes(self) -> list[tuple[int, str, AxisMap]]:
+        """What is gathered: dimension, axis and map."""
+        layer, dimensions = self.target.layer, self.target.axes.dimensions
+        return [
+            (i, axis, mapped)
+            for i, dimension in enumerate(dimensions)
+            for axis in dimension.factors
+            if isinstance(axis, str) and (mapped := self.step.maps.get(axis, {}).get(layer)) is not None
+        ]
+
+    @property
+    def splits_dense(self) -> bool:
+        """Whether the experts of the target are slices of one dense network, the source."""
+        return self.shape is None and self.target.is_routed and not self.sources[0][0].is_routed
+
+    def treatments(self, expert: int | None) -> Sequence[Treatment]:
+        return self.step.operator.treatments(Cell(self.step.change, self.target, expert, self.shape is not None))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether each part of the target is a part of one source as it is, or zero."""
+        if len(self.sources) > 1 or self.shape is not None or self.splits_dense:
+            return False
+        if any(axis != EXPERTS for _, axis, _ in self.takes):
+            return False
+        experts = self.experts()
+        return all(set(self.treatments(e)) <= {Zero()} for e in ((self.target.expert,) if experts is None else experts))
+
+    def part(self, expert: int) -> Recipe:
+        """The recipe of one expert's part of the target, which then stands alone."""
+        sources = tuple((self._part_of(place, expert), weight) for place, weight in self.sources)
+        shape = None if self.shape is None else self.shape[1:]
+        return Recipe(_alone(self.target, expert), sources, self.step, shape)
+
+    def _part_of(self, place: Place, expert: int) -> Place:
+        if not place.is_routed:
+            return place
+        mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
+        return _alone(place, mapped.sources[expert] if mapped else expert)
+
+    def grown_shape(self, source: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the target, from that of its source."""
+        if self.shape is not None:
+            return self.shape
+        shape = list(source)
+        mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
+        if self.splits_dense:
+            assert mapped is not None
+            i = next(i for i, d in enumerate(self.sources[0][0].axes.dimensions) if DENSE_WIDTH in d.factors)
+            shape[i] //= mapped.size
+            if self.target.expert is None:
+                shape.insert(0, len(mapped.sources))
+        for i, axis, mapped in self.takes:
+            if axis != EXPERTS or not self.splits_dense:
+                shape[i] = shape[i] * len(mapped.sources) // mapped.size
+        return tuple(shape)
+
+    def experts(self) -> range | None:
+        """Experts that stand in the one tensor; None where it is a single part."""
+        if self.target.axes.expert_dimension is None:
+            return None
+        return range(self.step.after.size(EXPERTS, self.target.layer))
+
+
+def _alone(place: Place, expert: int) -> Place:
+    return Place(place.prefix, place.layer, place.suffix, expert, place.axes.cell)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of a growth.
+
+    Args:
+        operator: The operator.
+        change: The model before and after it, and the map.
+        key: Seed, number of the growth in the life of the model, and number of the operator in it.
+    """
+
+    operator: Operator
+    change: Change
+    key: tuple[int, int, int]
+
+    @property
+    def before(self) -> GrowableModel:
+        return self.change.before
+
+    @property
+    def after(self) -> GrowableModel:
+        return self.change.after
+
+    @property
+    def sources(self) -> SourceMap:
+        return self.change.sources
+
+    @cached_property
+    def maps(self) -> Mapping[str, Mapping[int | None, AxisMap]]:
+        """By axis and layer (None: outside of the layers) the maps that change something."""
+        places: list[int | None] = [None, *range(len(self.sources.layers))]
+        found = {axis: {p: m for p in places if (m := self.sources.axis(axis, p))} for axis in self.sources.axes}
+        return {axis: maps for axis, maps in found.items() if maps}
+
+    def recipes(self, places: Sequence[Place]) -> Iterator[Recipe]:
+        """A recipe for each tensor of the grown model, in the source's order: layers where the first layer stood."""
+        layers: dict[int, list[tuple[Place, list[Target]]]] = {}
+        for place in places:
+            if place.layer is not None:
+                layers.setdefault(place.layer, []).append((place, [*self.operator.targets(place, self.change)]))
+        done = False
+        for place in places:
+            if place.layer is None:
+                yield Recipe(place, ((place, 1.0),), self)
+            elif not done:
+                done = True
+                for j, source in enumerate(self.sources.layers):
+                    yield from self._layer(j, layers.get(source, []))
+
+    def _layer(self, layer: int, places: list[tuple[Place, list[Target]]]) -> Iterator[Recipe]:
+        parts, experts = self.sources.of_layer(layer), self._grown_experts(layer)
+        for source, targets in places:
+            for target, shape in targets:
+                if shape is not None:
+                    template = source.at(self.sources.layers[layer], source.expert)
+                    yield Recipe(target.at(layer, None), ((template, 0.0),), self, shape)
+                elif "{e}" not in target.suffix:
+                    yield Recipe(target.at(layer, None), tuple((source.at(i, None), w) for i, w in parts), self)
+                else:
+                    sources = tuple((source.at(i, source.expert), w) for i, w in parts)
+                    for e in experts.get(source.expert, (source.expert,)):
+                        yield Recipe(target.at(layer, e), sources, self)
+
+    def _grown_experts(self, layer: int) -> dict[int | None, list[int]]:
+        """The grown experts that come from each source expert; under None all of them, for a dense source."""
+        mapped = self.sources.full_axis(EXPERTS, layer)
+        if mapped is None:
+            return {}
+        grown: dict[int | None, list[int]] = {e: [] for e in range(mapped.size)}
+        for e, source in enumerate(mapped.sources):
+            grown[source].append(e)
+        return grown | {None: list(range(len(mapped.sources)))}

@@ -1,0 +1,176 @@
+"""Source maps: for every layer, and every entry of an axis, of a grown model the one that it comes from. No torch.
+
+They are what a growth is; a checkpoint records them, and nothing is worked out from them twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where each entry of a grown axis comes from; the first entry from a source is the original, others are copies.
+
+    Args:
+        size: Entries before the growth.
+        sources: The source of each entry after it.
+    """
+
+    size: int
+    sources: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        outside = [s for s in self.sources if not 0 <= s < self.size]
+        if outside or not self.sources:
+            raise ValueError(f"a map of {self.size} entries must name sources 0..{self.size - 1}, got {outside or '-'}")
+
+    @classmethod
+    def identity(cls, size: int) -> AxisMap:
+        return cls(size, tuple(range(size)))
+
+    @cached_property
+    def is_identity(self) -> bool:
+        return self.sources == tuple(range(self.size))
+
+    @cached_property
+    def copies(self) -> tuple[bool, ...]:
+        """Whether each entry is a copy."""
+        return tuple(_copies(self.sources))
+
+    @cached_property
+    def multiplicities(self) -> tuple[int, ...]:
+        """For each entry how many share its source, m."""
+        count = Counter(self.sources)
+        return tuple(count[s] for s in self.sources)
+
+    @cached_property
+    def originals(self) -> tuple[int, ...]:
+        """For each entry the first one with its source."""
+        first: dict[int, int] = {}
+        return tuple(first.setdefault(source, entry) for entry, source in enumerate(self.sources))
+
+
+AXIS_NAMES = {
+    "D": "hidden channels",
+    "H": "query heads",
+    "G": "key and value heads",
+    "E": "experts",
+    "F": "inner channels (experts)",
+    "S": "inner channels (shared)",
+    "I": "inner channels (dense)",
+}
+LayerMaps = tuple[AxisMap | None, ...]
+"""A map for each grown layer; None where a layer lacks the axis."""
+
+
+@dataclass(frozen=True)
+class SourceMap:
+    """A growth along layers and along named axes.
+
+    Args:
+        layers: The source layer of each grown layer.
+        num_layers: Layers before the growth.
+        axes: The axes that are mapped: one map for the whole model, or one for each grown layer.
+        blends: Grown layers that are weighted sums of several source layers, as (layer, weight).
+    """
+
+    layers: tuple[int, ...]
+    num_layers: int
+    axes: Mapping[str, AxisMap | LayerMaps] = field(default_factory=dict)
+    blends: Mapping[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for axis, maps in self.axes.items():
+            assert isinstance(maps, AxisMap) or len(maps) == len(self.layers), f"{axis}: a map for each grown layer"
+
+    @classmethod
+    def identity(cls, num_layers: int, axes: Mapping[str, AxisMap | LayerMaps] | None = None) -> SourceMap:
+        """Layers stay as they are."""
+        return cls(tuple(range(num_layers)), num_layers, axes or {})
+
+    def full_axis(self, name: str, layer: int | None) -> AxisMap | None:
+        """The map of an axis in a grown layer, or outside of the layers; None where there is none."""
+        maps = self.axes.get(name)
+        if isinstance(maps, tuple):
+            return None if layer is None else maps[layer]
+        return maps
+
+    def axis(self, name: str, layer: int | None) -> AxisMap | None:
+        """As :meth:`full_axis`; None also where the map changes nothing."""
+        mapped = self.full_axis(name, layer)
+        return None if mapped is None or mapped.is_identity else mapped
+
+    @cached_property
+    def changes_layers(self) -> bool:
+        return self.layers != tuple(range(self.num_layers)) or bool(self.blends)
+
+    @cached_property
+    def layer_copies(self) -> tuple[bool, ...]:
+        return tuple(_copies(self.layers))
+
+    def of_layer(self, layer: int) -> tuple[tuple[int, float], ...]:
+        """The source layers of a grown layer, each with its weight."""
+        return self.blends.get(layer) or ((self.layers[layer], 1.0),)
+
+    def listing(self) -> Iterator[tuple[str, AxisMap]]:
+        """What is mapped and how, for people; of an axis that is mapped layer by layer, the first layer's map."""
+        if self.changes_layers:
+            yield "layers", AxisMap(self.num_layers, self.layers)
+        for axis, maps in self.axes.items():
+            each = (maps,) if isinstance(maps, AxisMap) else tuple(m for m in maps if m is not None)
+            alike = "" if len(set(each)) == 1 else ", first layer"
+            yield AXIS_NAMES.get(axis, axis) + alike, each[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types. Maps that are alike in all layers that have them are written once."""
+        return {
+            "layers": list(self.layers),
+            "num_layers": self.num_layers,
+            "axes": {name: _plain(maps) for name, maps in self.axes.items()},
+            "blends": {str(j): [list(part) for part in parts] for j, parts in self.blends.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SourceMap:
+        layers = tuple(values["layers"])
+        axes = {name: _read(maps, len(layers)) for name, maps in values["axes"].items()}
+        blends = {int(j): tuple((int(i), float(w)) for i, w in parts) for j, parts in values["blends"].items()}
+        return cls(layers, values["num_layers"], axes, blends)
+
+
+def _plain(maps: AxisMap | LayerMaps) -> Any:
+    if isinstance(maps, AxisMap):
+        return {"size": maps.size, "sources": list(maps.sources)}
+    kinds = {m for m in maps if m is not None}
+    if len(kinds) == 1:
+        return _plain(kinds.pop()) | {"in_layers": [j for j, m in enumerate(maps) if m is not None]}
+    return [None if m is None else _plain(m) for m in maps]
+
+
+def _read(maps: Any, num_layers: int) -> AxisMap | LayerMaps:
+    if isinstance(maps, list):
+        return tuple(None if m is None else AxisMap(m["size"], tuple(m["sources"])) for m in maps)
+    one = AxisMap(maps["size"], tuple(maps["sources"]))
+    if "in_layers" not in maps:
+        return one
+    where = set(maps["in_layers"])
+    return tuple(one if j in where else None for j in range(num_layers))
+
+
+def _copies(sources: Iterable[int]) -> list[bool]:
+    seen: set[int] = set()
+    found = []
+    for source in sources:
+        found.append(source in seen)
+        seen.add(source)
+    return found
+
+
+def short(numbers: Sequence[int], most: int = 16) -> str:
+    """The beginning of a map, for people."""
+    return " ".join(map(str, numbers[:most])) + (" …" if len(numbers) > most else "")

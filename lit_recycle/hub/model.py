@@ -1,0 +1,132 @@
+"""A Hugging Face model as a growth sees it: its config, the experts that its weights have, its family. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.names import Naming, Place
+from lit_recycle.growth.operator import Target
+from lit_recycle.growth.sources import SourceMap
+from lit_recycle.hub.config_json import (
+    DENSE_RULES,
+    SCALING,
+    TOP_K,
+    Config,
+    first_of,
+    grown_config,
+    is_grouped,
+    num_layers,
+)
+from lit_recycle.hub.families import Family
+from lit_recycle.hub.upcycle import TARGETS, routed_targets, upcycled_config
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A :class:`lit_recycle.growth.operator.GrowableModel` out of a ``config.json``.
+
+    Args:
+        config: The config.
+        family: Its family.
+        experts: Routed experts of each layer, those of multi-token-prediction layers at the end.
+    """
+
+    config: Config
+    family: Family
+    experts: tuple[int, ...]
+
+    @property
+    def naming(self) -> Naming:
+        return self.family.naming
+
+    @property
+    def num_layers(self) -> int:
+        return num_layers(self.config)
+
+    @property
+    def num_tail_layers(self) -> int:
+        return len(self.experts) - self.num_layers
+
+    @property
+    def top_k(self) -> int:
+        top_k = first_of(self.config, TOP_K, 0)
+        return int(top_k[0] if isinstance(top_k, list) else top_k)
+
+    @property
+    def init_std(self) -> float:
+        return float(self.config.get("initializer_range", 0.02))
+
+    @cached_property
+    def traits(self) -> frozenset[str]:
+        routing = self.family.routing
+        normalized = routing is not None and routing.normalizes(self.config)
+        found = {
+            "grouped routing": is_grouped(self.config, self.family),
+            "softmax bias": self.family.softmax_bias,
+            "two experts": routing is not None and routing.kind == "sparsemixer",
+            "tied embeddings": bool(self.config.get("tie_word_embeddings")),
+            "dense prefix": self.family.dense == "prefix",
+            "weights of experts sum to one": normalized and self.config.get("routed_scaling_factor", 1.0) == 1.0,
+            "normalised residual": not self.family.identity,
+        }
+        return frozenset(trait for trait, holds in found.items() if holds)
+
+    def size(self, axis: str, layer: int | None = None) -> int:
+        """See :class:`GrowableModel`."""
+        if axis == EXPERTS:
+            return max(self.experts) if layer is None else self.experts[layer]
+        if axis not in self.family.sizes:
+            return 0
+        if layer is not None and layer < self.num_layers and axis in ("F", "S", "I"):
+            is_dense = DENSE_RULES[self.family.dense][0](self.config, layer)
+            if is_dense != (axis == "I"):
+                return 0
+        value = self.config.get(self.family.sizes[axis])
+        if value is None and axis == "G":
+            value = self.config["num_attention_heads"]
+        return int(value or 0)
+
+    def resized(self, sources: SourceMap, top_k: int | None = None) -> HubModel:
+        """See :class:`GrowableModel`."""
+        maps = [sources.full_axis(EXPERTS, j) for j in range(len(sources.layers))]
+        experts = tuple(
+            self.experts[source] if mapped is None else len(mapped.sources)
+            for mapped, source in zip(maps, sources.layers, strict=True)
+        )
+        config = grown_config(self.config, self.family, sources, self.num_tail_layers, self.experts, experts)
+        if top_k is not None:
+            config = _with_top_k(config, self.family, self.top_k, top_k, grows=EXPERTS in sources.axes)
+        return replace(self, config=config, experts=experts)
+
+    def upcycled(self, layers: Sequence[int], num_experts: int, top_k: int, granularity: int) -> HubModel:
+        """See :class:`GrowableModel`."""
+        config, family = upcycled_config(self.config, layers, num_experts, top_k, granularity)
+        experts = tuple(num_experts if i in layers else n for i, n in enumerate(self.experts))
+        return HubModel(config, family, experts)
+
+    def routed_targets(self, place: Place, after: HubModel) -> Iterable[Target]:
+        """See :class:`GrowableModel`."""
+        return routed_targets(place, TARGETS[self.config["model_type"]], after.config, after.naming, after.experts)
+
+
+def _with_top_k(config: Config, family: Family, before: int, top_k: int, grows: bool) -> Config:
+    """The config with other numbers of experts per token, and of groups and a scaling that follow from them."""
+    config, routing = dict(config), family.routing
+    assert routing is not None
+    for key in TOP_K:
+        value = config.get(key)
+        if value is not None:
+            config[key] = [v * top_k // before for v in value] if isinstance(value, list) else value * top_k // before
+    if routing.groups and grows and is_grouped(config, family):
+        config[routing.groups[1]] = config[routing.groups[1]] * top_k // before
+    if routing.kind == "sigmoid" and not routing.normalizes(config) and grows and top_k != before:
+        # Sigmoid scores add up over the duplicates; all other weights sum to what they did.
+        if SCALING not in config:
+            raise ValueError(
+                f"config.json has no {SCALING}, which must be multiplied by {before}/{top_k}; add it to the source"
+            )
+        config[SCALING] = config[SCALING] * before / top_k
+    return config

@@ -1,0 +1,62 @@
+"""The page about operators does what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from helpers import built, grown_by, tiny, tokens
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "write-an-operator.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_example_passes_its_test_and_runs_on_disk(tmp_path):
+    operator, test, _ = blocks("python")
+    (tmp_path / "my_operators.py").write_text(operator)
+    (tmp_path / "test_my_operators.py").write_text(test)
+    pythonpath = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT / 'tests')!r}]; "
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            pythonpath + "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '.']))",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "2 passed" in run.stdout, run.stdout + run.stderr
+    command = blocks("bash")[0]
+    assert "my_operators.CopyLast" in command
+    event = yaml.safe_load(blocks("yaml")[0])["trainer"]["callbacks"][0]["init_args"]["events"][0]
+    parsed = "import json; from jsonargparse import ArgumentParser; from lit_recycle.growth.event import GrowthEvent; "
+    parsed += "p = ArgumentParser(exit_on_error=False); p.add_argument('--e', type=GrowthEvent); "
+    parsed += f"print(p.instantiate(p.parse_object({{'e': {event!r}}})).e.operators[0])"
+    run = subprocess.run([sys.executable, "-c", pythonpath + parsed], cwd=tmp_path, capture_output=True, text=True)
+    assert "CopyLast(" in run.stdout and "times=2, noise=0.01" in run.stdout, run.stderr
+
+
+def test_the_other_example_leaves_the_function():
+    names: dict = {}
+    head = "from collections.abc import Mapping\nfrom dataclasses import dataclass\n"
+    head += "from lit_recycle.growth.operator import GrowableModel\n"
+    head += (
+        "from lit_recycle.growth.operators.widen import WidthOperator\nfrom lit_recycle.growth.sources import AxisMap\n"
+    )
+    exec(head + blocks("python")[2], names)
+    model = built(tiny())
+    after = grown_by(model, names["DoubleInner"]())
+    assert after.config.expert_size == 2 * model.config.expert_size
+    assert (after(tokens(model.config))[0] - model(tokens(model.config))[0]).abs().max() < 1e-12
+
+
+def test_the_table_of_operators_is_what_the_command_prints():
+    command = [sys.executable, "-m", "lit_recycle.cli", "operators", "--markdown"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in (ROOT / "docs" / "operators.md").read_text()

@@ -1,0 +1,174 @@
+"""Every operator on Hugging Face folders: transformers loads the result, and logits stay where the operator says so."""
+
+import json
+
+import pico
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lit_recycle.commands.grow import main as grow
+from lit_recycle.growth.operators import (
+    DropLayers,
+    DuplicateExperts,
+    InsertEvery,
+    Interpolate,
+    Interpose,
+    Middle,
+    PruneExperts,
+    PruneInner,
+    RandomLayers,
+    Solar,
+    Stack,
+    Upcycle,
+    WidenHeads,
+    WidenHidden,
+    WidenInner,
+)
+from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.grow import grow_folder
+
+WIDENED = [name for name, family in FAMILIES.items() if family.sizes]
+EXPERTS = [name for name in WIDENED if FAMILIES[name].routing]
+DENSE = [name for name in WIDENED if not FAMILIES[name].routing]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Each family's model as the hub has it, with its logits; built when asked for."""
+    made = {}
+
+    def source(family):
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family) / "source"
+            model = pico.build(family)
+            model.save_pretrained(folder)
+            made[family] = folder, pico.logits(model)
+        return made[family]
+
+    return source
+
+
+def widenings(family):
+    networks = {"F": "experts", "I": "dense", "S": "shared"}
+    inner = [WidenInner(networks[a], factor=2, symmetry_break=0.2) for a in "FIS" if a in FAMILIES[family].sizes]
+    heads = [WidenHeads(2, symmetry_break=0.2)]
+    hidden = [WidenHidden(2), WidenHeads(2)] if not FAMILIES[family].free_head_dim else [WidenHidden(2)]
+    return [hidden, inner, *([heads] if FAMILIES[family].free_head_dim else [])]
+
+
+@pytest.mark.parametrize("family", WIDENED)
+def test_widths_grow_and_leave_the_logits(family, sources, tmp_path):
+    source, before = sources(family)
+    for i, operators in enumerate(widenings(family)):
+        growth = grow_folder(source, tmp_path / str(i), *operators)
+        assert growth.preserves
+        torch.testing.assert_close(pico.logits(pico.load(tmp_path / str(i))), before, rtol=0, atol=2e-5)
+
+
+def test_a_config_without_head_dim_wants_both_widths(sources, tmp_path):
+    with pytest.raises(ValueError, match="hidden size and heads grow together"):
+        grow_folder(sources("olmoe")[0], tmp_path / "grown", WidenHidden(2))
+
+
+def test_a_family_whose_tensors_are_not_all_known_is_not_widened(sources, tmp_path):
+    with pytest.raises(ValueError, match=r"not all tensors that have them are known by name|no inner channels"):
+        grow_folder(sources("gpt_oss")[0], tmp_path / "grown", WidenInner("experts"))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "llama", "gpt_oss"])
+@pytest.mark.parametrize(
+    "operator",
+    [Interpose(num_layers=3), Stack(3), InsertEvery(2), Middle(1), Interpolate(), DropLayers([1]), Solar(0)],
+    ids=str,
+)
+def test_layers_are_found_where_they_belong(family, operator, sources, tmp_path):
+    source, before = sources(family)
+    growth = grow_folder(source, tmp_path / "grown", operator)
+    after = pico.logits(pico.load(tmp_path / "grown"))
+    assert growth.preserves == ((after - before).abs().max() < 1e-5).item()
+
+
+def test_the_layer_between_two_is_their_mean(sources, tmp_path):
+    source, _ = sources("llama")
+    grow_folder(source, tmp_path / "grown", Interpolate(0.25))
+    old, new = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "grown"))
+    name = "model.layers.{}.self_attn.q_proj.weight"
+    expected = 0.75 * old[name.format(0)] + 0.25 * old[name.format(1)]
+    torch.testing.assert_close(new[name.format(1)], expected)
+    assert torch.equal(new[name.format(2)], old[name.format(1)])
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_are_copied_and_pruned_by_norm(family, sources, tmp_path):
+    source, _ = sources(family)
+    grow_folder(source, tmp_path / "uneven", DuplicateExperts(num_experts=6, by="norm", top_k=3))
+    grow_folder(tmp_path / "uneven", tmp_path / "pruned", PruneExperts(2, top_k=2))
+    assert pico.load(tmp_path / "uneven") and pico.load(tmp_path / "pruned")
+    record = json.loads((tmp_path / "pruned" / "growth.json").read_text())["growths"][1]
+    maps = record["maps"][0]["axes"]["E"]  # one for all layers, or one for each
+    assert all(len(m["sources"]) == 2 for m in (maps if isinstance(maps, list) else [maps]) if m)
+
+
+def test_inner_channels_are_pruned(sources, tmp_path):
+    source, _ = sources("llama")
+    grow_folder(source, tmp_path / "pruned", PruneInner(10))
+    old, new = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "pruned"))
+    norms = sum(
+        old[f"model.layers.0.mlp.{m}_proj.weight"].square().sum(dim=0 if m == "down" else 1)
+        for m in ("gate", "up", "down")
+    )
+    kept = norms.argsort(descending=True)[:10].sort().values
+    assert torch.equal(new["model.layers.0.mlp.up_proj.weight"], old["model.layers.0.mlp.up_proj.weight"][kept])
+    assert torch.equal(new["model.layers.0.mlp.down_proj.weight"], old["model.layers.0.mlp.down_proj.weight"][:, kept])
+    assert pico.load(tmp_path / "pruned").config.intermediate_size == 10
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_granular_experts_compute_what_the_dense_network_did(family, sources, tmp_path):
+    source, before = sources(family)
+    grow_folder(source, tmp_path / "moe", Upcycle(6, 3, 3))
+    grow_folder(tmp_path / "moe", tmp_path / "wide", DuplicateExperts(2, noise=0.0))
+    for name in ("moe", "wide"):
+        torch.testing.assert_close(pico.logits(pico.load(tmp_path / name)), before, rtol=0, atol=1e-5)
+
+
+def test_some_layers_may_stay_dense_where_the_config_can_say_so(sources, tmp_path):
+    source, before = sources("qwen3")
+    grow_folder(source, tmp_path / "moe", Upcycle(4, in_layers=[1]))
+    torch.testing.assert_close(pico.logits(pico.load(tmp_path / "moe")), before, rtol=0, atol=1e-5)
+    assert pico.config_of(tmp_path / "moe")["mlp_only_layers"] == [0]
+    with pytest.raises(ValueError, match="all layers of a mixtral model have experts"):
+        grow_folder(sources("llama")[0], tmp_path / "no", Upcycle(4, in_layers=[1]))
+
+
+def test_several_operators_in_a_row(sources, tmp_path):
+    """Each on the result of the one before, as in steps on disk."""
+    source, before = sources("qwen3")
+    operators = [Upcycle(4), WidenHidden(2), DuplicateExperts(2, noise=0.0), Interpose(2, zero_output=True)]
+    growth = grow_folder(source, tmp_path / "grown", *operators)
+    assert growth.preserves and len(growth.record()["maps"]) == 4
+    torch.testing.assert_close(pico.logits(pico.load(tmp_path / "grown")), before, rtol=0, atol=2e-5)
+
+
+def test_new_layers_begin_as_a_model_does(sources, tmp_path):
+    source, _ = sources("llama")
+    grow_folder(source, tmp_path / "grown", RandomLayers(2), seed=3)
+    new = load_file(tmp_path / "grown" / "model.safetensors")
+    assert (new["model.layers.1.input_layernorm.weight"] == 1).all()
+    assert 0.015 < new["model.layers.1.mlp.gate_proj.weight"].std() < 0.025
+    assert pico.load(tmp_path / "grown")
+
+
+def test_any_operator_from_the_command_line(sources, tmp_path, capsys):
+    source, _ = sources("llama")
+    options = ["--grow", "{class_path: WidenInner, init_args: {networks: dense, size: 30}}", "--grow", "WidenHidden"]
+    assert grow([str(source), str(tmp_path / "grown"), *options, "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert "inner channels (dense) 24 → 30" in said and "hidden channels 16 → 32" in said and "preserved" in said
+    maps = tmp_path / "grown" / "growth.json"
+    record = json.loads(maps.read_text())["growths"][0]
+    (tmp_path / "maps.json").write_text(json.dumps(record))
+    assert grow([str(source), str(tmp_path / "again"), *options, "--maps", str(tmp_path / "maps.json")]) == 0
+    with pytest.raises(ValueError, match="WidenHiden"):
+        grow([str(source), str(tmp_path / "no"), "--grow", "WidenHiden"])

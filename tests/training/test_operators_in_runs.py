@@ -1,0 +1,152 @@
+"""Each operator in a run: bit for bit what its anchor grows into on disk, on any strategy, and kills lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from runs import CONFIG, assert_equal, assert_same_training_state, fit, on_processes
+
+from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.growth.event import GrowthEvent, Trigger
+from lit_recycle.growth.operator import Cell, Operator
+from lit_recycle.growth.operators import (
+    DropLayers,
+    DuplicateExperts,
+    InsertEvery,
+    Interpolate,
+    Interpose,
+    Layers,
+    Middle,
+    PruneExperts,
+    PruneInner,
+    RandomLayers,
+    Solar,
+    Stack,
+    Upcycle,
+    WidenHeads,
+    WidenHidden,
+    WidenInner,
+    __all__,
+)
+from lit_recycle.growth.treatments import Noise, Treatment
+
+
+@dataclass(frozen=True)
+class NoisyLayers(Interpose):
+    """Noise on copied layers, for which whole matrices must be seen, also of tensors that are cut along other axes."""
+
+    is_elementwise = False
+
+    def treatments(self, cell: Cell) -> Sequence[Treatment]:
+        return [Noise(0.1)] if cell.is_layer_copy and len(cell.place.axes.dimensions) > 1 else []
+
+
+DENSE: dict[str, Any] = {"num_experts": 0, "dense_layers": (0, 1, 2), "dense_size": 6, "shared_expert_size": 0}
+CASES: dict[str, tuple[dict[str, Any], list[Operator]]] = {
+    "Interpose": ({}, [Interpose(num_layers=5)]),
+    "Stack": ({}, [Stack(2, keep_last=1, zero_output=True)]),
+    "Layers": ({}, [Layers([2, 0, 2, 1])]),
+    "Solar": ({}, [Solar(1)]),
+    "InsertEvery": ({}, [InsertEvery(2)]),
+    "Middle": ({}, [Middle(1, times=2)]),
+    "Interpolate": ({}, [Interpolate(0.25)]),
+    "RandomLayers": ({}, [RandomLayers(2)]),
+    "DropLayers": ({}, [DropLayers([1])]),
+    "DuplicateExperts": ({}, [DuplicateExperts(num_experts=5, by="norm", top_k=3, redraw=0.5, bias_noise=0.1)]),
+    "DuplicateExperts, drawn": ({}, [DuplicateExperts(2, copies="draw", router="draw_all", order="appended")]),
+    "PruneExperts": ({}, [PruneExperts(2)]),
+    "PruneInner": ({}, [PruneInner(5, "shared")]),
+    "Upcycle": (DENSE, [Upcycle(4, 2, 2, in_layers=[0, 2], redraw=0.5)]),
+    "WidenInner": ({}, [WidenInner("experts", size=11, symmetry_break=0.1), WidenInner("shared")]),
+    "WidenHeads": ({"num_heads": 4, "num_kv_heads": 2, "qk_norm": "full"}, [WidenHeads(3, symmetry_break=0.1)]),
+    "WidenHidden": ({}, [WidenHidden(2, symmetry_break=0.1)]),
+    "noise on layers": ({}, [NoisyLayers(2)]),
+    "several": ({}, [WidenHidden(2), DuplicateExperts(2, noise=0.1), Interpose(2), DropLayers([0])]),
+}
+STEP, END = 2, 4
+
+
+def test_every_operator_is_tried() -> None:
+    assert {type(op).__name__ for _, operators in CASES.values() for op in operators} >= set(__all__)
+
+
+class SaveAtOnce(L.Callback):
+    """Saves right after an event, before anything is trained."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == STEP:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
+    """A run that grows at step 2 of 4."""
+    changes, operators = CASES[name]
+    policy = "fresh_copies" if name == "Stack" else "carry"
+    events = [GrowthEvent(Trigger(steps=STEP), grow=operators, optimizer_state=policy)]
+    fit(root / "run", strategy, steps=END, events=events, config=CONFIG.replace(**changes), **options)
+
+
+def grow_in_run(root: Path, name: str, strategy: str = "auto") -> None:
+    folder = root / strategy / name.replace(", ", "-")
+    run(folder, name, strategy, save_every=END, callbacks=[SaveAtOnce(folder / "grown.ckpt")])
+
+
+def check(root: Path, name: str, strategy: str) -> None:
+    folder = root / strategy / name.replace(", ", "-")
+    policy = "fresh_copies" if name == "Stack" else "carry"
+    anchor = folder / f"run/checkpoints/anchor-step={STEP}.ckpt"
+    grow_checkpoint(anchor, folder / "disk.ckpt", *CASES[name][1], optimizer_state=policy)
+    on_disk, in_run = (load_whole_checkpoint(folder / f"{kind}.ckpt") for kind in ("disk", "grown"))
+    assert_equal(in_run["state_dict"], on_disk["state_dict"], "weights")
+    (ours,), (theirs,) = in_run["optimizer_states"], on_disk["optimizer_states"]
+    assert_equal(by_name(ours), by_name(theirs), "optimizer")
+    (a,), (b,) = in_run["hyper_parameters"]["growth"], on_disk["hyper_parameters"]["growth"]
+    assert (a["maps"], a["event"]["grow"], a["after"]) == (b["maps"], b["event"]["grow"], b["after"])
+
+
+def by_name(saved: dict[str, Any]) -> dict[str, Any]:
+    names = {i: n for g in saved["param_groups"] for i, n in zip(g["params"], g["param_names"], strict=True)}
+    return {names[i]: state for i, state in saved["state"].items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_growth_in_a_run_is_growth_on_disk(name: str, tmp_path: Path) -> None:
+    grow_in_run(tmp_path, name)
+    check(tmp_path, name, "auto")
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("operators")
+    on_processes(2, all_cases, root)
+    return root
+
+
+def all_cases(root: Path) -> None:
+    for strategy in ("ddp", "fsdp", "fsdp2"):
+        for name in CASES:
+            grow_in_run(root, name, strategy)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("name", CASES)
+def test_growth_on_two_processes_is_growth_on_disk(name: str, strategy: str, sharded: Path) -> None:
+    check(sharded, name, strategy)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_is_resumed_around_a_growth_ends_where_it_would_have(name: str, tmp_path: Path) -> None:
+    run(tmp_path / "whole", name)
+    saved = tmp_path / "whole/run/checkpoints"
+    for step in (STEP - 1, STEP + 1):
+        run(tmp_path / f"from-{step}", name, ckpt_path=saved / f"step={step}.ckpt")
+        again = tmp_path / f"from-{step}/run/checkpoints/step={END}.ckpt"
+        assert_same_training_state(saved / f"step={END}.ckpt", again)
