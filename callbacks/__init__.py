@@ -1,6 +1,7 @@
 """Lightning callbacks of lit-recycle, one per file."""
 
 from callbacks.compute import ComputeMonitor
+from callbacks.data import DataMonitor
 from callbacks.expert_load import ExpertLoadMonitor
 from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
@@ -10,6 +11,7 @@ from callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
     "ComputeMonitor",
+    "DataMonitor",
     "ExpertLoadMonitor",
     "GrowthCallback",
     "GrowthMonitor",

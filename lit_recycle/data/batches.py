@@ -1,13 +1,12 @@
-"""Batches of fixed-length samples, gathered from a memory-mapped split.
+"""Batches of fixed-length samples, gathered from memory-mapped tokens.
 
-Sample i of a split holds the tokens i·S to i·S + S: S inputs and, shifted by one, S labels.
+Sample i of a sequence of tokens holds the tokens i·S to i·S + S: S inputs and, shifted by one, S labels.
 
 Axis suffixes: N samples, B batch, S sequence.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,95 +15,122 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from typing_extensions import override
 
-from lit_recycle.data.corpus import Split
 from lit_recycle.data.order import shuffled
+from lit_recycle.data.stream import SampleOrder
+from lit_recycle.data.tokens import Tokens
 
 Batch = dict[str, Tensor]
+ORIGIN = "origin"
+"""Key of a batch that a growth may make obsolete: its first position, and the growths that were known."""
 
 
 class Samples:
-    """All samples of a split; the file is mapped on first use, in whichever process that is.
+    """All samples of a sequence of tokens; neighbours share one token, the last label of the first.
+
+    Args:
+        tokens: where they are.
+        seq_len: S.
+        name: what messages call it.
 
     Raises:
-        ValueError: the split is shorter than one sample.
+        ValueError: there are too few tokens for one sample.
     """
 
-    def __init__(self, split: Split, seq_len: int) -> None:
-        if not split.samples(seq_len):
+    def __init__(self, tokens: Tokens, seq_len: int, name: str) -> None:
+        self.tokens, self.seq_len = tokens, seq_len
+        if not len(self):
             raise ValueError(
-                f"The {split.path.stem} split has {split.tokens} tokens, fewer than one sample of seq_len + 1 = "
-                f"{seq_len + 1}; give more text, lower seq_len, or change val_fraction."
+                f"{name} has {len(tokens)} tokens, fewer than one sample of seq_len + 1 = {seq_len + 1}; give more "
+                "text, lower seq_len, or change val_fraction."
             )
-        self.split, self.seq_len = split, seq_len
 
     def __len__(self) -> int:
-        return self.split.samples(self.seq_len)
+        return max(0, (len(self.tokens) - 1) // self.seq_len)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"split": self.split, "seq_len": self.seq_len}
+    def ids(self, sample: int) -> np.ndarray:
+        """The S + 1 ids of a sample; raises ValueError where one is not in the vocabulary."""
+        return self.tokens.read(sample * self.seq_len, self.seq_len + 1)
 
-    @cached_property
-    def _tokens_NS1(self) -> np.ndarray:
-        """Every sample as a row of S + 1 tokens, a view: a row's last token is the next row's first."""
-        tokens = np.asarray(np.memmap(self.split.path, dtype=self.split.dtype, mode="r"))
-        shape = (len(self), self.seq_len + 1)
-        strides = (self.seq_len * tokens.itemsize, tokens.itemsize)
-        return np.lib.stride_tricks.as_strided(tokens, shape, strides, writeable=False)
 
-    def batch(self, samples: np.ndarray) -> Batch:
-        """Gather samples.
+def batch_of(rows_B: Sequence[np.ndarray]) -> Batch:
+    """A batch of samples.
 
-        Args:
-            samples: [B] indices below `len(self)`.
+    Args:
+        rows_B: S + 1 ids each.
 
-        Returns:
-            "input_ids" and "labels", int64 of shape [B, S]; `labels[b, s]` is the token after `input_ids[b, s]`.
-        """
-        tokens_BS1 = self._tokens_NS1[samples]
-        return {
-            "input_ids": torch.from_numpy(tokens_BS1[:, :-1].astype(np.int64)),
-            "labels": torch.from_numpy(tokens_BS1[:, 1:].astype(np.int64)),
-        }
+    Returns:
+        "input_ids" and "labels", int64 of shape [B, S]; `labels[b, s]` is the token after `input_ids[b, s]`.
+    """
+    tokens_BS1 = np.empty((len(rows_B), len(rows_B[0])), np.int64)
+    for row, ids in enumerate(rows_B):
+        tokens_BS1[row] = ids
+    return {
+        "input_ids": torch.from_numpy(tokens_BS1[:, :-1].copy()),
+        "labels": torch.from_numpy(tokens_BS1[:, 1:].copy()),
+    }
 
 
 class TokenBatches(IterableDataset[Batch]):
     """The endless stream of training batches of one rank.
 
     The whole run walks through the positions 0, 1, 2, …; batch t of rank r among R holds the positions
-    start + t·R·B + r·B and the B - 1 after it. `shuffled` says which sample a position is, so each epoch sees every
-    sample once, whatever R and B were before `start`. With W loader processes the w-th gathers the batches w, w + W, …
+    start + t·R·B + r·B and the B - 1 after it. `order` says which sample a position is, whatever R and B were before
+    `start`. With W loader processes the w-th gathers the batches w, w + W, …
 
     Args:
-        samples: what to draw from.
+        samples: what to draw from, by number of the source.
+        order: of the samples.
         batch_size: B, of one rank.
-        seed: of the order.
         start: positions that the whole run has behind it.
         rank: r.
         world_size: R.
+        mark_origin: whether batches say where they come from, see `ORIGIN`.
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        samples: Sequence[Samples],
+        order: SampleOrder,
+        batch_size: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        mark_origin: bool = False,
     ) -> None:
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.samples, self.order, self.batch_size = samples, order, batch_size
         self.start, self.rank, self.world_size = start, rank, world_size
+        self.mark_origin = mark_origin
+
+    @property
+    def stride(self) -> int:
+        """Positions of a batch of all ranks."""
+        return self.world_size * self.batch_size
+
+    def batch(self, position: int) -> Batch:
+        """This rank's batch among those of all ranks that begin at a position."""
+        positions_B = position + self.rank * self.batch_size + np.arange(self.batch_size)
+        drawn = zip(*(part.tolist() for part in self.order.at(positions_B)), strict=True)
+        batch = batch_of([self.samples[source].ids(sample) for source, sample in drawn])
+        if self.mark_origin:
+            batch[ORIGIN] = torch.tensor([position, self.order.growths])
+        return batch
 
     @override
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        step, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step, steps = (worker.id, worker.num_workers) if worker else (0, 1)
+        position = self.start + step * self.stride
         while True:
-            first = self.start + (step * self.world_size + self.rank) * self.batch_size
-            positions_B = np.arange(first, first + self.batch_size)
-            yield self.samples.batch(shuffled(positions_B, len(self.samples), self.seed))
-            step += stride
+            yield self.batch(position)
+            position += steps * self.stride
 
 
 class StreamLoader(DataLoader[Batch]):
     """Loads `TokenBatches` from wherever the run stands each time it is iterated.
 
     Lightning iterates anew at the start of each of its epochs (`limit_train_batches`), and has then fetched batches
-    that were not trained on; asking for the position avoids both repeating and skipping.
+    that were not trained on; asking for the position avoids both repeating and skipping. When the dataset is given
+    another order, what was gathered ahead in the old one is dropped.
 
     Args:
         stream: the batches; its `start` is set at each iteration.
@@ -112,25 +138,29 @@ class StreamLoader(DataLoader[Batch]):
         kwargs: of `torch.utils.data.DataLoader`.
 
     Attributes:
+        stream: as given.
         seconds_waited: time that was spent inside `next`, over all passes, while a training step could not begin.
     """
 
     def __init__(self, stream: TokenBatches, position: Callable[[], int], **kwargs: Any) -> None:
         super().__init__(stream, batch_size=None, **kwargs)
-        self.position = position
+        self.stream, self.position = stream, position
         self.seconds_waited = 0.0
 
     @override
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.dataset.start = self.position()  # type: ignore[attr-defined]
-        return self._timed(super().__iter__())
+        self.stream.start = self.position()
+        return self._timed()
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _timed(self) -> Iterator[Batch]:
         while True:
-            asked = time.perf_counter()
-            batch = next(batches)
-            self.seconds_waited += time.perf_counter() - asked
-            yield batch
+            order, batches = self.stream.order, super().__iter__()
+            while self.stream.order is order:
+                asked = time.perf_counter()
+                batch = next(batches)
+                self.seconds_waited += time.perf_counter() - asked
+                yield batch
+                self.stream.start += self.stream.stride
 
 
 class EvalBatches(Dataset[Batch]):
@@ -148,4 +178,5 @@ class EvalBatches(Dataset[Batch]):
     @override
     def __getitem__(self, index: int) -> Batch:
         positions_B = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
-        return self.samples.batch(shuffled(positions_B, len(self.samples), seed=0))
+        order_B = shuffled(positions_B, len(self.samples), seed=0)
+        return batch_of([self.samples.ids(sample) for sample in order_B.tolist()])

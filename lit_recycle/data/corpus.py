@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lit_recycle.data.digests import content_digests
+from lit_recycle.data.digests import content_digests, known_digests
 from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents
 from lit_recycle.data.tokenizer import Tokenizer
+from lit_recycle.data.tokens import FilePiece, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,9 @@ class Split:
     documents: int
     bytes: int
 
-    def samples(self, seq_len: int) -> int:
-        """How many samples of `seq_len` inputs there are; neighbours share one token, the last label of the first."""
-        return max(0, (self.tokens - 1) // seq_len)
+    def ids(self, below: int) -> Tokens:
+        """The ids, all of which are smaller than `below`."""
+        return Tokens.of((FilePiece(self.path, self.dtype, self.tokens),), below)
 
     @property
     def bytes_per_token(self) -> float:
@@ -142,11 +143,29 @@ def corpus_key(
     Raises:
         ValueError: a file cannot be read.
     """
+    return _key(files, content_digests([file.path for file in files], cache_dir), tokenizer, text_field, val_fraction)
+
+
+def _key(
+    files: list[SourceFile], digests: list[bytes], tokenizer: Tokenizer, text_field: str, val_fraction: float
+) -> str:
     how = [FORMAT, PIECE, tokenizer.fingerprint, text_field, val_fraction]
     key = hashlib.blake2b(json.dumps(how).encode(), digest_size=16)
-    for file, digest in zip(files, content_digests([file.path for file in files], cache_dir), strict=True):
+    for file, digest in zip(files, digests, strict=True):
         key.update(file.kind.encode() + digest)
     return key.hexdigest()
+
+
+def known_corpus(
+    path: str | list[str], tokenizer: Tokenizer, cache_dir: str | Path, text_field: str, val_fraction: float
+) -> Corpus | None:
+    """The corpus that `prepare_corpus` has made of the files as they are; None where files would have to be read."""
+    files, cache_dir = find_files(path), Path(cache_dir)
+    digests = known_digests([file.path for file in files], cache_dir)
+    if digests is None:
+        return None
+    folder = cache_dir / f"corpus-{_key(files, digests, tokenizer, text_field, val_fraction)}"
+    return Corpus.open(folder) if _is_whole(folder) else None
 
 
 def _is_whole(folder: Path) -> bool:

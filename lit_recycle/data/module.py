@@ -1,4 +1,4 @@
-"""`TextData`: a text corpus as a LightningDataModule whose training stream resumes at the exact sample."""
+"""`TextData`: text and tokens as a LightningDataModule whose training stream resumes at the exact sample."""
 
 import warnings
 from functools import cached_property
@@ -11,9 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
-from lit_recycle.data.batches import Batch, EvalBatches, Samples, StreamLoader, TokenBatches
-from lit_recycle.data.config import DataDefaults
-from lit_recycle.data.corpus import Corpus, prepare_corpus
+from lit_recycle.data.batches import ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
+from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources
+from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
+from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
 
 _DEFAULT = DataDefaults()
@@ -30,12 +31,15 @@ class TextData(LightningDataModule):
     position is the `samples_seen` of the LightningModule: the samples trained on by all replicas, counted before the
     callbacks' `on_train_batch_end` (in `training_step` or `optimizer_step`) and restored from the checkpoint. A run
     may resume with another number of processes or `batch_size`: every sample of an epoch is still seen once. With
-    another corpus, `seq_len` or `seed` it goes on at the start of the new stream, and says so.
+    other sources or weights each source goes on after its last sample; with another `seq_len` or `seed` all begin anew;
+    either is said.
 
     Args:
         path: A file, a folder (read recursively), a glob or a list of these; or "python-stdlib", the standard library
             of the running Python. Text and source files are documents; .jsonl (also .gz) and .parquet hold one each
-            per line or row.
+            per line or row. "python-stdlib" when neither this nor `sources` is given.
+        sources: Several sources and their weights, instead of `path`.
+        stages: Weights that change during the run; see `DataStage`.
         tokenizer: "bytes", or the path of a Hugging Face tokenizer.json.
         text_field: Key or column that holds the text in .jsonl and .parquet.
         seq_len: Tokens per sample that the model reads, and predicts.
@@ -57,7 +61,9 @@ class TextData(LightningDataModule):
 
     def __init__(
         self,
-        path: str | list[str] = _DEFAULT.path,
+        path: str | list[str] | None = None,
+        sources: list[Source] | None = None,
+        stages: list[DataStage] | None = None,
         tokenizer: str = _DEFAULT.tokenizer,
         text_field: str = _DEFAULT.text_field,
         seq_len: int = _DEFAULT.seq_len,
@@ -74,12 +80,17 @@ class TextData(LightningDataModule):
             raise ValueError(
                 f"val_fraction={val_fraction} must lie between 0 and 1; to not validate set limit_val_batches=0."
             )
-        self.path, self.tokenizer_spec, self.text_field = path, tokenizer, text_field
+        if path is not None and sources is not None:
+            raise ValueError("data.path and data.sources exclude each other: set data.path to null")
+        only = Source(CORPUS, _DEFAULT.path if path is None else path)
+        self.sources: list[Source] = [only] if sources is None else sources
+        self.stages = check_sources(self.sources, stages or [])
+        self.tokenizer_spec, self.text_field = tokenizer, text_field
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
         self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
-        self._folder: Path | None = None
+        self._folders: list[Path] = []
         self._samples_seen = 0  # without a trainer, whose module counts
-        self._stream_start = 0  # samples_seen when the present stream began
+        self._batches: TokenBatches | None = None
         self._restored: dict[str, Any] | None = None
 
     @cached_property
@@ -99,28 +110,44 @@ class TextData(LightningDataModule):
     @property
     def bytes_per_token(self) -> float:
         """Of the validation split: bits per byte = loss / ln 2 / bytes_per_token."""
-        return self.corpus.val.bytes_per_token
+        return self.opened[0].val_bytes_per_token
+
+    @property
+    def _preparation(self) -> Preparation:
+        return Preparation(self.tokenizer, self.cache_dir, self.text_field, self.val_fraction)
 
     @override
     def prepare_data(self) -> None:
-        self._folder = prepare_corpus(self.path, self.tokenizer, self.cache_dir, self.text_field, self.val_fraction)
+        self._folders = [self._preparation.prepare(source) for source in self.sources]
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        """Open the corpus that the first process has prepared.
+        """Open what the first process has prepared.
 
         Raises:
             ValueError: a split is shorter than one sample, or the trainer or its module cannot work with a stream.
         """
-        folder = self._folder
+        folders = self._folders
         if self.trainer is not None:
-            folder = self.trainer.strategy.broadcast(folder)
+            folders = self.trainer.strategy.broadcast(folders)
             if stage == "fit":
                 _check_trainer(self.trainer)
-        assert folder is not None, "prepare_data comes before setup"
-        self.corpus = Corpus.open(folder)
-        self._train = Samples(self.corpus.train, self.seq_len)
-        self._val = Samples(self.corpus.val, self.seq_len)
+        assert folders, "prepare_data comes before setup"
+        self.opened: list[OpenSource] = [
+            self._preparation.open(source, folder) for source, folder in zip(self.sources, folders, strict=True)
+        ]
+        refuse_twins(self.opened)
+        self._train = [self._samples(source, "train") for source in self.opened]
+        self._val = self._samples(self.opened[0], "val")
+        drawable = tuple(
+            StreamSource(source.name, source.key, len(samples))
+            for source, samples in zip(self.opened, self._train, strict=True)
+        )
+        self.stream = Stream(drawable, tuple(self.stages), self.seq_len, self.seed)
+
+    def _samples(self, source: OpenSource, split: str) -> Samples:
+        name = f"The {split} split" + ("" if len(self.sources) == 1 else f" of source {source.name!r}")
+        return Samples(getattr(source, split), self.seq_len, name)
 
     @property
     def _replicas(self) -> dict[str, int]:
@@ -137,14 +164,55 @@ class TextData(LightningDataModule):
         """The endless stream, from the sample after the last one trained on.
 
         Raises:
-            ValueError: the module has not restored its `samples_seen` from the checkpoint.
+            ValueError: the module has not restored its `samples_seen` from the checkpoint, or the run would repeat a
+                source more often than it may.
         """
         self._adopt_restored_stream()
+        self._note_growths()
+        self._check_repetitions()
         replicas = self._replicas
-        stream = TokenBatches(
-            self._train, self.batch_size, self.seed, rank=replicas["rank"], world_size=replicas["num_replicas"]
+        self._batches = TokenBatches(
+            self._train,
+            self.stream.order(),
+            self.batch_size,
+            rank=replicas["rank"],
+            world_size=replicas["num_replicas"],
+            mark_origin=self.stream.follows_growths,
         )
-        return StreamLoader(stream, lambda: self.samples_seen - self._stream_start, **self._loader_options())
+        return StreamLoader(self._batches, lambda: self.samples_seen, **self._loader_options())
+
+    def _note_growths(self) -> None:
+        """A stage that ends with a growth ends where the growth is first known of, between two optimizer steps."""
+        count = len(getattr(self.trainer.lightning_module, "growth", ())) if self.trainer is not None else 0
+        if count > len(self.stream.growths):
+            self.stream = self.stream.after_growths(count, self.samples_seen)
+            if self._batches is not None and self.stream.follows_growths:
+                self._batches.order = self.stream.order()
+
+    @override
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Gather a batch anew that was gathered before a growth and comes after it."""
+        if self._batches is None or ORIGIN not in batch:
+            return batch
+        position, growths = batch[ORIGIN].tolist()
+        if position == self.samples_seen:  # the first one of an optimizer step
+            self._note_growths()
+        if growths < len(self.stream.growths):
+            batch = self._batches.batch(position)
+        return {key: value for key, value in batch.items() if key != ORIGIN}
+
+    def _check_repetitions(self) -> None:
+        """As far as it can be known: where a growth lies ahead, the stage that waits for it goes on to the end."""
+        trainer = self.trainer
+        if trainer is not None and trainer.max_steps > 0:
+            per_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+            end = self.samples_seen + (trainer.max_steps - trainer.global_step) * per_step
+            check_repetitions(self.stream, {source.name: source.max_epochs for source in self.sources}, end)
+
+    def drawn(self) -> dict[str, tuple[int, float]]:
+        """Tokens that the run has trained on, and how often it went through the source, for each source by name."""
+        samples, epochs = self.stream.drawn_by(self.samples_seen), self.stream.epochs_by(self.samples_seen)
+        return {name: (samples[name] * self.seq_len, epochs[name]) for name in samples}
 
     @override
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -179,10 +247,6 @@ class TextData(LightningDataModule):
             warnings.filterwarnings("ignore", message)
         return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
 
-    def _stream_identity(self) -> dict[str, Any]:
-        """What decides which tokens a position of the stream holds."""
-        return {"corpus": self.corpus.key, "seq_len": self.seq_len, "seed": self.seed}
-
     @override
     def state_dict(self) -> dict[str, Any]:
         """Plain types: the position, the stream that it is a position of, and the whole tokenizer."""
@@ -190,8 +254,8 @@ class TextData(LightningDataModule):
             return self._restored
         return {
             "samples_seen": self.samples_seen,
-            "stream_start": self._stream_start,
-            **self._stream_identity(),
+            "seq_len": self.seq_len,
+            "stream": self.stream.state_dict(self.samples_seen),
             "tokenizer": self.tokenizer.to_dict(),
         }
 
@@ -219,12 +283,10 @@ class TextData(LightningDataModule):
                 f"The checkpoint was written after {restored['samples_seen']} samples but the model says "
                 f"{self.samples_seen}; a LightningModule must restore samples_seen from the checkpoint."
             )
-        ours = self._stream_identity()
-        changed = [f"{name} was {restored[name]}, is {ours[name]}" for name in ours if restored[name] != ours[name]]
-        self._stream_start = restored["samples_seen"] if changed else restored["stream_start"]
+        self.stream, change = self.stream.resumed(restored["stream"], self.samples_seen)
         self._restored = None
-        if changed:
-            rank_zero_warn(f"Training goes on at the start of another stream of samples: {'; '.join(changed)}.")
+        if change:
+            rank_zero_warn(change)
 
 
 def _at_least(least: int, **values: int) -> None:

@@ -19,6 +19,7 @@ AXES: dict[Axis, str] = {
     "extra": "training FLOPs since the first growth (all, for a run without growth)",
 }
 LOSS = "loss (nats per token)"
+EPOCHS = "data/epochs_"
 
 
 class Plate(NamedTuple):
@@ -31,7 +32,8 @@ class Plate(NamedTuple):
 
 def plates(run: RunLog) -> dict[str, list[Plate]]:
     """The figures of one run, by section; what was not logged is left out."""
-    sections = {"Loss": _loss, "Growth": _growth, "Expert load": _load, "Weight norms": _norms, "Compute": _compute}
+    sections = {"Loss": _loss, "Growth": _growth, "Expert load": _load, "Weight norms": _norms}
+    sections |= {"Data": _data, "Compute": _compute}
     made = {name: [plate for plate in make(run) if plate] for name, make in sections.items()}
     return {name: found for name, found in made.items() if found}
 
@@ -173,6 +175,12 @@ def _norms(run: RunLog) -> list[Plate | None]:
         "Root mean square of the experts' weights, layer by layer, from the first layer (0 %) to the last (100 %)."
     )
     return [Plate("norm_profile", caption, plots.profiles(named))]
+
+
+def _data(run: RunLog) -> list[Plate | None]:
+    named = {tag.removeprefix(EPOCHS): tag for tag in sorted(run.scalars) if tag.startswith(EPOCHS)}
+    caption = "How often each source of the data has been gone through."
+    return [_plate(run, "data_epochs", caption, "epochs", named, "Data")]
 
 
 def _compute(run: RunLog) -> list[Plate | None]:

@@ -94,6 +94,7 @@ LAYOUT = {
         "experts without a token": ["Multiline", [r"^experts/dead$"]],
     },
     "norms": {"root mean square of the experts' weights": ["Multiline", [r"^norms/"]]},
+    "data": {"times that each source was gone through": ["Multiline", [r"^data/epochs_"]]},
     "compute": {
         "training FLOPs: all, sunk before the first growth": ["Multiline", [r"^compute/flops(_sunk)?$"]],
         "tokens per second": ["Multiline", [r"^compute/tokens_per_second$"]],

@@ -20,6 +20,7 @@ MONITORS = {
         "WeightNormMonitor",
         "GrowthMonitor",
         "ComputeMonitor",
+        "DataMonitor",
     )
 }
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
