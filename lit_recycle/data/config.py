@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lit_recycle.data.weights import proportions
 
@@ -45,7 +46,9 @@ class Source:
         path: File, folder, glob, list of these, or "python-stdlib", as for `data.path`.
         weight: Its share of the samples, in proportion to the other sources' weights; 0.7 and 0.3 are 7 and 3.
         max_epochs: Refuse a run that would see a sample of it more often than this, on average; None for no limit.
-        text_field: Key or column of its text; that of the data module when not given.
+        text_field: Key or column of its text, or of its ids; that of the data module when not given.
+        dtype: Integer type of `.bin` and `.npy` files without a header; uint16, or uint32 for a tokenizer with more
+            than 65,536 ids, when not given.
 
     Raises:
         ValueError: a value is out of range.
@@ -56,6 +59,7 @@ class Source:
     weight: float = 1.0
     max_epochs: float | None = None
     text_field: str | None = None
+    dtype: Literal["uint16", "uint32", "int32", "int64"] | None = None
 
     def __post_init__(self) -> None:
         check_name("data.sources: name", self.name)

@@ -37,7 +37,8 @@ class TextData(LightningDataModule):
     Args:
         path: A file, a folder (read recursively), a glob or a list of these; or "python-stdlib", the standard library
             of the running Python. Text and source files are documents; .jsonl (also .gz) and .parquet hold one each
-            per line or row. "python-stdlib" when neither this nor `sources` is given.
+            per line or row. Or tokenised data: see `lit_recycle.data.formats`. "python-stdlib" when neither this nor
+            `sources` is given.
         sources: Several sources and their weights, instead of `path`.
         stages: Weights that change during the run; see `DataStage`.
         tokenizer: "bytes", or the path of a Hugging Face tokenizer.json.
@@ -88,7 +89,7 @@ class TextData(LightningDataModule):
         self.tokenizer_spec, self.text_field = tokenizer, text_field
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
         self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
-        self._folders: list[Path] = []
+        self._folders: list[Path | None] = []
         self._samples_seen = 0  # without a trainer, whose module counts
         self._batches: TokenBatches | None = None
         self._restored: dict[str, Any] | None = None
@@ -110,7 +111,7 @@ class TextData(LightningDataModule):
     @property
     def bytes_per_token(self) -> float:
         """Of the validation split: bits per byte = loss / ln 2 / bytes_per_token."""
-        return self.opened[0].val_bytes_per_token
+        return self.opened[0].val_bytes_per_token()
 
     @property
     def _preparation(self) -> Preparation:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lit_recycle.data.config import Source
-from lit_recycle.data.corpus import Corpus, known_corpus, prepare_corpus
+from lit_recycle.data.corpus import Corpus, known_corpus, prepare_corpus, prepare_ids
+from lit_recycle.data.formats.files import TokenFiles
+from lit_recycle.data.formats.find import find_tokens
+from lit_recycle.data.tokenised import check_ids, default_dtype, documents_end, documents_of
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.data.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+DECODED = 1 << 17
+"""So many ids are turned into text to see how long a token is."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +32,14 @@ class OpenSource:
         key: hash of its content.
         train: what is trained on.
         val: what is kept for validation.
-        val_bytes_per_token: mean length in bytes of text of a token in `val`.
+        val_bytes_per_token: gives the mean length in bytes of text of a token in `val`.
     """
 
     name: str
     key: str
     train: Tokens
     val: Tokens
-    val_bytes_per_token: float
+    val_bytes_per_token: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,38 @@ class Preparation:
     text_field: str
     val_fraction: float
 
-    def prepare(self, source: Source) -> Path:
-        """Make sure that a source can be opened; returns the folder for `open`.
+    def prepare(self, source: Source) -> Path | None:
+        """Make sure that a source can be opened.
+
+        Returns:
+            The folder in the cache for `open`; None for what is read where it lies.
 
         Raises:
             ValueError: there is nothing to read, or it cannot be read.
         """
-        field = source.text_field or self.text_field
-        return prepare_corpus(source.path, self.tokenizer, self.cache_dir, field, self.val_fraction)
+        files = self._tokenised(source)
+        if files is None:
+            field = source.text_field or self.text_field
+            return prepare_corpus(source.path, self.tokenizer, self.cache_dir, field, self.val_fraction)
+        if not files.tokens:
+            raise ValueError(f"path={source.path!r} holds no ids.")
+        tokens = Tokens.of(files.pieces, self.tokenizer.vocab_size)
+        check_ids(files, tokens)
+        if documents_end(files, tokens, self.tokenizer.eos_id):
+            return None
+        log.warning(
+            "The documents in %s do not end with the id %d: they are copied into the cache, and it is added.",
+            source.path,
+            self.tokenizer.eos_id,
+        )
+        return prepare_ids(
+            documents_of(files, tokens),
+            files.tokens,
+            self._key(files),
+            self.tokenizer,
+            self.cache_dir,
+            self.val_fraction,
+        )
 
     def tokens(self, source: Source) -> int | None:
         """Tokens to train on; None where they are not known without reading whole files.
@@ -55,19 +90,48 @@ class Preparation:
         Raises:
             ValueError: it cannot be read.
         """
+        files = self._tokenised(source)
+        if files is not None:
+            return self._kept(files.tokens)
         field = source.text_field or self.text_field
         corpus = known_corpus(source.path, self.tokenizer, self.cache_dir, field, self.val_fraction)
         return corpus.train.tokens if corpus else None
 
-    def open(self, source: Source, folder: Path) -> OpenSource:
-        """Open what `prepare` has made in this or another process.
+    def open(self, source: Source, folder: Path | None) -> OpenSource:
+        """Open what `prepare` has made, or found, in this or another process.
 
         Raises:
             ValueError: it is damaged.
         """
-        corpus, below = Corpus.open(folder), self.tokenizer.vocab_size
-        per_token = corpus.val.bytes_per_token if corpus.val.tokens else 1.0
-        return OpenSource(source.name, corpus.key, corpus.train.ids(below), corpus.val.ids(below), per_token)
+        below = self.tokenizer.vocab_size
+        if folder is not None:
+            corpus = Corpus.open(folder)
+            per_token = corpus.val.bytes_per_token if corpus.val.tokens else 1.0
+            return OpenSource(
+                source.name, corpus.key, corpus.train.ids(below), corpus.val.ids(below), lambda: per_token
+            )
+        files = self._tokenised(source)
+        assert files is not None, source
+        tokens = Tokens.of(files.pieces, below)
+        keep = self._kept(len(tokens))
+        train, val = tokens[:keep], tokens[keep:]
+        return OpenSource(source.name, self._key(files), train, val, cache(lambda: self._bytes_per_token(val)))
+
+    def _tokenised(self, source: Source) -> TokenFiles | None:
+        field = source.text_field or self.text_field
+        return find_tokens(source.path, source.dtype or default_dtype(self.tokenizer), field)
+
+    def _kept(self, tokens: int) -> int:
+        """Tokens of tokenised data that are trained on; the rest, at the end, is for validation."""
+        return tokens - int(tokens * self.val_fraction)
+
+    def _key(self, files: TokenFiles) -> str:
+        how = f"{files.key()}:{self.val_fraction}:{self.tokenizer.fingerprint}"
+        return hashlib.blake2b(how.encode(), digest_size=16).hexdigest()
+
+    def _bytes_per_token(self, tokens: Tokens) -> float:
+        ids = tokens.read(0, min(len(tokens), DECODED))
+        return max(len(self.tokenizer.decode(ids).encode()), 1) / max(len(ids), 1)
 
 
 def refuse_twins(sources: Sequence[OpenSource]) -> None:

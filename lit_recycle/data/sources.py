@@ -12,14 +12,22 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_recycle.data.formats.datasets import IDS, arrow_files, column_type, is_ids
+from lit_recycle.data.formats.optional import pyarrow_for
+from lit_recycle.data.formats.zstd import zstd_lines
 
 log = logging.getLogger(__name__)
 
 PYTHON_STDLIB = "python-stdlib"
 PIECE = 1 << 20  # characters; a longer text file is cut at line ends, so that memory does not grow with it
 
-JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".json.gz")
+JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 PARQUET = (".parquet",)
+ARROW = (".arrow",)
 # Read from a folder only with these endings: prose and source code, not data, markup dumps or binaries.
 _TEXT = """
     .txt .md .rst .tex .org .py .pyi .pyx .ipy .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m .mm .java .kt .scala .groovy
@@ -44,9 +52,9 @@ class SourceFile:
 
     @property
     def kind(self) -> str:
-        """ "jsonl", "parquet" or "text"; a file with an unknown ending, if asked for, is text."""
-        name = self.path.name.lower()
-        return "jsonl" if name.endswith(JSON_LINES) else "parquet" if name.endswith(PARQUET) else "text"
+        """ "jsonl", "parquet", "arrow" or "text"; a file with an unknown ending, if asked for, is text."""
+        kinds = {"jsonl": JSON_LINES, "parquet": PARQUET, "arrow": ARROW}
+        return next((kind for kind, endings in kinds.items() if self.path.name.lower().endswith(endings)), "text")
 
 
 def find_files(path: str | list[str]) -> list[SourceFile]:
@@ -70,6 +78,8 @@ def _find(entry: str) -> list[SourceFile]:
     if entry == PYTHON_STDLIB:
         return _walk(Path(sysconfig.get_path("stdlib")), endings=(".py",))
     root = Path(entry).expanduser()
+    if files := arrow_files(root):
+        return [SourceFile(file) for file in files]
     if root.is_dir():
         return _walk(root, endings=TEXT + JSON_LINES + PARQUET)
     if root.exists():
@@ -82,11 +92,19 @@ def _find(entry: str) -> list[SourceFile]:
     return [SourceFile(match) for match in matches if match.is_file()]
 
 
-def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
-    found = []
+def holds_text(root: Path) -> bool:
+    """Whether there is anything in a folder that would be read as text."""
+    return next(_walked(root, TEXT + JSON_LINES + PARQUET), None) is not None
+
+
+def _walked(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_SOURCE]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(endings)]
+        yield from (Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(endings))
+
+
+def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
+    found = list(_walked(root, endings))
     if not found:
         raise ValueError(f"path={str(root)!r} holds no text: no file in it ends in .txt, .md, .py, .jsonl, .parquet ….")
     return [SourceFile(file) for file in sorted(found, key=lambda file: file.relative_to(root).parts)]
@@ -102,9 +120,9 @@ def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) ->
 
     Raises:
         ValueError: the file cannot be read, or is not what its ending says.
-        ModuleNotFoundError: Parquet without the library `pyarrow`.
+        ModuleNotFoundError: the library for a format is not installed.
     """
-    readers = {"jsonl": _read_json_lines, "parquet": _read_parquet}
+    readers = {"jsonl": _read_json_lines, "parquet": _read_parquet, "arrow": _read_arrow}
     documents = readers[file.kind](file.path, text_field) if file.kind in readers else _read_text(file, oddities)
     try:
         for text, size in documents:
@@ -143,7 +161,8 @@ def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, 
 
 
 def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
-    unpacked = gzip.open if path.suffix.lower() == ".gz" else nullcontext
+    ending = path.suffix.lower()
+    unpacked = gzip.open if ending == ".gz" else zstd_lines if ending == ".zst" else nullcontext
     with open(path, "rb") as raw, unpacked(raw) as stream:
         done = 0
         for number, line in enumerate(stream, start=1):
@@ -169,24 +188,71 @@ def _text_of_line(line: bytes, text_field: str, where: str) -> str | None:
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Reading {path} needs the library pyarrow; install it with `pip install pyarrow`."
-        ) from error
-    try:
-        table = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file ({error}).") from error
-    with table:
-        names = table.schema_arrow.names
-        if text_field not in names:
-            raise ValueError(f"{path}: no column {text_field!r} among {names}; set text_field.")
-        kind = table.schema_arrow.field(text_field).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ValueError(f"{path}: column {text_field!r} holds {kind}, not text; set text_field.")
+    with _parquet(path) as table:
+        _check_text(path, table.schema_arrow, text_field)
         size = path.stat().st_size // max(table.metadata.num_rows, 1)
         for batch in table.iter_batches(batch_size=256, columns=[text_field]):
             yield from ((text, size) for text in batch.column(0).to_pylist())
+
+
+def _read_arrow(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
+    """A file of a Hugging Face dataset."""
+    pa = pyarrow_for(path)
+    with pa.memory_map(str(path)) as mapped:
+        stream = pa.ipc.open_stream(mapped)
+        _check_text(path, stream.schema, text_field)
+        for batch in stream:
+            texts = batch.column(batch.schema.get_field_index(text_field))
+            size = texts.nbytes // max(len(texts), 1)
+            yield from ((text, size) for text in texts.to_pylist())
+
+
+def rows_of_ids(files: list[SourceFile], text_field: str) -> Iterator[np.ndarray] | None:
+    """The rows of Parquet files that are tokenised, in the column `text_field`, or `input_ids` where there is no such.
+
+    Raises:
+        ValueError: some of the files are tokenised and some are not.
+        ModuleNotFoundError: the library `pyarrow` is not installed.
+    """
+    if not any(file.kind == "parquet" for file in files):
+        return None
+    columns = {file.path: _column_of_ids(file, text_field) for file in files}
+    if not any(columns.values()):
+        return None
+    if text := [path for path, column in columns.items() if not column]:
+        raise ValueError(f"{text[0]} holds text, and others beside it hold ids; make them two sources.")
+    return (row for path, column in columns.items() if column for row in _rows(path, column))
+
+
+def _column_of_ids(file: SourceFile, text_field: str) -> str | None:
+    if file.kind != "parquet":
+        return None
+    with _parquet(file.path) as table:
+        schema = table.schema_arrow
+        column = text_field if text_field in schema.names else IDS
+        return column if column in schema.names and is_ids(pyarrow_for(file.path), schema.field(column).type) else None
+
+
+def _rows(path: Path, column: str) -> Iterator[np.ndarray]:
+    with _parquet(path) as table:
+        for batch in table.iter_batches(batch_size=256, columns=[column]):
+            lists = batch.column(0)
+            if lists.null_count or lists.flatten().null_count:
+                raise ValueError(f"{path}: column {column!r} has missing values.")
+            ids, ends = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy().cumsum()
+            yield from np.split(ids, ends[:-1])
+
+
+def _parquet(path: Path) -> Any:
+    pa = pyarrow_for(path)
+    try:
+        return pa.parquet.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file ({error}).") from error
+
+
+def _check_text(path: Path, schema: Any, text_field: str) -> None:
+    pa = pyarrow_for(path)
+    kind = column_type(schema, text_field, path)
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{path}: column {text_field!r} holds {kind}, not text; set text_field.")

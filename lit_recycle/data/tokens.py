@@ -8,41 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 
-class Piece(Protocol):
-    """Part of a sequence that lies in one stretch.
-
-    Attributes:
-        path: the file.
-        tokens: number of ids.
-    """
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def tokens(self) -> int: ...
-
-    def ids(self) -> np.ndarray:
-        """All ids, a view of the mapped file; any integer type."""
-
-
 @dataclass(frozen=True)
-class FilePiece:
-    """Ids of type `dtype` one after the other, from byte `offset` on."""
+class Piece:
+    """Ids of type `dtype` one after the other, from byte `offset` of a file on."""
 
     path: Path
     dtype: str
     tokens: int
     offset: int = 0
-
-    def ids(self) -> np.ndarray:
-        # Without the subclass, whose views cost ten times as much to make.
-        return np.asarray(np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.tokens,)))
 
 
 @dataclass(frozen=True)
@@ -84,44 +62,45 @@ class Tokens:
             ValueError: an id is not in the vocabulary.
         """
         assert start >= 0 and start + count <= len(self), (start, count, len(self))
-        parts = list(self._parts(self.start + start, count))
-        ids = parts[0] if len(parts) == 1 else np.concatenate(parts, dtype=np.int64, casting="unsafe")
+        parts = [part for _, part in self._parts(self.start + start, count)]
+        if len(parts) == 1:
+            ids = parts[0]
+        else:
+            ids = np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64, casting="unsafe")
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.below:
-            self.refuse(start, count)
+            self._refuse(start, count)
         return ids
 
-    def _parts(self, start: int, count: int) -> Iterator[np.ndarray]:
+    def _parts(self, start: int, count: int) -> Iterator[tuple[Piece, np.ndarray]]:
         number = bisect_right(self._ends, start)
-        while True:
-            begin = start - (self._ends[number] - self.pieces[number].tokens)
-            part = self._mapped(number)[begin : begin + count]
-            yield part
+        while count:
+            piece = self.pieces[number]
+            begin = start - (self._ends[number] - piece.tokens)
+            part = self._mapped(piece)[begin : begin + count]
+            yield piece, part
             start, count, number = start + len(part), count - len(part), number + 1
-            if not count:
-                return
 
     @cached_property
     def _ends(self) -> list[int]:
         return list(accumulate(piece.tokens for piece in self.pieces))
 
     @cached_property
-    def _maps(self) -> dict[int, np.ndarray]:
+    def _maps(self) -> dict[Path, np.ndarray]:
         return {}
 
-    def _mapped(self, number: int) -> np.ndarray:
-        if number not in self._maps:
-            self._maps[number] = self.pieces[number].ids()
-        return self._maps[number]
+    def _mapped(self, piece: Piece) -> np.ndarray:
+        """A piece's ids, a view of the file; a process may have some 65,000 maps, so there is one for each file."""
+        if piece.path not in self._maps:
+            # Without the subclass memmap, whose views cost ten times as much to make.
+            self._maps[piece.path] = np.asarray(np.memmap(piece.path, dtype=np.uint8, mode="r"))
+        size = piece.tokens * np.dtype(piece.dtype).itemsize
+        return self._maps[piece.path][piece.offset : piece.offset + size].view(piece.dtype)
 
-    def refuse(self, start: int, count: int) -> None:
-        """Raises ValueError that names the file and the id between these positions that is not in the vocabulary."""
-        position = self.start + start
-        for part in self._parts(position, count):
+    def _refuse(self, start: int, count: int) -> None:
+        for piece, part in self._parts(self.start + start, count):
             wrong = part[(part < 0) | (part >= self.below)]
             if len(wrong):
-                piece = self.pieces[bisect_right(self._ends, position)]
                 raise ValueError(
                     f"{piece.path} holds the id {wrong[0]}, and the tokenizer has ids below {self.below}: give the "
-                    "tokenizer that the file was made with, or the dtype that it was written in"
+                    "tokenizer that the file was made with, or as dtype the type in which it was written"
                 )
-            position += len(part)

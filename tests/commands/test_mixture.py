@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from data import token_files
 from monitored import Log
 from processes import TEXT, config, start
 from runs import assert_same_training_state
@@ -30,15 +32,17 @@ STAGES: list[dict[str, Any]] = [
 
 
 def write_config(root: Path) -> Path:
-    """The run of `processes.config`, which grows before its third and fifth step, over three sources."""
+    """The run of `processes.config`, which grows before its third and fifth step, over text, ids and JSON lines."""
     lines = root.parent / "lines.jsonl"
     lines.write_text("".join(json.dumps({"text": f"{i} bottles of beer on the wall, " * 3}) + "\n" for i in range(99)))
+    files = sorted(Path(email.__file__).parent.glob("*.py"))
+    token_files.megatron(root.parent, [np.array([*file.read_bytes(), token_files.EOS]) for file in files])
     path = config(root, data__stages=STAGES, trainer__log_every_n_steps=1, trainer__logger=TENSORBOARD)
     values = yaml.safe_load(path.read_text())
     del values["data"]["path"]
     values["data"]["sources"] = [
         {"name": "json", "path": TEXT},
-        {"name": "email", "path": str(Path(email.__file__).parent)},
+        {"name": "email", "path": str(root.parent / "corpus_text_document")},
         {"name": "lines", "path": str(lines), "max_epochs": 2},
     ]
     values["trainer"]["callbacks"].append({"class_path": "callbacks.DataMonitor"})

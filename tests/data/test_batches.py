@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lit_recycle.data import batches as batches_module
 from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches, batch_of
 from lit_recycle.data.stream import SampleOrder
-from lit_recycle.data.tokens import FilePiece, Tokens
+from lit_recycle.data.tokens import Piece, Tokens
 
 
 def counted(folder: Path, tokens: int) -> Tokens:
     """A sequence whose token number i is i."""
     path = folder / f"{tokens}.bin"
     np.arange(tokens, dtype=np.uint16).tofile(path)
-    return Tokens.of((FilePiece(path, "uint16", tokens),), below=tokens)
+    return Tokens.of((Piece(path, "uint16", tokens),), below=tokens)
 
 
 @pytest.fixture(scope="module")

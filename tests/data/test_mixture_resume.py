@@ -5,7 +5,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import zstandard
+from data import token_files
 from data.counting import Counting, quiet_trainer
 from data.several_processes import data_of
 from data.test_stream_resume import on_several_processes
@@ -20,14 +23,14 @@ STAGES = [
 @pytest.fixture
 def options(books: Path, tmp_path: Path) -> dict[str, Any]:
     """Three sources of different formats in two stages; the second begins in the middle of the third step."""
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     texts = [f"record {i} of many: " + " ".join(str(j * i) for j in range(20)) for i in range(80)]
-    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts[:40]))
-    pq.write_table(pa.table({"text": texts[40:]}), tmp_path / "rows.parquet")
+    lines = "".join(json.dumps({"body": text}) + "\n" for text in texts[:40])
+    (tmp_path / "lines.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    ids = [np.array([*text.encode(), 256]) for text in texts[40:]]
     sources = [
         {"name": "books", "path": str(books)},
-        {"name": "lines", "path": str(tmp_path / "lines.jsonl"), "text_field": "body"},
-        {"name": "rows", "path": str(tmp_path / "rows.parquet")},
+        {"name": "lines", "path": str(tmp_path / "lines.jsonl.zst"), "text_field": "body"},
+        {"name": "rows", "path": str(token_files.hugging_face(tmp_path, ids))},
     ]
     return {"sources": sources, "stages": STAGES, "seq_len": 16, "batch_size": 6, "cache_dir": str(tmp_path / "cache")}
 
