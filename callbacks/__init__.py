@@ -3,6 +3,7 @@
 from callbacks.compute import ComputeMonitor
 from callbacks.data import DataMonitor
 from callbacks.expert_load import ExpertLoadMonitor
+from callbacks.forgetting import ForgettingMonitor
 from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
 from callbacks.progress import RunProgressBar
@@ -13,6 +14,7 @@ __all__ = [
     "ComputeMonitor",
     "DataMonitor",
     "ExpertLoadMonitor",
+    "ForgettingMonitor",
     "GrowthCallback",
     "GrowthMonitor",
     "RunProgressBar",

@@ -37,7 +37,7 @@ class Samples:
     """
 
     def __init__(self, tokens: Tokens, seq_len: int, name: str) -> None:
-        self.tokens, self.seq_len = tokens, seq_len
+        self.tokens, self.seq_len, self.name = tokens, seq_len, name
         if not len(self):
             raise ValueError(
                 f"{name} has {len(tokens)} tokens, fewer than one sample of seq_len + 1 = {seq_len + 1}; give more "

@@ -12,6 +12,8 @@ from lit_recycle.data.weights import proportions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*")
 """Of sources and validation sets: they become parts of tags in the logs."""
+LOGGED = frozenset(("perplexity", "bits_per_byte"))
+"""What follows `loss/val_` besides names of validation sets."""
 CORPUS = "corpus"
 """Name of the only source of a run without `sources`."""
 
@@ -126,6 +128,22 @@ def check_sources(sources: Sequence[Source], stages: Sequence[DataStage]) -> lis
         if values != sorted(set(values)):
             raise ValueError(f"data.stages: until.{unit} must grow from stage to stage, got {values}")
     return [DataStage({name: stage.weights.get(name, 0.0) for name in names}, stage.until) for stage in whole]
+
+
+def check_val(val: dict[str, str | list[str]], sources: Sequence[Source]) -> dict[str, str | list[str]]:
+    """Validation sets by name, as they are.
+
+    Raises:
+        ValueError: a name cannot be part of a tag, or is taken.
+    """
+    taken = {*LOGGED, *(source.name for source in sources)}
+    for name in val:
+        check_name("data.val:", name)
+        if name in taken:
+            raise ValueError(f"data.val: {name!r} is the name of a source or of what is logged; choose another")
+    if len(sources) > 1 and (wrong := sorted(LOGGED & {source.name for source in sources})):
+        raise ValueError(f"data.sources: {wrong[0]!r} is the name of what is logged; choose another")
+    return val
 
 
 def check_name(key: str, name: str) -> None:

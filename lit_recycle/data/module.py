@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
 from lit_recycle.data.batches import ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
-from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources
+from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
+from lit_recycle.data.validation import ValidationSet
 
 _DEFAULT = DataDefaults()
 # What Lightning warns of and does not apply here: gathering a batch takes a fraction of a millisecond, and the
@@ -41,6 +42,8 @@ class TextData(LightningDataModule):
             `sources` is given.
         sources: Several sources and their weights, instead of `path`.
         stages: Weights that change during the run; see `DataStage`.
+        val: Further validation sets by name, each a path; all of it is for validation. Files without a header are of
+            the type that the tokenizer suggests.
         tokenizer: "bytes", or the path of a Hugging Face tokenizer.json.
         text_field: Key or column that holds the text in .jsonl and .parquet.
         seq_len: Tokens per sample that the model reads, and predicts.
@@ -65,6 +68,7 @@ class TextData(LightningDataModule):
         path: str | list[str] | None = None,
         sources: list[Source] | None = None,
         stages: list[DataStage] | None = None,
+        val: dict[str, str | list[str]] | None = None,
         tokenizer: str = _DEFAULT.tokenizer,
         text_field: str = _DEFAULT.text_field,
         seq_len: int = _DEFAULT.seq_len,
@@ -86,6 +90,7 @@ class TextData(LightningDataModule):
         only = Source(CORPUS, _DEFAULT.path if path is None else path)
         self.sources: list[Source] = [only] if sources is None else sources
         self.stages = check_sources(self.sources, stages or [])
+        self.val = check_val(val or {}, self.sources)
         self.tokenizer_spec, self.text_field = tokenizer, text_field
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
         self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
@@ -109,17 +114,18 @@ class TextData(LightningDataModule):
         return self.batch_size * self.seq_len
 
     @property
-    def bytes_per_token(self) -> float:
-        """Of the validation split: bits per byte = loss / ln 2 / bytes_per_token."""
-        return self.opened[0].val_bytes_per_token()
-
-    @property
     def _preparation(self) -> Preparation:
         return Preparation(self.tokenizer, self.cache_dir, self.text_field, self.val_fraction)
 
     @override
     def prepare_data(self) -> None:
-        self._folders = [self._preparation.prepare(source) for source in self.sources]
+        self._folders = [how.prepare(source) for source, how in self._everything]
+
+    @property
+    def _everything(self) -> list[tuple[Source, Preparation]]:
+        """What is opened: sources, then validation sets."""
+        how = self._preparation
+        return [(source, how) for source in self.sources] + [how.whole(*item) for item in self.val.items()]
 
     @override
     def setup(self, stage: str | None = None) -> None:
@@ -134,21 +140,28 @@ class TextData(LightningDataModule):
             if stage == "fit":
                 _check_trainer(self.trainer)
         assert folders, "prepare_data comes before setup"
-        self.opened: list[OpenSource] = [
-            self._preparation.open(source, folder) for source, folder in zip(self.sources, folders, strict=True)
-        ]
+        found = [how.open(source, folder) for (source, how), folder in zip(self._everything, folders, strict=True)]
+        self.opened: list[OpenSource] = found[: len(self.sources)]
         refuse_twins(self.opened)
-        self._train = [self._samples(source, "train") for source in self.opened]
-        self._val = self._samples(self.opened[0], "val")
+        self._train = [Samples(s.train.tokens, self.seq_len, self._title("train", s)) for s in self.opened]
+        self.val_sets = [
+            ValidationSet.of(
+                s.name if len(self.opened) > 1 else "", s.val, self.seq_len, self._title("val", s), is_split=True
+            )
+            for s in self.opened
+        ]
+        self.val_sets += [
+            ValidationSet.of(s.name, s.train, self.seq_len, f"The validation set {s.name!r}", is_split=False)
+            for s in found[len(self.sources) :]
+        ]
         drawable = tuple(
             StreamSource(source.name, source.key, len(samples))
             for source, samples in zip(self.opened, self._train, strict=True)
         )
         self.stream = Stream(drawable, tuple(self.stages), self.seq_len, self.seed)
 
-    def _samples(self, source: OpenSource, split: str) -> Samples:
-        name = f"The {split} split" + ("" if len(self.sources) == 1 else f" of source {source.name!r}")
-        return Samples(getattr(source, split), self.seq_len, name)
+    def _title(self, split: str, source: OpenSource) -> str:
+        return f"The {split} split" + ("" if len(self.sources) == 1 else f" of source {source.name!r}")
 
     @property
     def _replicas(self) -> dict[str, int]:
@@ -216,31 +229,39 @@ class TextData(LightningDataModule):
         return {name: (samples[name] * self.seq_len, epochs[name]) for name in samples}
 
     @override
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Every whole batch of the validation split once, as many on each process as on the others.
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """For each of `val_sets` every whole batch once, as many on each process as on the others.
+
+        Returns:
+            A loader, or a list where there are several sets.
 
         Raises:
-            ValueError: the split has fewer samples than there are processes.
+            ValueError: a set has fewer samples than there are processes.
         """
-        replicas = self._replicas
-        batch_size = min(self.batch_size, len(self._val) // replicas["num_replicas"])
+        loaders = [self._val_loader(part) for part in self.val_sets]
+        return loaders[0] if len(loaders) == 1 else loaders
+
+    def _val_loader(self, part: ValidationSet) -> DataLoader[Batch]:
+        replicas, samples = self._replicas, part.samples
+        assert samples is not None
+        batch_size = min(self.batch_size, len(samples) // replicas["num_replicas"])
         if not batch_size:
             raise ValueError(
-                f"The validation split has {len(self._val)} samples for {replicas['num_replicas']} processes; raise "
-                "val_fraction or lower seq_len."
+                f"{samples.name} has {len(samples)} samples for {replicas['num_replicas']} processes; raise "
+                "val_fraction, give more text or lower seq_len."
             )
-        batches = EvalBatches(self._val, batch_size)
+        batches = EvalBatches(samples, batch_size)
         # A DistributedSampler of our own, for Lightning would put one here that repeats batches to fill up.
         sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False, drop_last=True)
         keep = self.num_workers > 0
         return DataLoader(batches, batch_size=None, sampler=sampler, persistent_workers=keep, **self._loader_options())
 
     @override
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.val_dataloader()
 
     @override
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.val_dataloader()
 
     def _loader_options(self) -> dict[str, Any]:

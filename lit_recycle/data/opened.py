@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,19 @@ DECODED = 1 << 17
 
 
 @dataclass(frozen=True)
+class Part:
+    """The training or the validation part of a source.
+
+    Attributes:
+        tokens: its ids.
+        bytes_per_token: gives the mean length in bytes of text of a token.
+    """
+
+    tokens: Tokens
+    bytes_per_token: Callable[[], float]
+
+
+@dataclass(frozen=True)
 class OpenSource:
     """The tokens of a source.
 
@@ -32,14 +45,12 @@ class OpenSource:
         key: hash of its content.
         train: what is trained on.
         val: what is kept for validation.
-        val_bytes_per_token: gives the mean length in bytes of text of a token in `val`.
     """
 
     name: str
     key: str
-    train: Tokens
-    val: Tokens
-    val_bytes_per_token: Callable[[], float]
+    train: Part
+    val: Part
 
 
 @dataclass(frozen=True)
@@ -106,16 +117,17 @@ class Preparation:
         below = self.tokenizer.vocab_size
         if folder is not None:
             corpus = Corpus.open(folder)
-            per_token = corpus.val.bytes_per_token if corpus.val.tokens else 1.0
-            return OpenSource(
-                source.name, corpus.key, corpus.train.ids(below), corpus.val.ids(below), lambda: per_token
-            )
+            train, val = (self._part(split.ids(below), split.bytes) for split in (corpus.train, corpus.val))
+            return OpenSource(source.name, corpus.key, train, val)
         files = self._tokenised(source)
         assert files is not None, source
         tokens = Tokens.of(files.pieces, below)
         keep = self._kept(len(tokens))
-        train, val = tokens[:keep], tokens[keep:]
-        return OpenSource(source.name, self._key(files), train, val, cache(lambda: self._bytes_per_token(val)))
+        return OpenSource(source.name, self._key(files), self._part(tokens[:keep]), self._part(tokens[keep:]))
+
+    def whole(self, name: str, path: str | list[str]) -> tuple[Source, Preparation]:
+        """How something is opened that is for validation as a whole: all of it is in `train`."""
+        return Source(name, path), replace(self, val_fraction=0.0)
 
     def _tokenised(self, source: Source) -> TokenFiles | None:
         field = source.text_field or self.text_field
@@ -128,6 +140,10 @@ class Preparation:
     def _key(self, files: TokenFiles) -> str:
         how = f"{files.key()}:{self.val_fraction}:{self.tokenizer.fingerprint}"
         return hashlib.blake2b(how.encode(), digest_size=16).hexdigest()
+
+    def _part(self, tokens: Tokens, size: int = 0) -> Part:
+        """Of tokens that stand for so many bytes of text; 0 where that is not known."""
+        return Part(tokens, (lambda: size / len(tokens)) if size else cache(lambda: self._bytes_per_token(tokens)))
 
     def _bytes_per_token(self, tokens: Tokens) -> float:
         ids = tokens.read(0, min(len(tokens), DECODED))

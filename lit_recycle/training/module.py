@@ -24,13 +24,14 @@ from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
 from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.training import named_state
-from lit_recycle.training.metrics import LanguageModelMetrics
+from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.schedules import WarmupStableDecay
 
 Batch = Mapping[str, Tensor]
@@ -110,6 +111,8 @@ class LitMoE(L.LightningModule):
         self.saved_optimizer: str | None = None
         """Name of the optimizer whose state a checkpoint brings, if one does."""
         self.val_metrics = LanguageModelMetrics()
+        self.further_metrics: list[LanguageModelMetrics] = []
+        self.val_sets: list[ValidationSet] = []
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
         self.counts_LE: Tensor | None = None
@@ -327,27 +330,33 @@ class LitMoE(L.LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self.val_metrics.bytes_per_token = getattr(data, "bytes_per_token", 1.0)
+        sets = getattr(getattr(self.trainer, "datamodule", None), "val_sets", None) or [ValidationSet()]
+        # Of the first set there is always a metric; the others are no submodules, which strategies would move and wrap.
+        self.further_metrics = [LanguageModelMetrics().to(self.device) for _ in sets[1:]]
+        self.val_sets = sets
 
     @override
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         ce, _ = self.next_token_loss(batch)
-        self.val_metrics.update(ce, batch["labels"].numel())
+        metric = self.further_metrics[dataloader_idx - 1] if dataloader_idx else self.val_metrics
+        metric.update(ce, batch["labels"].numel())
 
     @override
     def on_validation_epoch_end(self) -> None:
-        values = self.val_metrics.compute()
-        self.val_metrics.reset()
-        self.log("loss/val", values["loss"], prog_bar=True, sync_dist=True)
-        self.log_dict({f"loss/val_{name}": values[name] for name in ("perplexity", "bits_per_byte")}, sync_dist=True)
+        losses = []
+        for metric in (self.val_metrics, *self.further_metrics):
+            losses.append(metric.compute()["loss"])
+            metric.reset()
+        values = validation_values(losses, self.val_sets)
+        self.log("loss/val", values.pop("loss/val"), prog_bar=True, sync_dist=True)
+        self.log_dict(values, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
     @override
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Negative log-likelihood of each label, ``[B, S]``, in nats."""
         assert self.model is not None
         logits, _ = self.model(batch["input_ids"])

@@ -21,6 +21,7 @@ MONITORS = {
         "GrowthMonitor",
         "ComputeMonitor",
         "DataMonitor",
+        "ForgettingMonitor",
     )
 }
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

@@ -30,7 +30,7 @@ def opened(path: Path | str | list[str], cache: Path, tokenizer: Tokenizer | Non
 
 
 def all_ids(source: OpenSource) -> np.ndarray:
-    return np.concatenate([part.read(0, len(part)) for part in (source.train, source.val)])
+    return np.concatenate([part.read(0, len(part)) for part in (source.train.tokens, source.val.tokens)])
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -39,15 +39,15 @@ def test_ids_are_those_that_were_written(tmp_path, name):
     if name in COPIED:
         parts = (
             np.split(part.read(0, len(part)), np.flatnonzero(part.read(0, len(part)) == EOS) + 1)[:-1]
-            for part in (source.train, source.val)
+            for part in (source.train.tokens, source.val.tokens)
         )
         assert sorted(ids.tolist() for part in parts for ids in part) == sorted(ids.tolist() for ids in DOCUMENTS)
     else:
         np.testing.assert_array_equal(all_ids(source), FLAT)
         assert not (tmp_path / "cache").exists()
-    assert abs(len(source.val) / len(FLAT) - 0.1) < 0.05
-    text = source.val.read(0, len(source.val))
-    assert source.val_bytes_per_token() == len(ByteTokenizer().decode(text).encode()) / len(text)
+    assert abs(len(source.val.tokens) / len(FLAT) - 0.1) < 0.05
+    text = source.val.tokens.read(0, len(source.val.tokens))
+    assert source.val.bytes_per_token() == len(ByteTokenizer().decode(text).encode()) / len(text)
 
 
 @pytest.mark.parametrize("name", KNOWS_DOCUMENTS)
@@ -144,9 +144,9 @@ def test_an_id_that_no_look_has_met_is_refused_when_it_is_read(tmp_path):
     many = [np.append(np.full(4095, 65), EOS) for _ in range(100)]
     many[50][1000:1003] = 300
     source = opened(flat(tmp_path / "ids.bin", many), tmp_path / "cache")
-    source.train.read(50 * 4096, 1000)
+    source.train.tokens.read(50 * 4096, 1000)
     with pytest.raises(ValueError, match=r"ids\.bin holds the id 300"):
-        source.train.read(50 * 4096, 1001)
+        source.train.tokens.read(50 * 4096, 1001)
 
 
 @pytest.mark.parametrize(("written", "read"), [("uint32", "uint16"), ("uint16", "uint32"), ("int64", "uint16")])
@@ -271,8 +271,8 @@ def test_a_large_file_is_opened_without_reading_it(tmp_path):
         stream.write(np.arange(256, dtype=np.uint16).tobytes() * 100)
     read_before = _bytes_read()
     source = opened(path, tmp_path / "cache", dtype="uint16", val_fraction=0.5)
-    source.train.read(2**29 - 17, 17)
-    assert len(source.train) == 2**29 and _bytes_read() - read_before < 2**21
+    source.train.tokens.read(2**29 - 17, 17)
+    assert len(source.train.tokens) == 2**29 and _bytes_read() - read_before < 2**21
 
 
 def _bytes_read() -> int:

@@ -49,7 +49,7 @@ def test_batches_and_sizes(books):
     text = sum(len(path.read_bytes()) for path in books.iterdir())
     corpus = corpus_of(data)
     assert corpus.train.bytes + corpus.val.bytes == text
-    assert data.bytes_per_token == corpus.val.bytes / corpus.val.tokens
+    assert data.val_sets[0].bytes_per_token() == corpus.val.bytes / corpus.val.tokens
     decoded = data.tokenizer.decode(batch["input_ids"][0])
     assert any(decoded in path.read_text() for path in books.iterdir()) or 256 in batch["input_ids"][0]
 
