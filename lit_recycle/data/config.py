@@ -31,6 +31,7 @@ class DataDefaults:
     path: str = "python-stdlib"
     tokenizer: str = "bytes"
     text_field: str = "text"
+    documents: Literal["pack", "mask"] = "pack"
     seq_len: int = 256
     batch_size: int = 16
     val_fraction: float = 0.02

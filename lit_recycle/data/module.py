@@ -3,7 +3,7 @@
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
-from lit_recycle.data.batches import ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
+from lit_recycle.data.batches import LABEL_COUNT, ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
@@ -46,6 +46,8 @@ class TextData(LightningDataModule):
             the type that the tokenizer suggests.
         tokenizer: "bytes", or the path of a Hugging Face tokenizer.json.
         text_field: Key or column that holds the text in .jsonl and .parquet.
+        documents: "pack" lets the documents in a sample see those before them; "mask" keeps attention and positions
+            inside each document, and leaves out the label after its end.
         seq_len: Tokens per sample that the model reads, and predicts.
         batch_size: Samples per process and micro-batch.
         val_fraction: Share of the documents that is kept for validation, chosen by their content; where that chooses
@@ -71,6 +73,7 @@ class TextData(LightningDataModule):
         val: dict[str, str | list[str]] | None = None,
         tokenizer: str = _DEFAULT.tokenizer,
         text_field: str = _DEFAULT.text_field,
+        documents: Literal["pack", "mask"] = _DEFAULT.documents,
         seq_len: int = _DEFAULT.seq_len,
         batch_size: int = _DEFAULT.batch_size,
         val_fraction: float = _DEFAULT.val_fraction,
@@ -85,6 +88,8 @@ class TextData(LightningDataModule):
             raise ValueError(
                 f"val_fraction={val_fraction} must lie between 0 and 1; to not validate set limit_val_batches=0."
             )
+        if documents not in ("pack", "mask"):
+            raise ValueError(f"data.documents must be pack or mask, got {documents!r}")
         if path is not None and sources is not None:
             raise ValueError("data.path and data.sources exclude each other: set data.path to null")
         only = Source(CORPUS, _DEFAULT.path if path is None else path)
@@ -92,6 +97,7 @@ class TextData(LightningDataModule):
         self.stages = check_sources(self.sources, stages or [])
         self.val = check_val(val or {}, self.sources)
         self.tokenizer_spec, self.text_field = tokenizer, text_field
+        self.documents = documents
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
         self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
         self._folders: list[Path | None] = []
@@ -115,7 +121,8 @@ class TextData(LightningDataModule):
 
     @property
     def _preparation(self) -> Preparation:
-        return Preparation(self.tokenizer, self.cache_dir, self.text_field, self.val_fraction)
+        apart = self.documents == "mask"
+        return Preparation(self.tokenizer, self.cache_dir, self.text_field, self.val_fraction, apart)
 
     @override
     def prepare_data(self) -> None:
@@ -192,8 +199,15 @@ class TextData(LightningDataModule):
             rank=replicas["rank"],
             world_size=replicas["num_replicas"],
             mark_origin=self.stream.follows_growths,
+            eos_id=self._eos_id,
         )
-        return StreamLoader(self._batches, lambda: self.samples_seen, **self._loader_options())
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        return StreamLoader(self._batches, lambda: self.samples_seen, accumulate, **self._loader_options())
+
+    @property
+    def _eos_id(self) -> int | None:
+        """What documents end with, where they are kept apart."""
+        return self.tokenizer.eos_id if self.documents == "mask" else None
 
     def _note_growths(self) -> None:
         """A stage that ends with a growth ends where the growth is first known of, between two optimizer steps."""
@@ -212,7 +226,11 @@ class TextData(LightningDataModule):
         if position == self.samples_seen:  # the first one of an optimizer step
             self._note_growths()
         if growths < len(self.stream.growths):
-            batch = self._batches.batch(position)
+            counted, batch = LABEL_COUNT in batch, self._batches.batch(position)
+            if counted:
+                assert self.trainer is not None, "without a model nothing grows"
+                steps = self.trainer.accumulate_grad_batches
+                batch[LABEL_COUNT] = self._batches.label_count(self.samples_seen, steps)
         return {key: value for key, value in batch.items() if key != ORIGIN}
 
     def _check_repetitions(self) -> None:
@@ -250,7 +268,7 @@ class TextData(LightningDataModule):
                 f"{samples.name} has {len(samples)} samples for {replicas['num_replicas']} processes; raise "
                 "val_fraction, give more text or lower seq_len."
             )
-        batches = EvalBatches(samples, batch_size)
+        batches = EvalBatches(samples, batch_size, self._eos_id)
         # A DistributedSampler of our own, for Lightning would put one here that repeats batches to fill up.
         sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False, drop_last=True)
         keep = self.num_workers > 0

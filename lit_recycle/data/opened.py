@@ -13,7 +13,7 @@ from lit_recycle.data.config import Source
 from lit_recycle.data.corpus import Corpus, known_corpus, prepare_corpus, prepare_ids
 from lit_recycle.data.formats.files import TokenFiles
 from lit_recycle.data.formats.find import find_tokens
-from lit_recycle.data.tokenised import check_ids, default_dtype, documents_end, documents_of
+from lit_recycle.data.tokenised import check_ends, check_ids, default_dtype, documents_end, documents_of
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.data.tokens import Tokens
 
@@ -55,12 +55,17 @@ class OpenSource:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How sources are read, besides what they say themselves; see `TextData` for the fields."""
+    """How sources are read, besides what they say themselves; see `TextData` for the fields.
+
+    Attributes:
+        apart: whether documents are to be kept apart, so that they must end somewhere.
+    """
 
     tokenizer: Tokenizer
     cache_dir: str
     text_field: str
     val_fraction: float
+    apart: bool = False
 
     def prepare(self, source: Source) -> Path | None:
         """Make sure that a source can be opened.
@@ -79,6 +84,8 @@ class Preparation:
             raise ValueError(f"path={source.path!r} holds no ids.")
         tokens = Tokens.of(files.pieces, self.tokenizer.vocab_size)
         check_ids(files, tokens)
+        if self.apart and not files.document_count:
+            check_ends(files, tokens, self.tokenizer.eos_id)
         if documents_end(files, tokens, self.tokenizer.eos_id):
             return None
         log.warning(

@@ -32,13 +32,27 @@ def check_ids(files: TokenFiles, tokens: Tokens) -> None:
     Raises:
         ValueError: an id is not in the vocabulary, or ids seem to be wider than the type in which they are read.
     """
-    starts = np.linspace(0, max(len(tokens) - BLOCK, 0), BLOCKS).astype(np.int64)
-    seen = [tokens.read(start, min(BLOCK, len(tokens))) for start in np.unique(starts).tolist()]
-    pairs = [ids[start % 2 :] for ids, start in zip(seen, np.unique(starts).tolist(), strict=True)]
-    if files.format in SPEAKS_OF_NO_TYPE and any(ids.any() for ids in seen):
-        piece = files.pieces[0]
-        if np.dtype(piece.dtype).itemsize == 2 and not any(ids[1::2].any() for ids in pairs):
-            raise ValueError(f"{piece.path}: every second {piece.dtype} is 0, as in wider ids: give dtype uint32")
+    seen = _look(tokens)
+    piece = files.pieces[0]
+    if files.format not in SPEAKS_OF_NO_TYPE or np.dtype(piece.dtype).itemsize != 2:
+        return
+    if any(ids.any() for _, ids in seen) and not any(ids[1 - start % 2 :: 2].any() for start, ids in seen):
+        raise ValueError(f"{piece.path}: every second {piece.dtype} is 0, as in wider ids: give dtype uint32")
+
+
+def check_ends(files: TokenFiles, tokens: Tokens, eos_id: int) -> None:
+    """Raises ValueError where no document seems to end, in a format that knows of no documents."""
+    if not any((ids == eos_id).any() for _, ids in _look(tokens)):
+        raise ValueError(
+            f"{files.pieces[0].path}: the end-of-document id {eos_id} is nowhere to be seen, and documents are to be "
+            "kept apart: give the tokenizer that the file was made with, or data.documents pack"
+        )
+
+
+def _look(tokens: Tokens) -> list[tuple[int, np.ndarray]]:
+    """Stretches from everywhere, and where they start."""
+    starts = np.unique(np.linspace(0, max(len(tokens) - BLOCK, 0), BLOCKS).astype(np.int64)).tolist()
+    return [(start, tokens.read(start, min(BLOCK, len(tokens)))) for start in starts]
 
 
 def documents_end(files: TokenFiles, tokens: Tokens, eos_id: int) -> bool:

@@ -187,7 +187,7 @@ def _validation(run: RunLog) -> list[Plate | None]:
         _plate(run, "validation_loss", "Loss of each validation set.", LOSS, losses, "Validation sets"),
         _plate(run, "validation_bits", "Bits per byte of each validation set.", "bits per byte", bits, "Bits per byte"),
     ]
-    for since, what in (("start", "the first one"), ("growth", "the one before the last growth")):
+    for since, what in (("start", "the one at the start"), ("growth", "the one before the last growth")):
         ending = f"_since_{since}"
         tags = [tag for tag in sorted(run.scalars) if tag.startswith(FORGETTING) and tag.endswith(ending)]
         named = {tag.removeprefix(FORGETTING).removesuffix(ending): tag for tag in tags}

@@ -25,8 +25,8 @@ class LanguageModelMetrics(Metric):
         self.add_state("nll", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, mean_nll: Tensor, tokens: int) -> None:
-        """Add a batch: its mean negative log-likelihood per token, in nats, and its number of tokens."""
+    def update(self, mean_nll: Tensor, tokens: Tensor) -> None:
+        """Add a batch: its mean negative log-likelihood per label, in nats, and its number of labels."""
         self.nll += mean_nll.double() * tokens
         self.tokens += tokens
 

@@ -100,7 +100,7 @@ LAYOUT = {
     "validation": {
         "loss of each validation set (nats per token)": ["Multiline", [VALIDATION + "$"]],
         "bits per byte of each validation set": ["Multiline", [r"^loss/val(_.+)?_bits_per_byte$"]],
-        "loss minus the first one": ["Multiline", [r"^forgetting/.+_since_start$"]],
+        "loss minus the one at the start": ["Multiline", [r"^forgetting/.+_since_start$"]],
         "loss minus the one before the last growth": ["Multiline", [r"^forgetting/.+_since_growth$"]],
     },
     "data": {"times that each source was gone through": ["Multiline", [r"^data/epochs_"]]},

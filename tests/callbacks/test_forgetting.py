@@ -32,7 +32,7 @@ def run(root: Path, **options: Any) -> Any:
     data = {"sources": sources, "val": {"ids": str(token_files.megatron(folder, ids))}, "val_fraction": 0.2}
     logger = TensorBoardLogger(root, name="", version="", default_hp_metric=False)
     monitors = [TensorBoardLayout(), ComputeMonitor(), DataMonitor(), ForgettingMonitor()]
-    trainer = {"val_check_interval": 2, "limit_val_batches": 3, "log_every_n_steps": 1, "num_sanity_val_steps": -1}
+    trainer = {"val_check_interval": 2, "limit_val_batches": 3, "log_every_n_steps": 1}
     return fit(root, logger=logger, data=data, callbacks=monitors, **{**trainer, **options})
 
 
@@ -89,17 +89,36 @@ def test_differences_are_to_the_start_and_to_before_the_growth(whole: Path) -> N
         assert abs(first - math.log(257)) < 0.1
         for step, loss in losses.items():
             assert since_start[step] == pytest.approx(loss - first, abs=1e-6)
-        before = {3: losses[1], 5: losses[1], 7: losses[5]}  # grown before steps 3 and 6, validated after 1, 3, 5, 7
-        assert since_growth == {step: pytest.approx(losses[step] - at, abs=1e-6) for step, at in before.items()}
+        # Grown before steps 3 and 6, and validated after steps 1, 3, 5 and 7; without a growth in between, and little
+        # training, the loss before the growth is near the one measured last.
+        before = {step: losses[step] - value for step, value in since_growth.items()}
+        assert list(before) == [3, 5, 7] and before[3] == pytest.approx(before[5], abs=1e-6) != before[7]
+        assert abs(before[3] - losses[1]) < 0.1 and abs(before[7] - losses[5]) < 0.1
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("step", [2, 3, 5])
 def test_resumed_it_remembers(whole: Path, tmp_path: Path, step: int) -> None:
     run(tmp_path / "again", ckpt_path=whole / "checkpoints" / f"step={step}.ckpt")
     for name in NAMES:
         for tag in (f"forgetting/{name}_since_start", f"forgetting/{name}_since_growth"):
             expected = [(at, value) for at, value in Log(whole).points(tag) if at >= step]
             assert Log(tmp_path / "again").points(tag) == expected and expected
+
+
+def test_the_loss_before_a_growth_is_that_of_its_anchor(whole: Path) -> None:
+    """A checkpoint of the step before is validated on by itself."""
+    log = Log(whole)
+    trainer, module, _ = run(
+        whole.parent / "anchor", ckpt_path=whole / "checkpoints" / "step=6.ckpt", limit_val_batches=0
+    )
+    trainer.loggers, trainer.limit_val_batches = [], 3
+    tested = trainer.validate(
+        module, trainer.datamodule, verbose=False, ckpt_path=whole / "checkpoints" / "step=6.ckpt"
+    )
+    found = {tag: value for values in tested for tag, value in values.items()}
+    for name in NAMES:
+        expected = log.value(f"loss/val_{name}", 7) - found[f"loss/val_{name}"]
+        assert log.value(f"forgetting/{name}_since_growth", 7) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_report_shows_them(whole: Path) -> None:
