@@ -61,7 +61,7 @@ def batch_of(rows_B: Sequence[np.ndarray], eos_id: int | None = None) -> Batch:
     """A batch of samples.
 
     Args:
-        rows_B: S + 1 ids each.
+        rows_B: S + 1 ids each; ~id for what is not to be predicted.
         eos_id: what documents end with, where they are to be kept apart.
 
     Returns:
@@ -72,10 +72,13 @@ def batch_of(rows_B: Sequence[np.ndarray], eos_id: int | None = None) -> Batch:
     tokens_BS1 = np.empty((len(rows_B), len(rows_B[0])), np.int64)
     for row, ids in enumerate(rows_B):
         tokens_BS1[row] = ids
+    left_out_BS1 = tokens_BS1 < 0
+    np.invert(tokens_BS1, out=tokens_BS1, where=left_out_BS1)
     batch = {
         "input_ids": torch.from_numpy(tokens_BS1[:, :-1].copy()),
         "labels": torch.from_numpy(tokens_BS1[:, 1:].copy()),
     }
+    batch["labels"][torch.from_numpy(left_out_BS1[:, 1:])] = LEFT_OUT
     if eos_id is not None:
         ends_BS = batch["input_ids"] == eos_id
         batch["labels"][ends_BS] = LEFT_OUT
@@ -135,6 +138,11 @@ class TokenBatches(IterableDataset[Batch]):
             batch[ORIGIN] = torch.tensor([position, self.order.growths])
         return batch
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether there may be labels that are not predicted."""
+        return self.eos_id is not None or any(samples.tokens.leaves_out for samples in self.samples)
+
     def label_count(self, position: int, batches: int) -> Tensor:
         """How many labels this rank has to predict in so many batches from a position on."""
         return label_count(self.batch(position + i * self.stride) for i in range(batches))
@@ -182,7 +190,7 @@ class StreamLoader(DataLoader[Batch]):
         while True:
             order = self.stream.order
             batches: Iterator[Batch] = super().__iter__()
-            if self.stream.eos_id is not None:
+            if self.stream.leaves_out:
                 batches = self._counted(batches, (self.stream.start - first) // self.stream.stride)
             while self.stream.order is order:
                 asked = time.perf_counter()

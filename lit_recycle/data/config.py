@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lit_recycle.data.weights import proportions
@@ -52,6 +52,8 @@ class Source:
         text_field: Key or column of its text, or of its ids; that of the data module when not given.
         dtype: Integer type of `.bin` and `.npy` files without a header; uint16, or uint32 for a tokenizer with more
             than 65,536 ids, when not given.
+        template: How several fields of a record are joined, as in "{document}\n{thinking}", instead of `text_field`.
+        loss_on: Fields of the template whose tokens are predicted, besides the end of the document; all when empty.
 
     Raises:
         ValueError: a value is out of range.
@@ -63,6 +65,8 @@ class Source:
     max_epochs: float | None = None
     text_field: str | None = None
     dtype: Literal["uint16", "uint32", "int32", "int64"] | None = None
+    template: str | None = None
+    loss_on: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_name("data.sources: name", self.name)
@@ -70,6 +74,10 @@ class Source:
             raise ValueError(f"the weight of source {self.name!r} must not be negative, got {self.weight}")
         if self.max_epochs is not None and not self.max_epochs > 0:
             raise ValueError(f"max_epochs of source {self.name!r} must be above 0, got {self.max_epochs}")
+        if self.template is None and self.loss_on:
+            raise ValueError(f"loss_on of source {self.name!r} needs a template with these fields")
+        if self.template is not None and self.text_field is not None:
+            raise ValueError(f"source {self.name!r} takes a template or a text_field, not both")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from lit_recycle.data.tokens import Piece, Tokens
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # part of the key: raise it when the same input would give other files
+LEAVES_OUT = "int32"  # type of ids some of which are not to be predicted, and are written as ~id
 BATCH = 1 << 20  # characters given to the tokenizer at a time: what it needs for them, 40 bytes each, is used again
 AHEAD = 4  # batches that are tokenised while the one before them is written: enough to keep all cores busy
 
@@ -56,7 +57,7 @@ class Split:
 
     def ids(self, below: int) -> Tokens:
         """The ids, all of which are smaller than `below`."""
-        return Tokens.of((Piece(self.path, self.dtype, self.tokens),), below)
+        return Tokens.of((Piece(self.path, self.dtype, self.tokens),), below, leaves_out=self.dtype == LEAVES_OUT)
 
     @property
     def bytes_per_token(self) -> float:
@@ -135,6 +136,7 @@ def prepare_ids(
     tokenizer: Tokenizer,
     cache_dir: str | Path,
     val_fraction: float,
+    leaves_out: bool = False,
 ) -> Path:
     """As `prepare_corpus`, of documents that are tokenised and cannot be read where they are.
 
@@ -145,12 +147,16 @@ def prepare_ids(
         tokenizer: the one that they were made with. Its end-of-document id is added where it is missing.
         cache_dir: where corpora are kept.
         val_fraction: share of the documents that are kept for validation.
+        leaves_out: whether ids that are not to be predicted are among them, each as ~id.
 
     Raises:
         ValueError: there are no documents, or an id is not in the vocabulary.
     """
 
-    return _cached(Path(cache_dir), key, lambda made: _copy(documents, size, tokenizer, val_fraction, made))
+    def make(made: Path) -> dict[str, Any]:
+        return _copy(documents, size, tokenizer, val_fraction, made, leaves_out)
+
+    return _cached(Path(cache_dir), key, make)
 
 
 def _cached(cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]) -> Path:
@@ -278,10 +284,15 @@ def _tokenise(
 
 
 def _copy(
-    documents: Iterable[np.ndarray], size: int, tokenizer: Tokenizer, val_fraction: float, folder: Path
+    documents: Iterable[np.ndarray],
+    size: int,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    folder: Path,
+    leaves_out: bool = False,
 ) -> dict[str, Any]:
     """Write ids that are there already; the bytes of text that they stand for are counted for validation only."""
-    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    dtype = LEAVES_OUT if leaves_out else "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     with ExitStack() as stack:
         train, val = (
             stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in ("train", "val")
@@ -293,13 +304,15 @@ def _copy(
                 ids = ids[:-1]
             if not len(ids):
                 continue
-            if not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+            plain = np.where(ids < 0, ~ids, ids) if leaves_out else ids
+            if not 0 <= plain.min() <= plain.max() < tokenizer.vocab_size:
                 raise ValueError(
                     f"there is an id {max(ids.max(), -ids.min())} in the data, and the tokenizer has ids below "
                     f"{tokenizer.vocab_size}: give the tokenizer that the data was made with"
                 )
             chosen = _is_validation(ids.astype(np.int64).tobytes(), val_fraction)
-            (val if chosen else train).add(ids, len(tokenizer.decode(ids).encode()) if chosen else 0)
+            counted = chosen and not leaves_out
+            (val if chosen else train).add(ids, len(tokenizer.decode(ids).encode()) if counted else 0)
             bar.advance(task, len(ids) * 2)
         bar.update(task, completed=size)
     if not train.counts["documents"]:
@@ -327,7 +340,7 @@ def _cut_off_tail(
     tail = np.fromfile(folder / "train.bin", dtype=dtype, offset=keep * itemsize)
     tail.tofile(folder / "val.bin")
     os.truncate(folder / "train.bin", keep * itemsize)
-    size = len(tokenizer.decode(tail).encode())
+    size = 0 if dtype == LEAVES_OUT else len(tokenizer.decode(tail).encode())
     val.update(tokens=len(tail), documents=1, bytes=size)
     train.update(tokens=keep, bytes=max(train["bytes"] - size, 0))
 

@@ -13,6 +13,7 @@ from lit_recycle.data.config import Source
 from lit_recycle.data.corpus import Corpus, known_corpus, prepare_corpus, prepare_ids
 from lit_recycle.data.formats.files import TokenFiles
 from lit_recycle.data.formats.find import find_tokens
+from lit_recycle.data.template import Template, prepare_records
 from lit_recycle.data.tokenised import check_ends, check_ids, default_dtype, documents_end, documents_of
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.data.tokens import Tokens
@@ -76,6 +77,9 @@ class Preparation:
         Raises:
             ValueError: there is nothing to read, or it cannot be read.
         """
+        if source.template:
+            template = Template.parse(source.template, source.loss_on)
+            return prepare_records(source.path, template, self.tokenizer, self.cache_dir, self.val_fraction)
         files = self._tokenised(source)
         if files is None:
             field = source.text_field or self.text_field
@@ -108,6 +112,10 @@ class Preparation:
         Raises:
             ValueError: it cannot be read.
         """
+        if source.template:
+            template = Template.parse(source.template, source.loss_on)
+            corpus = known_corpus(source.path, self.tokenizer, self.cache_dir, template.key, self.val_fraction)
+            return corpus.train.tokens if corpus else None
         files = self._tokenised(source)
         if files is not None:
             return self._kept(files.tokens)
@@ -154,6 +162,7 @@ class Preparation:
 
     def _bytes_per_token(self, tokens: Tokens) -> float:
         ids = tokens.read(0, min(len(tokens), DECODED))
+        ids = ids[ids >= 0]  # a loss is of what is predicted
         return max(len(self.tokenizer.decode(ids).encode()), 1) / max(len(ids), 1)
 
 

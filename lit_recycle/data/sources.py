@@ -22,6 +22,8 @@ from lit_recycle.data.formats.zstd import zstd_lines
 
 log = logging.getLogger(__name__)
 
+Record = tuple[tuple[str | None, ...], int]
+"""The texts of a record's fields, and the bytes of the file that it took."""
 PYTHON_STDLIB = "python-stdlib"
 PIECE = 1 << 20  # characters; a longer text file is cut at line ends, so that memory does not grow with it
 
@@ -122,14 +124,26 @@ def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) ->
         ValueError: the file cannot be read, or is not what its ending says.
         ModuleNotFoundError: the library for a format is not installed.
     """
+    for (text,), size in _read(file, (text_field,), oddities):
+        yield text, size
+
+
+def read_records(file: SourceFile, fields: tuple[str, ...], oddities: Counter[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the texts in some fields of every record; raises as `read_documents`. A field that is null is empty."""
+    for texts, _ in _read(file, fields, oddities):
+        yield texts
+
+
+def _read(file: SourceFile, fields: tuple[str, ...], oddities: Counter[str]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The texts of every record that is not empty, and its size."""
     readers = {"jsonl": _read_json_lines, "parquet": _read_parquet, "arrow": _read_arrow}
-    documents = readers[file.kind](file.path, text_field) if file.kind in readers else _read_text(file, oddities)
+    records = readers[file.kind](file.path, fields) if file.kind in readers else _read_text(file, oddities)
     try:
-        for text, size in documents:
-            if not text:
+        for texts, size in records:
+            if not any(texts):
                 oddities["empty documents left out"] += 1
                 continue
-            yield _without_lone_surrogates(text, oddities), size
+            yield tuple(_without_lone_surrogates(text or "", oddities) for text in texts), size
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file.path} cannot be read ({error}).") from error
 
@@ -144,14 +158,14 @@ def _without_lone_surrogates(text: str, oddities: Counter[str]) -> str:
     return text
 
 
-def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, int]]:
+def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[Record]:
     begun = False
     try:
         with open(file.path, encoding="utf-8-sig", newline="") as stream:
             while piece := stream.read(PIECE):
                 if len(piece) == PIECE:
                     piece += stream.readline(PIECE)
-                yield piece, len(piece.encode())
+                yield (piece,), len(piece.encode())
                 begun = True
     except UnicodeDecodeError as error:
         if file.named or begun:
@@ -160,7 +174,7 @@ def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, 
         oddities["files left out because they are not UTF-8 text"] += 1
 
 
-def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
+def _read_json_lines(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     ending = path.suffix.lower()
     unpacked = gzip.open if ending == ".gz" else zstd_lines if ending == ".zst" else nullcontext
     with open(path, "rb") as raw, unpacked(raw) as stream:
@@ -168,43 +182,46 @@ def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str | None, 
         for number, line in enumerate(stream, start=1):
             at = raw.tell()  # in a gzip file the position among compressed bytes
             if line.strip():
-                yield _text_of_line(line, text_field, f"{path}, line {number}"), at - done
+                yield _texts_of_line(line, fields, f"{path}, line {number}"), at - done
                 done = at
 
 
-def _text_of_line(line: bytes, text_field: str, where: str) -> str | None:
+def _texts_of_line(line: bytes, fields: tuple[str, ...], where: str) -> tuple[str | None, ...]:
     try:
         record = json.loads(line)
     except ValueError as error:  # bad JSON and bad UTF-8 alike
         raise ValueError(f"{where}: not JSON ({error}).") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where}: a JSON object is expected on every line, not {type(record).__name__}.")
-    if text_field not in record:
-        raise ValueError(f"{where}: no field {text_field!r} among {sorted(record)}; set text_field.")
-    text = record[text_field]
-    if not isinstance(text, str | None):
-        raise ValueError(f"{where}: field {text_field!r} holds {type(text).__name__}, not text; set text_field.")
-    return text
+    for field in fields:
+        if field not in record:
+            raise ValueError(f"{where}: no field {field!r} among {sorted(record)}; set text_field.")
+        if not isinstance(text := record[field], str | None):
+            raise ValueError(f"{where}: field {field!r} holds {type(text).__name__}, not text; set text_field.")
+    return tuple(record[field] for field in fields)
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
+def _read_parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     with _parquet(path) as table:
-        _check_text(path, table.schema_arrow, text_field)
+        _check_text(path, table.schema_arrow, fields)
         size = path.stat().st_size // max(table.metadata.num_rows, 1)
-        for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-            yield from ((text, size) for text in batch.column(0).to_pylist())
+        for batch in table.iter_batches(batch_size=256, columns=list(fields)):
+            yield from ((texts, size) for texts in _texts(batch, fields))
 
 
-def _read_arrow(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
+def _texts(batch: Any, fields: tuple[str, ...]) -> Iterator[tuple[str | None, ...]]:
+    return zip(*(batch.column(batch.schema.get_field_index(field)).to_pylist() for field in fields), strict=True)
+
+
+def _read_arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     """A file of a Hugging Face dataset."""
     pa = pyarrow_for(path)
     with pa.memory_map(str(path)) as mapped:
         stream = pa.ipc.open_stream(mapped)
-        _check_text(path, stream.schema, text_field)
+        _check_text(path, stream.schema, fields)
         for batch in stream:
-            texts = batch.column(batch.schema.get_field_index(text_field))
-            size = texts.nbytes // max(len(texts), 1)
-            yield from ((text, size) for text in texts.to_pylist())
+            size = batch.nbytes // max(len(batch), 1)
+            yield from ((texts, size) for texts in _texts(batch, fields))
 
 
 def rows_of_ids(files: list[SourceFile], text_field: str) -> Iterator[np.ndarray] | None:
@@ -251,8 +268,9 @@ def _parquet(path: Path) -> Any:
         raise ValueError(f"{path} is not a Parquet file ({error}).") from error
 
 
-def _check_text(path: Path, schema: Any, text_field: str) -> None:
+def _check_text(path: Path, schema: Any, fields: tuple[str, ...]) -> None:
     pa = pyarrow_for(path)
-    kind = column_type(schema, text_field, path)
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"{path}: column {text_field!r} holds {kind}, not text; set text_field.")
+    for field in fields:
+        kind = column_type(schema, field, path)
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ValueError(f"{path}: column {field!r} holds {kind}, not text; set text_field.")

@@ -32,17 +32,19 @@ class Tokens:
         start: first id.
         stop: the one after the last id.
         below: what every id must be smaller than; checked when they are read.
+        leaves_out: whether ids that are not to be predicted are among them, each as ~id.
     """
 
     pieces: tuple[Piece, ...]
     start: int
     stop: int
     below: int
+    leaves_out: bool = False
 
     @classmethod
-    def of(cls, pieces: tuple[Piece, ...], below: int) -> Tokens:
+    def of(cls, pieces: tuple[Piece, ...], below: int, leaves_out: bool = False) -> Tokens:
         """All ids of the pieces."""
-        return cls(pieces, 0, sum(piece.tokens for piece in pieces), below)
+        return cls(pieces, 0, sum(piece.tokens for piece in pieces), below, leaves_out)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -50,10 +52,10 @@ class Tokens:
     def __getitem__(self, part: slice) -> Tokens:
         start, stop, step = part.indices(len(self))
         assert step == 1, part
-        return Tokens(self.pieces, self.start + start, self.start + stop, self.below)
+        return Tokens(self.pieces, self.start + start, self.start + stop, self.below, self.leaves_out)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("pieces", "start", "stop", "below")}
+        return {name: getattr(self, name) for name in ("pieces", "start", "stop", "below", "leaves_out")}
 
     def read(self, start: int, count: int) -> np.ndarray:
         """The ids `start` to `start + count`: a view where they lie in one piece.
@@ -67,9 +69,13 @@ class Tokens:
             ids = parts[0]
         else:
             ids = np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64, casting="unsafe")
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self.below:
+        if len(ids) and not self._least <= ids.min() <= ids.max() < self.below:
             self._refuse(start, count)
         return ids
+
+    @property
+    def _least(self) -> int:
+        return ~(self.below - 1) if self.leaves_out else 0
 
     def _parts(self, start: int, count: int) -> Iterator[tuple[Piece, np.ndarray]]:
         number = bisect_right(self._ends, start)
@@ -98,7 +104,7 @@ class Tokens:
 
     def _refuse(self, start: int, count: int) -> None:
         for piece, part in self._parts(self.start + start, count):
-            wrong = part[(part < 0) | (part >= self.below)]
+            wrong = part[(part < self._least) | (part >= self.below)]
             if len(wrong):
                 raise ValueError(
                     f"{piece.path} holds the id {wrong[0]}, and the tokenizer has ids below {self.below}: give the "
