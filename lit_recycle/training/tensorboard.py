@@ -68,7 +68,7 @@ class AxisWriter:
         self._writer.close()
 
 
-VALIDATION = r"^loss/val_(?!perplexity$)(?!(.+_)?bits_per_byte$)(.+)"
+VALIDATION = r"^loss/val_(?!perplexity$)(?!(?:.+_)?bits_per_byte$)(.+)"
 """Tags of the losses of named validation sets."""
 
 LAYOUT = {

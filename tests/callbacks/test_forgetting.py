@@ -122,8 +122,14 @@ def test_the_loss_before_a_growth_is_that_of_its_anchor(whole: Path) -> None:
 
 
 def test_the_report_shows_them(whole: Path) -> None:
-    found = {plate.name for made in plates(read_run(whole)).values() for plate in made}
-    assert {"validation_loss", "validation_bits", "forgetting_start", "forgetting_growth", "data_epochs"} <= found
+    found = {plate.name: plate.figure for made in plates(read_run(whole)).values() for plate in made}
+    curves = {
+        name: {line.get_label() for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")}
+        for name, figure in found.items()
+    }
+    assert curves["validation_loss"] == curves["validation_bits"] == set(NAMES)
+    assert curves["forgetting_start"] == curves["forgetting_growth"] == {*NAMES, "split"}
+    assert curves["data_epochs"] == {"json", "email"}
 
 
 @pytest.mark.parametrize("name", ["perplexity", "json", "a b"])
