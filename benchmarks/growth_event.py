@@ -91,7 +91,7 @@ class Event:
 class Tokens(L.LightningDataModule):
     """Random tokens, as many batches as anybody asks for."""
 
-    seq_len, batch_size, bytes_per_token = 64, 1, 1.0
+    seq_len, batch_size = 64, 1
     vocab_size, tokens_per_batch = 512, 64
 
     def train_dataloader(self) -> Any:

@@ -117,7 +117,8 @@ class RunSummary(L.Callback):
             return ""  # a sharded model would be assembled once per token; `lit-recycle generate` reads its checkpoint
         assert module.model is not None
         tokenizer = data.tokenizer
-        batch = next(iter(data.val_dataloader()))
+        loaders = data.val_dataloader()
+        batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders))
         prompt = batch["input_ids"][0, : self.prompt_tokens].tolist()
         module.model.eval()
         ids = generate(module.model, prompt, temperature=0.8, top_p=0.95, seed=0, allowed=tokenizer.vocab_size)

@@ -79,6 +79,7 @@ def fit(
     batch_size: int = 4,
     save_every: int = 1,
     module: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
     callbacks: list[L.Callback] | None = None,
     **trainer: Any,
 ) -> tuple[L.Trainer, LitMoE, list[float]]:
@@ -97,10 +98,16 @@ def fit(
         max_epochs=-1,
         enable_model_summary=False,
         check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
         default_root_dir=root,
         callbacks=[losses, *([GrowthCallback(events)] if events else []), saver, *(callbacks or [])],
-        **{"gradient_clip_val": 1.0, "limit_val_batches": 0, "logger": False, "enable_progress_bar": False, **trainer},
+        **{
+            "num_sanity_val_steps": 0,
+            "gradient_clip_val": 1.0,
+            "limit_val_batches": 0,
+            "logger": False,
+            "enable_progress_bar": False,
+            **trainer,
+        },
     )
     if strategy in ("auto", "ddp"):
         lightning.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -108,8 +115,9 @@ def fit(
     if ckpt_path:
         saved = read_hyperparameters(ckpt_path)
         model.set_shape(MoEConfig.from_dict(saved["config"]), saved["growth"])
-    data = TextData(TEXT, seq_len=32, batch_size=batch_size // world, cache_dir=str(root.parent / "cache"))
-    lightning.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    options = {"seq_len": 32, "batch_size": batch_size // world, "cache_dir": str(root.parent / "cache")}
+    datamodule = TextData(**options, **(data or {"path": TEXT}))
+    lightning.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     return lightning, model, losses.train
 
 

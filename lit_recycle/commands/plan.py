@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.plan_data import print_sources, source_rows
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.growth.event import GrowthEvent
@@ -67,11 +68,23 @@ def main(argv: list[str]) -> int:
     rows = [stage_row(run, stage) for stage in run.stages()]
     if world_size is not None:
         add_costs(run, rows, world_size, strategy)
+    data = data_rows(run, rows, config.get("data") or {})
     if as_json:
-        print(json.dumps({"tokens_per_step": run.tokens_per_step, "stages": rows}, indent=2))
+        print(json.dumps({"tokens_per_step": run.tokens_per_step, "stages": rows, "data": data}, indent=2))
     else:
         print_table(run, rows)
+        print_sources(Console(highlight=False), data)
     return 0
+
+
+def data_rows(run: RunShape, rows: list[dict[str, Any]], data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the run sees of each data source."""
+    return source_rows(
+        data,
+        tokens=rows[-1]["start_tokens"] + rows[-1]["tokens"],
+        tokens_per_step=run.tokens_per_step,
+        growths=[row["start_tokens"] for row in rows[1:]],
+    )
 
 
 def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strategy: str) -> None:

@@ -1,5 +1,7 @@
-"""Text in, fixed-length token batches out.
+"""Text or ids in, fixed-length token batches out.
 
-One way through: `sources` finds documents, `tokenizer` turns them into ids, `corpus` keeps the ids in a
-memory-mapped cache, `order` says which sample comes when, `batches` gathers them, `module` hands them to Lightning.
+One way through: `sources` finds documents, `tokenizer` turns them into ids, `corpus` keeps the ids in a cache; or
+`formats` finds ids that others have kept; `tokens` maps them. `mixture` says which source comes when and `order` which
+of its samples, `stream` what of that a checkpoint must know. `batches` gathers samples, `module` hands them to
+Lightning.
 """

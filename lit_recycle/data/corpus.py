@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,13 +25,15 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lit_recycle.data.digests import content_digests
-from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents
+from lit_recycle.data.digests import content_digests, known_digests
+from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents, rows_of_ids
 from lit_recycle.data.tokenizer import Tokenizer
+from lit_recycle.data.tokens import Piece, Tokens
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # part of the key: raise it when the same input would give other files
+LEAVES_OUT = "int32"  # type of ids some of which are not to be predicted, and are written as ~id
 BATCH = 1 << 20  # characters given to the tokenizer at a time: what it needs for them, 40 bytes each, is used again
 AHEAD = 4  # batches that are tokenised while the one before them is written: enough to keep all cores busy
 
@@ -44,7 +46,7 @@ class Split:
         path: the file, ids of type `dtype` one after the other.
         tokens: number of ids, the end-of-document ones included.
         documents: number of documents.
-        bytes: length of the documents' text in UTF-8.
+        bytes: length of the documents' text in UTF-8; 0 where ids were copied and not counted.
     """
 
     path: Path
@@ -53,9 +55,9 @@ class Split:
     documents: int
     bytes: int
 
-    def samples(self, seq_len: int) -> int:
-        """How many samples of `seq_len` inputs there are; neighbours share one token, the last label of the first."""
-        return max(0, (self.tokens - 1) // seq_len)
+    def ids(self, below: int) -> Tokens:
+        """The ids, all of which are smaller than `below`."""
+        return Tokens.of((Piece(self.path, self.dtype, self.tokens),), below, leaves_out=self.dtype == LEAVES_OUT)
 
     @property
     def bytes_per_token(self) -> float:
@@ -115,6 +117,50 @@ def prepare_corpus(
     files = find_files(path)
     cache_dir = Path(cache_dir)
     key = corpus_key(files, tokenizer, cache_dir, text_field, val_fraction)
+
+    def make(made: Path) -> dict[str, Any]:
+        if rows := rows_of_ids(files, text_field):
+            return _copy(rows, sum(file.path.stat().st_size for file in files), tokenizer, val_fraction, made)
+        meta = _tokenise(files, tokenizer, text_field, val_fraction, made)
+        if not meta["splits"]["train"]["tokens"]:
+            raise ValueError(f"path={path!r} holds no text to train on; every document is empty or was left out.")
+        return meta
+
+    return _cached(cache_dir, key, make)
+
+
+def prepare_ids(
+    documents: Iterable[np.ndarray],
+    size: int,
+    key: str,
+    tokenizer: Tokenizer,
+    cache_dir: str | Path,
+    val_fraction: float,
+    leaves_out: bool = False,
+) -> Path:
+    """As `prepare_corpus`, of documents that are tokenised and cannot be read where they are.
+
+    Args:
+        documents: the ids of each.
+        size: what the documents' sizes in bytes sum up to, for the progress bar; roughly.
+        key: hash of what they are.
+        tokenizer: the one that they were made with. Its end-of-document id is added where it is missing.
+        cache_dir: where corpora are kept.
+        val_fraction: share of the documents that are kept for validation.
+        leaves_out: whether ids that are not to be predicted are among them, each as ~id.
+
+    Raises:
+        ValueError: there are no documents, or an id is not in the vocabulary.
+    """
+
+    def make(made: Path) -> dict[str, Any]:
+        return _copy(documents, size, tokenizer, val_fraction, made, leaves_out)
+
+    return _cached(Path(cache_dir), key, make)
+
+
+def _cached(cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]) -> Path:
+    """The folder of a corpus; `make` fills it where it is not there, and gives what meta.json holds besides the key."""
     folder = cache_dir / f"corpus-{key}"
     if folder.exists():
         if _is_whole(folder):
@@ -124,9 +170,7 @@ def prepare_corpus(
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as beside:
         made = Path(beside, "corpus")
         made.mkdir()
-        meta = _tokenise(files, tokenizer, text_field, val_fraction, made)
-        if not meta["splits"]["train"]["tokens"]:
-            raise ValueError(f"path={path!r} holds no text to train on; every document is empty or was left out.")
+        meta = make(made)
         (made / "meta.json").write_text(json.dumps({"key": key, **meta}, indent=2))
         _publish(made, folder)
     return folder
@@ -142,11 +186,29 @@ def corpus_key(
     Raises:
         ValueError: a file cannot be read.
     """
+    return _key(files, content_digests([file.path for file in files], cache_dir), tokenizer, text_field, val_fraction)
+
+
+def _key(
+    files: list[SourceFile], digests: list[bytes], tokenizer: Tokenizer, text_field: str, val_fraction: float
+) -> str:
     how = [FORMAT, PIECE, tokenizer.fingerprint, text_field, val_fraction]
     key = hashlib.blake2b(json.dumps(how).encode(), digest_size=16)
-    for file, digest in zip(files, content_digests([file.path for file in files], cache_dir), strict=True):
+    for file, digest in zip(files, digests, strict=True):
         key.update(file.kind.encode() + digest)
     return key.hexdigest()
+
+
+def known_corpus(
+    path: str | list[str], tokenizer: Tokenizer, cache_dir: str | Path, text_field: str, val_fraction: float
+) -> Corpus | None:
+    """The corpus that `prepare_corpus` has made of the files as they are; None where files would have to be read."""
+    files, cache_dir = find_files(path), Path(cache_dir)
+    digests = known_digests([file.path for file in files], cache_dir)
+    if digests is None:
+        return None
+    folder = cache_dir / f"corpus-{_key(files, digests, tokenizer, text_field, val_fraction)}"
+    return Corpus.open(folder) if _is_whole(folder) else None
 
 
 def _is_whole(folder: Path) -> bool:
@@ -221,6 +283,46 @@ def _tokenise(
     }
 
 
+def _copy(
+    documents: Iterable[np.ndarray],
+    size: int,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    folder: Path,
+    leaves_out: bool = False,
+) -> dict[str, Any]:
+    """Write ids that are there already; the bytes of text that they stand for are counted for validation only."""
+    dtype = LEAVES_OUT if leaves_out else "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    with ExitStack() as stack:
+        train, val = (
+            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in ("train", "val")
+        )
+        bar = stack.enter_context(_progress_bar())
+        task = bar.add_task("Copying", total=size)
+        for ids in documents:
+            if len(ids) and ids[-1] == tokenizer.eos_id:
+                ids = ids[:-1]
+            if not len(ids):
+                continue
+            plain = np.where(ids < 0, ~ids, ids) if leaves_out else ids
+            if not 0 <= plain.min() <= plain.max() < tokenizer.vocab_size:
+                raise ValueError(
+                    f"there is an id {max(ids.max(), -ids.min())} in the data, and the tokenizer has ids below "
+                    f"{tokenizer.vocab_size}: give the tokenizer that the data was made with"
+                )
+            chosen = _is_validation(ids.astype(np.int64).tobytes(), val_fraction)
+            counted = chosen and not leaves_out
+            (val if chosen else train).add(ids, len(tokenizer.decode(ids).encode()) if counted else 0)
+            bar.advance(task, len(ids) * 2)
+        bar.update(task, completed=size)
+    if not train.counts["documents"]:
+        raise ValueError("there are no ids to train on: every document is empty, or chosen for validation.")
+    splits = {"train": dict(train.counts), "val": dict(val.counts)}
+    if not val.counts["documents"]:
+        _cut_off_tail(folder, splits, dtype, tokenizer, val_fraction)
+    return {"dtype": dtype, "tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "splits": splits}
+
+
 def _is_validation(document: bytes, val_fraction: float) -> bool:
     """By content alone: a document stays where it is when others join, and its duplicates go with it."""
     return int.from_bytes(hashlib.blake2b(document, digest_size=8).digest()) < val_fraction * 2**64
@@ -238,9 +340,9 @@ def _cut_off_tail(
     tail = np.fromfile(folder / "train.bin", dtype=dtype, offset=keep * itemsize)
     tail.tofile(folder / "val.bin")
     os.truncate(folder / "train.bin", keep * itemsize)
-    size = len(tokenizer.decode(tail).encode())
+    size = 0 if dtype == LEAVES_OUT else len(tokenizer.decode(tail).encode())
     val.update(tokens=len(tail), documents=1, bytes=size)
-    train.update(tokens=keep, bytes=train["bytes"] - size)
+    train.update(tokens=keep, bytes=max(train["bytes"] - size, 0))
 
 
 def _in_batches(documents: Iterable[tuple[str, int]]) -> Iterator[tuple[list[str], int]]:

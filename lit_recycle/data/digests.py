@@ -53,6 +53,17 @@ def content_digests(paths: Sequence[Path], folder: Path) -> list[bytes]:
     return [bytes.fromhex(found[name].digest) for name in names]
 
 
+def known_digests(paths: Sequence[Path], folder: Path) -> list[bytes] | None:
+    """The digests that are kept of the files as they are; None where one would have to be read."""
+    before, found = _read(folder / KEPT_IN), []
+    for path in paths:
+        known, stat = before.get(os.path.abspath(path)), os.stat(path)
+        if known is None or known[:3] != (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
+            return None
+        found.append(bytes.fromhex(known.digest))
+    return found
+
+
 def _look(name: str, before: Known | None) -> Known:
     """The file as it is; what was known of it where its stat is still the same."""
     try:

@@ -1,9 +1,9 @@
-"""`TextData`: a text corpus as a LightningDataModule whose training stream resumes at the exact sample."""
+"""`TextData`: text and tokens as a LightningDataModule whose training stream resumes at the exact sample."""
 
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -11,10 +11,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
-from lit_recycle.data.batches import Batch, EvalBatches, Samples, StreamLoader, TokenBatches
-from lit_recycle.data.config import DataDefaults
-from lit_recycle.data.corpus import Corpus, prepare_corpus
+from lit_recycle.data.batches import LABEL_COUNT, ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
+from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
+from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
+from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
+from lit_recycle.data.validation import ValidationSet
 
 _DEFAULT = DataDefaults()
 # What Lightning warns of and does not apply here: gathering a batch takes a fraction of a millisecond, and the
@@ -30,14 +32,22 @@ class TextData(LightningDataModule):
     position is the `samples_seen` of the LightningModule: the samples trained on by all replicas, counted before the
     callbacks' `on_train_batch_end` (in `training_step` or `optimizer_step`) and restored from the checkpoint. A run
     may resume with another number of processes or `batch_size`: every sample of an epoch is still seen once. With
-    another corpus, `seq_len` or `seed` it goes on at the start of the new stream, and says so.
+    other sources or weights each source goes on after its last sample; with another `seq_len` or `seed` all begin anew;
+    either is said.
 
     Args:
         path: A file, a folder (read recursively), a glob or a list of these; or "python-stdlib", the standard library
             of the running Python. Text and source files are documents; .jsonl (also .gz) and .parquet hold one each
-            per line or row.
+            per line or row. Or tokenised data: see `lit_recycle.data.formats`. "python-stdlib" when neither this nor
+            `sources` is given.
+        sources: Several sources and their weights, instead of `path`.
+        stages: Weights that change during the run; see `DataStage`.
+        val: Further validation sets by name, each a path; all of it is for validation. Files without a header are of
+            the type that the tokenizer suggests.
         tokenizer: "bytes", or the path of a Hugging Face tokenizer.json.
         text_field: Key or column that holds the text in .jsonl and .parquet.
+        documents: "pack" lets the documents in a sample see those before them; "mask" keeps attention and positions
+            inside each document, and leaves out the label after its end.
         seq_len: Tokens per sample that the model reads, and predicts.
         batch_size: Samples per process and micro-batch.
         val_fraction: Share of the documents that is kept for validation, chosen by their content; where that chooses
@@ -57,9 +67,13 @@ class TextData(LightningDataModule):
 
     def __init__(
         self,
-        path: str | list[str] = _DEFAULT.path,
+        path: str | list[str] | None = None,
+        sources: list[Source] | None = None,
+        stages: list[DataStage] | None = None,
+        val: dict[str, str | list[str]] | None = None,
         tokenizer: str = _DEFAULT.tokenizer,
         text_field: str = _DEFAULT.text_field,
+        documents: Literal["pack", "mask"] = _DEFAULT.documents,
         seq_len: int = _DEFAULT.seq_len,
         batch_size: int = _DEFAULT.batch_size,
         val_fraction: float = _DEFAULT.val_fraction,
@@ -74,12 +88,21 @@ class TextData(LightningDataModule):
             raise ValueError(
                 f"val_fraction={val_fraction} must lie between 0 and 1; to not validate set limit_val_batches=0."
             )
-        self.path, self.tokenizer_spec, self.text_field = path, tokenizer, text_field
+        if documents not in ("pack", "mask"):
+            raise ValueError(f"data.documents must be pack or mask, got {documents!r}")
+        if path is not None and sources is not None:
+            raise ValueError("data.path and data.sources exclude each other: set data.path to null")
+        only = Source(CORPUS, _DEFAULT.path if path is None else path)
+        self.sources: list[Source] = [only] if sources is None else sources
+        self.stages = check_sources(self.sources, stages or [])
+        self.val = check_val(val or {}, self.sources)
+        self.tokenizer_spec, self.text_field = tokenizer, text_field
+        self.documents = documents
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
         self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
-        self._folder: Path | None = None
+        self._folders: list[Path | None] = []
         self._samples_seen = 0  # without a trainer, whose module counts
-        self._stream_start = 0  # samples_seen when the present stream began
+        self._batches: TokenBatches | None = None
         self._restored: dict[str, Any] | None = None
 
     @cached_property
@@ -97,30 +120,55 @@ class TextData(LightningDataModule):
         return self.batch_size * self.seq_len
 
     @property
-    def bytes_per_token(self) -> float:
-        """Of the validation split: bits per byte = loss / ln 2 / bytes_per_token."""
-        return self.corpus.val.bytes_per_token
+    def _preparation(self) -> Preparation:
+        apart = self.documents == "mask"
+        return Preparation(self.tokenizer, self.cache_dir, self.text_field, self.val_fraction, apart)
 
     @override
     def prepare_data(self) -> None:
-        self._folder = prepare_corpus(self.path, self.tokenizer, self.cache_dir, self.text_field, self.val_fraction)
+        self._folders = [how.prepare(source) for source, how in self._everything]
+
+    @property
+    def _everything(self) -> list[tuple[Source, Preparation]]:
+        """What is opened: sources, then validation sets."""
+        how = self._preparation
+        return [(source, how) for source in self.sources] + [how.whole(*item) for item in self.val.items()]
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        """Open the corpus that the first process has prepared.
+        """Open what the first process has prepared.
 
         Raises:
             ValueError: a split is shorter than one sample, or the trainer or its module cannot work with a stream.
         """
-        folder = self._folder
+        folders = self._folders
         if self.trainer is not None:
-            folder = self.trainer.strategy.broadcast(folder)
+            folders = self.trainer.strategy.broadcast(folders)
             if stage == "fit":
                 _check_trainer(self.trainer)
-        assert folder is not None, "prepare_data comes before setup"
-        self.corpus = Corpus.open(folder)
-        self._train = Samples(self.corpus.train, self.seq_len)
-        self._val = Samples(self.corpus.val, self.seq_len)
+        assert folders, "prepare_data comes before setup"
+        found = [how.open(source, folder) for (source, how), folder in zip(self._everything, folders, strict=True)]
+        self.opened: list[OpenSource] = found[: len(self.sources)]
+        refuse_twins(self.opened)
+        self._train = [Samples(s.train.tokens, self.seq_len, self._title("train", s)) for s in self.opened]
+        self.val_sets = [
+            ValidationSet.of(
+                s.name if len(self.opened) > 1 else "", s.val, self.seq_len, self._title("val", s), is_split=True
+            )
+            for s in self.opened
+        ]
+        self.val_sets += [
+            ValidationSet.of(s.name, s.train, self.seq_len, f"The validation set {s.name!r}", is_split=False)
+            for s in found[len(self.sources) :]
+        ]
+        drawable = tuple(
+            StreamSource(source.name, source.key, len(samples))
+            for source, samples in zip(self.opened, self._train, strict=True)
+        )
+        self.stream = Stream(drawable, tuple(self.stages), self.seq_len, self.seed)
+
+    def _title(self, split: str, source: OpenSource) -> str:
+        return f"The {split} split" + ("" if len(self.sources) == 1 else f" of source {source.name!r}")
 
     @property
     def _replicas(self) -> dict[str, int]:
@@ -137,51 +185,107 @@ class TextData(LightningDataModule):
         """The endless stream, from the sample after the last one trained on.
 
         Raises:
-            ValueError: the module has not restored its `samples_seen` from the checkpoint.
+            ValueError: the module has not restored its `samples_seen` from the checkpoint, or the run would repeat a
+                source more often than it may.
         """
         self._adopt_restored_stream()
+        self._note_growths()
+        self._check_repetitions()
         replicas = self._replicas
-        stream = TokenBatches(
-            self._train, self.batch_size, self.seed, rank=replicas["rank"], world_size=replicas["num_replicas"]
+        self._batches = TokenBatches(
+            self._train,
+            self.stream.order(),
+            self.batch_size,
+            rank=replicas["rank"],
+            world_size=replicas["num_replicas"],
+            mark_origin=self.stream.follows_growths,
+            eos_id=self._eos_id,
         )
-        return StreamLoader(stream, lambda: self.samples_seen - self._stream_start, **self._loader_options())
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        return StreamLoader(self._batches, lambda: self.samples_seen, accumulate, **self._loader_options())
+
+    @property
+    def _eos_id(self) -> int | None:
+        """What documents end with, where they are kept apart."""
+        return self.tokenizer.eos_id if self.documents == "mask" else None
+
+    def _note_growths(self) -> None:
+        """A stage that ends with a growth ends where the growth is first known of, between two optimizer steps."""
+        count = len(getattr(self.trainer.lightning_module, "growth", ())) if self.trainer is not None else 0
+        if count > len(self.stream.growths):
+            self.stream = self.stream.after_growths(count, self.samples_seen)
+            if self._batches is not None and self.stream.follows_growths:
+                self._batches.order = self.stream.order()
 
     @override
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Every whole batch of the validation split once, as many on each process as on the others.
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Gather a batch anew that was gathered before a growth and comes after it."""
+        if self._batches is None or ORIGIN not in batch:
+            return batch
+        position, growths = batch[ORIGIN].tolist()
+        if position == self.samples_seen:  # the first one of an optimizer step
+            self._note_growths()
+        if growths < len(self.stream.growths):
+            counted, batch = LABEL_COUNT in batch, self._batches.batch(position)
+            if counted:
+                assert self.trainer is not None, "without a model nothing grows"
+                steps = self.trainer.accumulate_grad_batches
+                batch[LABEL_COUNT] = self._batches.label_count(self.samples_seen, steps)
+        return {key: value for key, value in batch.items() if key != ORIGIN}
+
+    def _check_repetitions(self) -> None:
+        """As far as it can be known: where a growth lies ahead, the stage that waits for it goes on to the end."""
+        trainer = self.trainer
+        if trainer is not None and trainer.max_steps > 0:
+            per_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+            end = self.samples_seen + (trainer.max_steps - trainer.global_step) * per_step
+            check_repetitions(self.stream, {source.name: source.max_epochs for source in self.sources}, end)
+
+    def drawn(self) -> dict[str, tuple[int, float]]:
+        """Tokens that the run has trained on, and how often it went through the source, for each source by name."""
+        samples, epochs = self.stream.drawn_by(self.samples_seen), self.stream.epochs_by(self.samples_seen)
+        return {name: (samples[name] * self.seq_len, epochs[name]) for name in samples}
+
+    @override
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """For each of `val_sets` every whole batch once, as many on each process as on the others.
+
+        Returns:
+            A loader, or a list where there are several sets.
 
         Raises:
-            ValueError: the split has fewer samples than there are processes.
+            ValueError: a set has fewer samples than there are processes.
         """
-        replicas = self._replicas
-        batch_size = min(self.batch_size, len(self._val) // replicas["num_replicas"])
+        loaders = [self._val_loader(part) for part in self.val_sets]
+        return loaders[0] if len(loaders) == 1 else loaders
+
+    def _val_loader(self, part: ValidationSet) -> DataLoader[Batch]:
+        replicas, samples = self._replicas, part.samples
+        assert samples is not None
+        batch_size = min(self.batch_size, len(samples) // replicas["num_replicas"])
         if not batch_size:
             raise ValueError(
-                f"The validation split has {len(self._val)} samples for {replicas['num_replicas']} processes; raise "
-                "val_fraction or lower seq_len."
+                f"{samples.name} has {len(samples)} samples for {replicas['num_replicas']} processes; raise "
+                "val_fraction, give more text or lower seq_len."
             )
-        batches = EvalBatches(self._val, batch_size)
+        batches = EvalBatches(samples, batch_size, self._eos_id)
         # A DistributedSampler of our own, for Lightning would put one here that repeats batches to fill up.
         sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False, drop_last=True)
         keep = self.num_workers > 0
         return DataLoader(batches, batch_size=None, sampler=sampler, persistent_workers=keep, **self._loader_options())
 
     @override
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.val_dataloader()
 
     @override
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.val_dataloader()
 
     def _loader_options(self) -> dict[str, Any]:
         for message in _NOT_APPLICABLE:
             warnings.filterwarnings("ignore", message)
         return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
-
-    def _stream_identity(self) -> dict[str, Any]:
-        """What decides which tokens a position of the stream holds."""
-        return {"corpus": self.corpus.key, "seq_len": self.seq_len, "seed": self.seed}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -190,8 +294,8 @@ class TextData(LightningDataModule):
             return self._restored
         return {
             "samples_seen": self.samples_seen,
-            "stream_start": self._stream_start,
-            **self._stream_identity(),
+            "seq_len": self.seq_len,
+            "stream": self.stream.state_dict(self.samples_seen),
             "tokenizer": self.tokenizer.to_dict(),
         }
 
@@ -219,12 +323,10 @@ class TextData(LightningDataModule):
                 f"The checkpoint was written after {restored['samples_seen']} samples but the model says "
                 f"{self.samples_seen}; a LightningModule must restore samples_seen from the checkpoint."
             )
-        ours = self._stream_identity()
-        changed = [f"{name} was {restored[name]}, is {ours[name]}" for name in ours if restored[name] != ours[name]]
-        self._stream_start = restored["samples_seen"] if changed else restored["stream_start"]
+        self.stream, change = self.stream.resumed(restored["stream"], self.samples_seen)
         self._restored = None
-        if changed:
-            rank_zero_warn(f"Training goes on at the start of another stream of samples: {'; '.join(changed)}.")
+        if change:
+            rank_zero_warn(change)
 
 
 def _at_least(least: int, **values: int) -> None:

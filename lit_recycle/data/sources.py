@@ -12,14 +12,24 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_recycle.data.formats.datasets import IDS, arrow_files, column_type, is_ids
+from lit_recycle.data.formats.optional import pyarrow_for
+from lit_recycle.data.formats.zstd import zstd_lines
 
 log = logging.getLogger(__name__)
 
+Record = tuple[tuple[str | None, ...], int]
+"""The texts of a record's fields, and the bytes of the file that it took."""
 PYTHON_STDLIB = "python-stdlib"
 PIECE = 1 << 20  # characters; a longer text file is cut at line ends, so that memory does not grow with it
 
-JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".json.gz")
+JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 PARQUET = (".parquet",)
+ARROW = (".arrow",)
 # Read from a folder only with these endings: prose and source code, not data, markup dumps or binaries.
 _TEXT = """
     .txt .md .rst .tex .org .py .pyi .pyx .ipy .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .m .mm .java .kt .scala .groovy
@@ -44,9 +54,9 @@ class SourceFile:
 
     @property
     def kind(self) -> str:
-        """ "jsonl", "parquet" or "text"; a file with an unknown ending, if asked for, is text."""
-        name = self.path.name.lower()
-        return "jsonl" if name.endswith(JSON_LINES) else "parquet" if name.endswith(PARQUET) else "text"
+        """ "jsonl", "parquet", "arrow" or "text"; a file with an unknown ending, if asked for, is text."""
+        kinds = {"jsonl": JSON_LINES, "parquet": PARQUET, "arrow": ARROW}
+        return next((kind for kind, endings in kinds.items() if self.path.name.lower().endswith(endings)), "text")
 
 
 def find_files(path: str | list[str]) -> list[SourceFile]:
@@ -70,6 +80,8 @@ def _find(entry: str) -> list[SourceFile]:
     if entry == PYTHON_STDLIB:
         return _walk(Path(sysconfig.get_path("stdlib")), endings=(".py",))
     root = Path(entry).expanduser()
+    if files := arrow_files(root):
+        return [SourceFile(file) for file in files]
     if root.is_dir():
         return _walk(root, endings=TEXT + JSON_LINES + PARQUET)
     if root.exists():
@@ -82,11 +94,19 @@ def _find(entry: str) -> list[SourceFile]:
     return [SourceFile(match) for match in matches if match.is_file()]
 
 
-def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
-    found = []
+def holds_text(root: Path) -> bool:
+    """Whether there is anything in a folder that would be read as text."""
+    return next(_walked(root, TEXT + JSON_LINES + PARQUET), None) is not None
+
+
+def _walked(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_SOURCE]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(endings)]
+        yield from (Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(endings))
+
+
+def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
+    found = list(_walked(root, endings))
     if not found:
         raise ValueError(f"path={str(root)!r} holds no text: no file in it ends in .txt, .md, .py, .jsonl, .parquet ….")
     return [SourceFile(file) for file in sorted(found, key=lambda file: file.relative_to(root).parts)]
@@ -102,16 +122,28 @@ def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) ->
 
     Raises:
         ValueError: the file cannot be read, or is not what its ending says.
-        ModuleNotFoundError: Parquet without the library `pyarrow`.
+        ModuleNotFoundError: the library for a format is not installed.
     """
-    readers = {"jsonl": _read_json_lines, "parquet": _read_parquet}
-    documents = readers[file.kind](file.path, text_field) if file.kind in readers else _read_text(file, oddities)
+    for (text,), size in _read(file, (text_field,), oddities):
+        yield text, size
+
+
+def read_records(file: SourceFile, fields: tuple[str, ...], oddities: Counter[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the texts in some fields of every record; raises as `read_documents`. A field that is null is empty."""
+    for texts, _ in _read(file, fields, oddities):
+        yield texts
+
+
+def _read(file: SourceFile, fields: tuple[str, ...], oddities: Counter[str]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The texts of every record that is not empty, and its size."""
+    readers = {"jsonl": _read_json_lines, "parquet": _read_parquet, "arrow": _read_arrow}
+    records = readers[file.kind](file.path, fields) if file.kind in readers else _read_text(file, oddities)
     try:
-        for text, size in documents:
-            if not text:
+        for texts, size in records:
+            if not any(texts):
                 oddities["empty documents left out"] += 1
                 continue
-            yield _without_lone_surrogates(text, oddities), size
+            yield tuple(_without_lone_surrogates(text or "", oddities) for text in texts), size
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file.path} cannot be read ({error}).") from error
 
@@ -126,14 +158,14 @@ def _without_lone_surrogates(text: str, oddities: Counter[str]) -> str:
     return text
 
 
-def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, int]]:
+def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[Record]:
     begun = False
     try:
         with open(file.path, encoding="utf-8-sig", newline="") as stream:
             while piece := stream.read(PIECE):
                 if len(piece) == PIECE:
                     piece += stream.readline(PIECE)
-                yield piece, len(piece.encode())
+                yield (piece,), len(piece.encode())
                 begun = True
     except UnicodeDecodeError as error:
         if file.named or begun:
@@ -142,51 +174,103 @@ def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, 
         oddities["files left out because they are not UTF-8 text"] += 1
 
 
-def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
-    unpacked = gzip.open if path.suffix.lower() == ".gz" else nullcontext
+def _read_json_lines(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
+    ending = path.suffix.lower()
+    unpacked = gzip.open if ending == ".gz" else zstd_lines if ending == ".zst" else nullcontext
     with open(path, "rb") as raw, unpacked(raw) as stream:
         done = 0
         for number, line in enumerate(stream, start=1):
             at = raw.tell()  # in a gzip file the position among compressed bytes
             if line.strip():
-                yield _text_of_line(line, text_field, f"{path}, line {number}"), at - done
+                yield _texts_of_line(line, fields, f"{path}, line {number}"), at - done
                 done = at
 
 
-def _text_of_line(line: bytes, text_field: str, where: str) -> str | None:
+def _texts_of_line(line: bytes, fields: tuple[str, ...], where: str) -> tuple[str | None, ...]:
     try:
         record = json.loads(line)
     except ValueError as error:  # bad JSON and bad UTF-8 alike
         raise ValueError(f"{where}: not JSON ({error}).") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where}: a JSON object is expected on every line, not {type(record).__name__}.")
-    if text_field not in record:
-        raise ValueError(f"{where}: no field {text_field!r} among {sorted(record)}; set text_field.")
-    text = record[text_field]
-    if not isinstance(text, str | None):
-        raise ValueError(f"{where}: field {text_field!r} holds {type(text).__name__}, not text; set text_field.")
-    return text
+    for field in fields:
+        if field not in record:
+            raise ValueError(f"{where}: no field {field!r} among {sorted(record)}; set text_field.")
+        if not isinstance(text := record[field], str | None):
+            raise ValueError(f"{where}: field {field!r} holds {type(text).__name__}, not text; set text_field.")
+    return tuple(record[field] for field in fields)
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
+def _read_parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
+    with _parquet(path) as table:
+        _check_text(path, table.schema_arrow, fields)
+        size = path.stat().st_size // max(table.metadata.num_rows, 1)
+        for batch in table.iter_batches(batch_size=256, columns=list(fields)):
+            yield from ((texts, size) for texts in _texts(batch, fields))
+
+
+def _texts(batch: Any, fields: tuple[str, ...]) -> Iterator[tuple[str | None, ...]]:
+    return zip(*(batch.column(batch.schema.get_field_index(field)).to_pylist() for field in fields), strict=True)
+
+
+def _read_arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
+    """A file of a Hugging Face dataset."""
+    pa = pyarrow_for(path)
+    with pa.memory_map(str(path)) as mapped:
+        stream = pa.ipc.open_stream(mapped)
+        _check_text(path, stream.schema, fields)
+        for batch in stream:
+            size = batch.nbytes // max(len(batch), 1)
+            yield from ((texts, size) for texts in _texts(batch, fields))
+
+
+def rows_of_ids(files: list[SourceFile], text_field: str) -> Iterator[np.ndarray] | None:
+    """The rows of Parquet files that are tokenised, in the column `text_field`, or `input_ids` where there is no such.
+
+    Raises:
+        ValueError: some of the files are tokenised and some are not.
+        ModuleNotFoundError: the library `pyarrow` is not installed.
+    """
+    if not any(file.kind == "parquet" for file in files):
+        return None
+    columns = {file.path: _column_of_ids(file, text_field) for file in files}
+    if not any(columns.values()):
+        return None
+    if text := [path for path, column in columns.items() if not column]:
+        raise ValueError(f"{text[0]} holds text, and others beside it hold ids; make them two sources.")
+    return (row for path, column in columns.items() if column for row in _rows(path, column))
+
+
+def _column_of_ids(file: SourceFile, text_field: str) -> str | None:
+    if file.kind != "parquet":
+        return None
+    with _parquet(file.path) as table:
+        schema = table.schema_arrow
+        column = text_field if text_field in schema.names else IDS
+        return column if column in schema.names and is_ids(pyarrow_for(file.path), schema.field(column).type) else None
+
+
+def _rows(path: Path, column: str) -> Iterator[np.ndarray]:
+    with _parquet(path) as table:
+        for batch in table.iter_batches(batch_size=256, columns=[column]):
+            lists = batch.column(0)
+            if lists.null_count or lists.flatten().null_count:
+                raise ValueError(f"{path}: column {column!r} has missing values.")
+            ids, ends = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy().cumsum()
+            yield from np.split(ids, ends[:-1])
+
+
+def _parquet(path: Path) -> Any:
+    pa = pyarrow_for(path)
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Reading {path} needs the library pyarrow; install it with `pip install pyarrow`."
-        ) from error
-    try:
-        table = pq.ParquetFile(path)
+        return pa.parquet.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file ({error}).") from error
-    with table:
-        names = table.schema_arrow.names
-        if text_field not in names:
-            raise ValueError(f"{path}: no column {text_field!r} among {names}; set text_field.")
-        kind = table.schema_arrow.field(text_field).type
+
+
+def _check_text(path: Path, schema: Any, fields: tuple[str, ...]) -> None:
+    pa = pyarrow_for(path)
+    for field in fields:
+        kind = column_type(schema, field, path)
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ValueError(f"{path}: column {text_field!r} holds {kind}, not text; set text_field.")
-        size = path.stat().st_size // max(table.metadata.num_rows, 1)
-        for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-            yield from ((text, size) for text in batch.column(0).to_pylist())
+            raise ValueError(f"{path}: column {field!r} holds {kind}, not text; set text_field.")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.documents import DocumentMask, attend_by_borders
 from lit_recycle.model.norm import RMSNorm
 from lit_recycle.model.rotary import Rotation, rotate
 
@@ -34,7 +35,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(width if full else config.head_dim, eps=config.norm_eps)
             self.k_norm = RMSNorm(kv_width if full else config.head_dim, eps=config.norm_eps)
 
-    def forward(self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
+    def forward(
+        self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None = None, documents: DocumentMask | None = None
+    ) -> tuple[Tensor, KeyValues]:
         """Attend to the past and to the positions of ``x_BSD`` itself; returns the output and all keys and values."""
         q, k, v = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
         if self.config.qk_norm == "full":
@@ -46,13 +49,18 @@ class Attention(nn.Module):
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         assert past is None or q.shape[2] == 1, "a cache is continued one position at a time"
-        return self.o_proj(attend(q, k, v, is_causal=past is None).transpose(1, 2).flatten(-2)), (k, v)
+        return self.o_proj(attend(q, k, v, past is None, documents).transpose(1, 2).flatten(-2)), (k, v)
 
 
-def attend(q_BHSP: Tensor, k_BGCP: Tensor, v_BGCP: Tensor, is_causal: bool) -> Tensor:
+def attend(
+    q_BHSP: Tensor, k_BGCP: Tensor, v_BGCP: Tensor, is_causal: bool, documents: DocumentMask | None = None
+) -> Tensor:
     """torch's attention, ``[B, H, S, P]``; on a CPU in float32, in which its kernel is faster than in bfloat16."""
     if q_BHSP.device.type == "cpu" and q_BHSP.dtype == torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
-            return attend(q_BHSP.float(), k_BGCP.float(), v_BGCP.float(), is_causal).to(q_BHSP.dtype)
-    grouped = k_BGCP.shape[1] != q_BHSP.shape[1]
-    return F.scaled_dot_product_attention(q_BHSP, k_BGCP, v_BGCP, is_causal=is_causal, enable_gqa=grouped)
+            return attend(q_BHSP.float(), k_BGCP.float(), v_BGCP.float(), is_causal, documents).to(q_BHSP.dtype)
+    if documents is not None and documents.borders_N is not None:
+        return attend_by_borders(q_BHSP, k_BGCP, v_BGCP, documents)
+    grouped, mask = k_BGCP.shape[1] != q_BHSP.shape[1], documents and documents.dense_B1SS
+    causal = is_causal and mask is None
+    return F.scaled_dot_product_attention(q_BHSP, k_BGCP, v_BGCP, mask, is_causal=causal, enable_gqa=grouped)

@@ -5,6 +5,7 @@ Axes: T tokens, D hidden size, V vocabulary. torch has such a loss from 2.13 on;
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch.autograd.function import once_differentiable
 
 from lit_recycle.model.autocast import in_product_type
 
+LEFT_OUT = -100
+"""A label that is not predicted, as in torch."""
 CHUNK = 1 << 27
 """Logits that exist at a time: half a gigabyte in float32, while a product of so many keeps a GPU busy."""
 
 
 def next_token_loss(hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
-    """Mean cross-entropy of ``softmax(hidden @ weight.T)`` in nats per token.
+    """Mean cross-entropy of ``softmax(hidden @ weight.T)`` in nats per label; labels of -100 are left out.
 
     The products are in autocast's type or that of ``hidden``, the softmax in float32 (float64 stays).
     """
@@ -36,33 +39,37 @@ class _NextTokenLoss(torch.autograd.Function):
         grad_hidden_TD = torch.empty_like(hidden_TD) if needs_hidden else None
         grad_weight_VD = weight_VD.new_zeros(weight_VD.shape, dtype=dtype) if needs_weight else None
         loss = hidden_TD.new_zeros((), dtype=dtype)
+        kept_T = labels_T != LEFT_OUT
+        count = kept_T.sum().clamp(min=1).to(dtype)
         rows = max(1, min(CHUNK // len(weight), len(hidden_TD)))
         shrink = rows**-0.5
         for start in range(0, len(hidden_TD), rows):
             chunk = slice(start, start + rows)
-            hidden, labels = hidden_TD[chunk], labels_T[chunk].unsqueeze(1)
+            hidden, kept = hidden_TD[chunk], kept_T[chunk].unsqueeze(1)
+            labels = labels_T[chunk].unsqueeze(1).clamp(min=0)
             logits = (hidden @ weight.T).to(dtype)
             log_sum = logits.logsumexp(-1, keepdim=True)
-            loss += (log_sum - logits.gather(1, labels)).sum()
+            loss += (log_sum - logits.gather(1, labels)).where(kept, 0.0).sum()
             if needs_hidden or needs_weight:
-                grad = logits.sub_(log_sum).exp_()  # the softmax
-                grad.scatter_add_(1, labels, grad.new_full(labels.shape, -1.0))
+                # The softmax; of a row that is left out zeros, which take no pass of their own over the logits.
+                grad = logits.sub_(log_sum.where(kept, math.inf)).exp_()
+                grad.scatter_add_(1, labels, -kept.to(grad.dtype))
                 grad = grad.to(hidden.dtype)  # of the sum: shares of the mean would vanish in float16
             if grad_hidden_TD is not None:
                 torch.mm(grad, weight, out=grad_hidden_TD[chunk])
             if grad_weight_VD is not None:  # shrunk, for sums over so many rows would be infinite there
                 grad_weight_VD += grad.T @ (hidden * shrink)
         if grad_weight_VD is not None:
-            grad_weight_VD = grad_weight_VD.div_(shrink * len(hidden_TD)).to(weight_VD.dtype)
-        ctx.save_for_backward(grad_hidden_TD, grad_weight_VD)
-        return loss / len(hidden_TD)
+            grad_weight_VD = grad_weight_VD.div_(shrink * count).to(weight_VD.dtype)
+        ctx.save_for_backward(grad_hidden_TD, grad_weight_VD, count)
+        return loss / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden_TD, grad_weight_VD = ctx.saved_tensors
+        grad_hidden_TD, grad_weight_VD, count = ctx.saved_tensors
         if grad_hidden_TD is not None:
-            grad_hidden_TD = _scaled(grad_hidden_TD, grad / len(grad_hidden_TD))
+            grad_hidden_TD = _scaled(grad_hidden_TD, grad / count)
         if grad_weight_VD is not None:
             grad_weight_VD = _scaled(grad_weight_VD, grad)
         return grad_hidden_TD, grad_weight_VD, None, None

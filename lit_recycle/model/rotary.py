@@ -15,18 +15,17 @@ from lit_recycle.model.config import MoEConfig
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of each position's angles; float32."""
+    """Cosines and sines of each position's angles; float32. With documents each row has its own, ``[B, 1, S, Q]``."""
 
     cos_SQ: Tensor
     sin_SQ: Tensor
 
 
-def rotation_of(config: MoEConfig, start: int, length: int, device: torch.device) -> Rotation:
-    """The rotation of positions ``start …``: pair i of position s by ``s · rope_theta**(-i / Q)``."""
+def rotation_of(config: MoEConfig, positions_S: Tensor) -> Rotation:
+    """The rotation of positions, of any shape: pair i of position s by ``s · rope_theta**(-i / Q)``."""
     assert config.head_dim is not None
-    exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
-    positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
-    angles_SQ = torch.outer(positions, 1.0 / config.rope_theta**exponents)
+    exponents = torch.arange(0, config.head_dim, 2, device=positions_S.device, dtype=torch.float32) / config.head_dim
+    angles_SQ = positions_S.float().unsqueeze(-1) * (1.0 / config.rope_theta**exponents)
     return Rotation(angles_SQ.cos(), angles_SQ.sin())
 
 

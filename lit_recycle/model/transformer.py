@@ -13,7 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from lit_recycle.model.attention import Attention, KeyValues
+from lit_recycle.model.autocast import in_product_type
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.documents import DocumentMask, document_mask, positions_in_documents
 from lit_recycle.model.experts import MoE, Router, Routing, SwiGLU
 from lit_recycle.model.loss import next_token_loss
 from lit_recycle.model.norm import RMSNorm
@@ -47,16 +49,20 @@ class Block(nn.Module):
         self._forward = torch.compile(self._forward, *args, **kwargs)  # type: ignore[method-assign]
 
     def forward(
-        self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None = None
+        self,
+        x_BSD: Tensor,
+        rotation: Rotation,
+        past: KeyValues | None = None,
+        documents: DocumentMask | None = None,
     ) -> tuple[Tensor, KeyValues, Routing | None]:
         if self.checkpointing and self.training:
-            return checkpoint(self._forward, x_BSD, rotation, past, use_reentrant=False)
-        return self._forward(x_BSD, rotation, past)
+            return checkpoint(self._forward, x_BSD, rotation, past, documents, use_reentrant=False)
+        return self._forward(x_BSD, rotation, past, documents)
 
     def _forward(
-        self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None
+        self, x_BSD: Tensor, rotation: Rotation, past: KeyValues | None, documents: DocumentMask | None
     ) -> tuple[Tensor, KeyValues, Routing | None]:
-        attended, key_values = self.attn(self.attn_norm(x_BSD), rotation, past)
+        attended, key_values = self.attn(self.attn_norm(x_BSD), rotation, past, documents)
         x_BSD = x_BSD + attended
         if hasattr(self, "mlp"):
             return x_BSD + self.mlp(self.ffn_norm(x_BSD)), key_values, None
@@ -87,21 +93,31 @@ class MoETransformer(nn.Module):
             self.lm_head.weight = self.embed.weight
 
     def forward(
-        self, tokens_BS: Tensor, cache: Cache | None = None, labels_BS: Tensor | None = None
+        self,
+        tokens_BS: Tensor,
+        cache: Cache | None = None,
+        labels_BS: Tensor | None = None,
+        documents_BS: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:
         """Logits ``[B, S, V]`` of the next token, and the routing stacked over MoE layers (None without any).
 
         With a ``cache`` the positions follow those in it, and the cache is extended in place. With labels, the tokens
         that do come next, it is their mean cross-entropy in nats instead of logits, which are then never held whole;
-        the output layer's weight is used without calling the layer.
+        the output layer's weight is used without calling the layer. Labels of -100 are left out. With the numbers of
+        the documents that the positions are in, which never fall, each document is as if it were alone.
         """
+        assert cache is None or documents_BS is None, "a cache is of one document"
         start = cache[0][0].shape[2] if cache else 0  # known before the first block puts its own keys in
-        rotation = rotation_of(self.config, start, tokens_BS.shape[1], tokens_BS.device)
-        x_BSD = self.embed(tokens_BS)
+        x_BSD, documents = self.embed(tokens_BS), None
+        if documents_BS is None:
+            rotation = rotation_of(self.config, torch.arange(start, start + tokens_BS.shape[1], device=x_BSD.device))
+        else:
+            rotation = rotation_of(self.config, positions_in_documents(documents_BS).unsqueeze(1))
+            documents = document_mask(documents_BS, in_product_type(x_BSD[:0]).dtype)
         routings: list[Routing] = []
         for i, block in enumerate(self.layers):
             past = cache[i] if start else None
-            x_BSD, key_values, routing = block(x_BSD, rotation, past)
+            x_BSD, key_values, routing = block(x_BSD, rotation, past, documents)
             if cache is not None:
                 cache[i : i + 1] = [key_values]
             if routing is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from lit_recycle.report import plots
 from lit_recycle.report.plots import Curve, Mark
 from lit_recycle.report.read import Axis, RunLog, Series
+from lit_recycle.training.tensorboard import VALIDATION
 
 AXES: dict[Axis, str] = {
     "steps": "optimizer steps",
@@ -19,6 +21,8 @@ AXES: dict[Axis, str] = {
     "extra": "training FLOPs since the first growth (all, for a run without growth)",
 }
 LOSS = "loss (nats per token)"
+EPOCHS, FORGETTING = "data/epochs_", "forgetting/"
+NAMED_SET = re.compile(VALIDATION)
 
 
 class Plate(NamedTuple):
@@ -31,7 +35,8 @@ class Plate(NamedTuple):
 
 def plates(run: RunLog) -> dict[str, list[Plate]]:
     """The figures of one run, by section; what was not logged is left out."""
-    sections = {"Loss": _loss, "Growth": _growth, "Expert load": _load, "Weight norms": _norms, "Compute": _compute}
+    sections = {"Loss": _loss, "Growth": _growth, "Expert load": _load, "Weight norms": _norms}
+    sections |= {"Validation sets": _validation, "Data": _data, "Compute": _compute}
     made = {name: [plate for plate in make(run) if plate] for name, make in sections.items()}
     return {name: found for name, found in made.items() if found}
 
@@ -173,6 +178,28 @@ def _norms(run: RunLog) -> list[Plate | None]:
         "Root mean square of the experts' weights, layer by layer, from the first layer (0 %) to the last (100 %)."
     )
     return [Plate("norm_profile", caption, plots.profiles(named))]
+
+
+def _validation(run: RunLog) -> list[Plate | None]:
+    losses = {match[1]: tag for tag in sorted(run.scalars) if (match := NAMED_SET.fullmatch(tag))}
+    bits = {name: f"{tag}_bits_per_byte" for name, tag in losses.items()}
+    made = [
+        _plate(run, "validation_loss", "Loss of each validation set.", LOSS, losses, "Validation sets"),
+        _plate(run, "validation_bits", "Bits per byte of each validation set.", "bits per byte", bits, "Bits per byte"),
+    ]
+    for since, what in (("start", "the one at the start"), ("growth", "the one before the last growth")):
+        ending = f"_since_{since}"
+        tags = [tag for tag in sorted(run.scalars) if tag.startswith(FORGETTING) and tag.endswith(ending)]
+        named = {tag.removeprefix(FORGETTING).removesuffix(ending): tag for tag in tags}
+        caption = f"Validation loss minus {what}: above zero is forgotten, below it learnt."
+        made.append(_plate(run, f"forgetting_{since}", caption, "nats per token", named, f"Loss minus {what}"))
+    return made
+
+
+def _data(run: RunLog) -> list[Plate | None]:
+    named = {tag.removeprefix(EPOCHS): tag for tag in sorted(run.scalars) if tag.startswith(EPOCHS)}
+    caption = "How often each source of the data has been gone through."
+    return [_plate(run, "data_epochs", caption, "epochs", named, "Data")]
 
 
 def _compute(run: RunLog) -> list[Plate | None]:

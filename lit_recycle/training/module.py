@@ -24,17 +24,23 @@ from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
 from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
+from lit_recycle.model.loss import LEFT_OUT
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.training import named_state
-from lit_recycle.training.metrics import LanguageModelMetrics
+from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.schedules import WarmupStableDecay
 
 Batch = Mapping[str, Tensor]
-"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, and never left out (-100)."""
+"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, or -100 to leave it out.
+
+``documents``, ``[B, S]``, has the numbers of documents that are kept apart, if they are. Where labels are left out,
+``label_count`` says how many are not in this process's whole optimizer step: its loss is the mean over all of them.
+"""
 
 
 @runtime_checkable
@@ -110,6 +116,8 @@ class LitMoE(L.LightningModule):
         self.saved_optimizer: str | None = None
         """Name of the optimizer whose state a checkpoint brings, if one does."""
         self.val_metrics = LanguageModelMetrics()
+        self.further_metrics: list[LanguageModelMetrics] = []
+        self.val_sets: list[ValidationSet] = []
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
         self.counts_LE: Tensor | None = None
@@ -239,13 +247,21 @@ class LitMoE(L.LightningModule):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def next_token_loss(self, batch: Batch) -> tuple[Tensor, Routing | None]:
-        """Mean cross-entropy in nats per token, and how the tokens were routed."""
+        """Mean cross-entropy in nats per label, and how the tokens were routed."""
         assert self.model is not None
-        return self.model(batch["input_ids"], labels_BS=batch["labels"])
+        return self.model(batch["input_ids"], labels_BS=batch["labels"], documents_BS=batch.get("documents"))
+
+    def _share_of_step(self, batch: Batch) -> Tensor | float:
+        """What this batch's labels are of those of the optimizer step, times its batches on all processes."""
+        if "label_count" not in batch:
+            return 1.0
+        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return (batch["labels"] != LEFT_OUT).sum() * batches / _sum_over_processes(batch["label_count"]).clamp(min=1)
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         ce, routing = self.next_token_loss(batch)
+        ce = ce * self._share_of_step(batch)
         loss, values = ce, {"loss/train": ce.detach()}
         if routing:
             counts_LE = _sum_over_processes(routing.counts_E)
@@ -332,30 +348,40 @@ class LitMoE(L.LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self.val_metrics.bytes_per_token = getattr(data, "bytes_per_token", 1.0)
+        sets = getattr(getattr(self.trainer, "datamodule", None), "val_sets", None) or [ValidationSet()]
+        # Of the first set there is always a metric; the others are no submodules, which strategies would move and wrap.
+        self.further_metrics = [LanguageModelMetrics().to(self.device) for _ in sets[1:]]
+        self.val_sets = sets
 
     @override
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         ce, _ = self.next_token_loss(batch)
-        self.val_metrics.update(ce, batch["labels"].numel())
+        metric = self.further_metrics[dataloader_idx - 1] if dataloader_idx else self.val_metrics
+        metric.update(ce, (batch["labels"] != LEFT_OUT).sum())
+
+    def validation_values(self) -> dict[str, Tensor]:
+        """What was measured since the validation began, by tag; over all processes."""
+        losses = []
+        for metric in (self.val_metrics, *self.further_metrics):
+            losses.append(metric.compute()["loss"])
+            metric.reset()
+        return validation_values(losses, self.val_sets)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        values = self.val_metrics.compute()
-        self.val_metrics.reset()
-        self.log("loss/val", values["loss"], prog_bar=True, sync_dist=True)
-        self.log_dict({f"loss/val_{name}": values[name] for name in ("perplexity", "bits_per_byte")}, sync_dist=True)
+        values = self.validation_values()
+        self.log("loss/val", values.pop("loss/val"), prog_bar=True, sync_dist=True)
+        self.log_dict(values, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
     @override
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Negative log-likelihood of each label, ``[B, S]``, in nats."""
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Negative log-likelihood of each label, ``[B, S]``, in nats; zero where it is left out."""
         assert self.model is not None
-        logits, _ = self.model(batch["input_ids"])
+        logits, _ = self.model(batch["input_ids"], documents_BS=batch.get("documents"))
         return F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
 
 

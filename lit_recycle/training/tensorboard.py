@@ -68,6 +68,9 @@ class AxisWriter:
         self._writer.close()
 
 
+VALIDATION = r"^loss/val_(?!perplexity$)(?!(?:.+_)?bits_per_byte$)(.+)"
+"""Tags of the losses of named validation sets."""
+
 LAYOUT = {
     "loss": {
         "loss (nats per token) over tokens, growths marked": [
@@ -94,6 +97,13 @@ LAYOUT = {
         "experts without a token": ["Multiline", [r"^experts/dead$"]],
     },
     "norms": {"root mean square of the experts' weights": ["Multiline", [r"^norms/"]]},
+    "validation": {
+        "loss of each validation set (nats per token)": ["Multiline", [VALIDATION + "$"]],
+        "bits per byte of each validation set": ["Multiline", [r"^loss/val(_.+)?_bits_per_byte$"]],
+        "loss minus the one at the start": ["Multiline", [r"^forgetting/.+_since_start$"]],
+        "loss minus the one before the last growth": ["Multiline", [r"^forgetting/.+_since_growth$"]],
+    },
+    "data": {"times that each source was gone through": ["Multiline", [r"^data/epochs_"]]},
     "compute": {
         "training FLOPs: all, sunk before the first growth": ["Multiline", [r"^compute/flops(_sunk)?$"]],
         "tokens per second": ["Multiline", [r"^compute/tokens_per_second$"]],

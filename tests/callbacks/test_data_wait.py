@@ -14,7 +14,7 @@ from monitored import Log
 from runs import fit
 
 from callbacks import ComputeMonitor, RunProgressBar
-from lit_recycle.data.batches import Samples
+from lit_recycle.data.batches import TokenBatches
 
 SLOW = 0.2
 
@@ -31,13 +31,13 @@ def run(root: Path) -> tuple[list[float], str]:
 
 
 def test_slow_data_is_logged_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gather = Samples.batch
+    gather = TokenBatches.batch
 
     def slowly(*args: Any) -> Any:
         time.sleep(SLOW)
         return gather(*args)
 
-    monkeypatch.setattr(Samples, "batch", slowly)
+    monkeypatch.setattr(TokenBatches, "batch", slowly)
     shares, shown = run(tmp_path)
     assert len(shares) == 3 and all(0.5 < share < 1 for share in shares)
     assert "waiting for data: " in shown

@@ -20,6 +20,8 @@ MONITORS = {
         "WeightNormMonitor",
         "GrowthMonitor",
         "ComputeMonitor",
+        "DataMonitor",
+        "ForgettingMonitor",
     )
 }
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

@@ -207,6 +207,8 @@ DATA: dict[str, tuple[str, bytes | None, tuple[str, ...]]] = {
     "short": ("short.txt", b"hello", ("fewer than one sample", "seq_len + 1 = 33", "lower seq_len")),
     "no text": ("binary.txt", b"\xff\xfe\x00\x80" * 99, ("binary.txt", "not UTF-8")),
     "no JSON": ("lines.jsonl", b'{"text": "a"}\n{"text": \n', ("lines.jsonl", "not JSON")),
+    "ids": ("ids.npy", b"\xff\xff" * 500, ("ids.npy", "the id 65535", "ids below 257")),
+    "truncated ids": ("ids.bin", b"\0\0" * 500 + b"\0", ("ids.bin", "truncated", "uint16")),
     "no such field": ("lines.jsonl", b'{"words": "a"}\n', ("lines.jsonl", "no field 'text'", "set text_field")),
 }
 

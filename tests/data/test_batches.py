@@ -10,21 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_recycle.data import batches as batches_module
-from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches
-from lit_recycle.data.corpus import Split
+from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches, batch_of
+from lit_recycle.data.stream import SampleOrder
+from lit_recycle.data.tokens import Piece, Tokens
 
 
-def split_of(folder: Path, tokens: int, name: str = "train") -> Split:
-    """A split whose token number i is i."""
-    path = folder / f"{name}.bin"
+def counted(folder: Path, tokens: int) -> Tokens:
+    """A sequence whose token number i is i."""
+    path = folder / f"{tokens}.bin"
     np.arange(tokens, dtype=np.uint16).tofile(path)
-    return Split(path=path, dtype="uint16", tokens=tokens, documents=1, bytes=tokens)
+    return Tokens.of((Piece(path, "uint16", tokens),), below=tokens)
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Samples:
     """23 samples of 4 tokens; sample i begins with token 4·i."""
-    return Samples(split_of(tmp_path_factory.mktemp("split"), 4 * 23 + 1), seq_len=4)
+    return Samples(counted(tmp_path_factory.mktemp("split"), 4 * 23 + 1), 4, "the split")
+
+
+def stream(samples: Samples, batch_size: int, seed: int, **where: int) -> TokenBatches:
+    """Of a single source."""
+    return TokenBatches([samples], SampleOrder.of_one(len(samples), seed), batch_size, **where)
 
 
 def seen(batches) -> list[int]:
@@ -32,7 +38,7 @@ def seen(batches) -> list[int]:
 
 
 def test_labels_are_the_tokens_after(samples):
-    batch = samples.batch(np.array([0, 22, 5]))
+    batch = batch_of([samples.ids(i) for i in (0, 22, 5)])
     assert batch["input_ids"].tolist() == [[0, 1, 2, 3], [88, 89, 90, 91], [20, 21, 22, 23]]
     assert batch["labels"].tolist() == [[1, 2, 3, 4], [89, 90, 91, 92], [21, 22, 23, 24]]
     for tensor in batch.values():
@@ -40,11 +46,12 @@ def test_labels_are_the_tokens_after(samples):
 
 
 def test_tokens_that_do_not_fill_a_sample_are_left_out(tmp_path):
-    assert [len(Samples(split_of(tmp_path, tokens), seq_len=4)) for tokens in (5, 8, 9, 12, 13)] == [1, 1, 2, 2, 3]
+    lengths = [len(Samples(counted(tmp_path, tokens), 4, "it")) for tokens in (5, 8, 9, 12, 13)]
+    assert lengths == [1, 1, 2, 2, 3]
     with pytest.raises(ValueError, match="The val split has 4 tokens, fewer than one sample of seq_len \\+ 1 = 5"):
-        Samples(split_of(tmp_path, 4, "val"), seq_len=4)
+        Samples(counted(tmp_path, 4), 4, "The val split")
     with pytest.raises(ValueError, match="has 0 tokens"):
-        Samples(split_of(tmp_path, 0, "val"), seq_len=4)
+        Samples(counted(tmp_path, 0), 4, "The val split")
 
 
 @st.composite
@@ -58,35 +65,46 @@ def test_every_sample_once_per_epoch_however_the_world_changes(samples, stretche
     n, position, order = len(samples), 0, []
     for ranks, batch_size, steps in [*stretches, (1, n, 2)]:
         streams = [
-            iter(TokenBatches(samples, batch_size, seed, start=position, rank=rank, world_size=ranks))
+            iter(stream(samples, batch_size, seed, start=position, rank=rank, world_size=ranks))
             for rank in range(ranks)
         ]
-        order += [sample for _ in range(steps) for stream in streams for sample in seen([next(stream)])]
+        order += [sample for _ in range(steps) for batches in streams for sample in seen([next(batches)])]
         position += ranks * batch_size * steps
-    assert order == seen(islice(TokenBatches(samples, 1, seed), len(order)))
+    assert order == seen(islice(stream(samples, 1, seed), len(order)))
     for epoch in range(len(order) // n):
         assert sorted(order[epoch * n : (epoch + 1) * n]) == list(range(n))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loader_processes_keep_the_order(samples, workers):
-    loader = StreamLoader(TokenBatches(samples, 3, seed=1, rank=1, world_size=2), lambda: 5, num_workers=workers)
-    expected = TokenBatches(samples, 3, seed=1, start=5, rank=1, world_size=2)
+    loader = StreamLoader(stream(samples, 3, seed=1, rank=1, world_size=2), lambda: 5, num_workers=workers)
+    expected = stream(samples, 3, seed=1, start=5, rank=1, world_size=2)
     assert seen(islice(loader, 11)) == seen(islice(expected, 11))
 
 
 def test_the_loader_asks_for_the_position_at_each_pass(samples):
     position = 0
-    loader = StreamLoader(TokenBatches(samples, 2, seed=0), lambda: position)
+    loader = StreamLoader(stream(samples, 2, seed=0), lambda: position)
     first = seen(islice(loader, 4))
     position = 4
     assert seen(islice(loader, 2)) == first[4:]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_order_comes_with_the_next_batch_whatever_was_gathered_ahead(samples, workers):
+    loader = StreamLoader(stream(samples, 2, seed=0, world_size=3), lambda: 6, num_workers=workers)
+    batches = iter(loader)
+    before = seen(islice(batches, 2))
+    loader.stream.order = SampleOrder.of_one(len(samples), seed=1)
+    after = seen(islice(batches, 2))
+    assert before == seen(islice(stream(samples, 2, seed=0, start=6, world_size=3), 2))
+    assert after == seen(islice(stream(samples, 2, seed=1, start=18, world_size=3), 2))
+
+
 def test_the_loader_counts_the_time_waited_over_all_passes(samples, monkeypatch):
     now = iter(range(1000))
     monkeypatch.setattr(batches_module, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
-    loader = StreamLoader(TokenBatches(samples, 2, seed=0), lambda: 0)
+    loader = StreamLoader(stream(samples, 2, seed=0), lambda: 0)
     assert loader.seconds_waited == 0
     list(islice(loader, 3))
     assert loader.seconds_waited == 3
@@ -95,11 +113,11 @@ def test_the_loader_counts_the_time_waited_over_all_passes(samples, monkeypatch)
 
 
 def test_the_map_does_not_travel_between_processes(tmp_path):
-    samples = Samples(split_of(tmp_path, 10_000), seq_len=4)
-    expected = samples.batch(np.array([3]))["input_ids"]
+    samples = Samples(counted(tmp_path, 10_000), 4, "it")
+    expected = samples.ids(3)
     state = pickle.dumps(samples)
     assert len(state) < 1000
-    assert torch.equal(pickle.loads(state).batch(np.array([3]))["input_ids"], expected)
+    assert pickle.loads(state).ids(3).tolist() == expected.tolist()
 
 
 def test_eval_batches_hold_every_sample_at_most_once_and_all_but_a_rest(samples):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lit_recycle.data import corpus as corpus_module
-from lit_recycle.data.corpus import Corpus, Split, prepare_corpus
+from lit_recycle.data import digests
+from lit_recycle.data.corpus import Corpus, Split, known_corpus, prepare_corpus
 from lit_recycle.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 
@@ -87,6 +88,25 @@ def test_the_cache_is_reused_until_contents_tokenizer_or_split_change(books, tmp
     (moved / "00.txt").rename(moved / "99.txt")
     others.append(prepare(moved, cache))
     assert len({first, *others}) == 5
+
+
+def test_a_known_corpus_is_found_without_reading_a_file(books, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+
+    def known():
+        with monkeypatch.context() as patch:
+            patch.setattr(digests, "_look", lambda *_: pytest.fail("a file was read"))
+            return known_corpus(str(books), ByteTokenizer(), cache, "text", 0.2)
+
+    assert known() is None
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)  # files of a moment ago
+    folder = prepare(books, cache)
+    assert known() == Corpus.open(folder)
+    (books / "00.txt").write_text("another")
+    assert known() is None
+    prepare(books, cache)
+    (books / "61.txt").write_text("one more")
+    assert known() is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "meta", "missing", "json"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from lit_recycle.data import sources
 from lit_recycle.data.sources import SourceFile, find_files, read_documents
@@ -140,6 +141,36 @@ def test_a_cut_off_gzip_file_is_an_error(tmp_path):
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
     with pytest.raises(ValueError, match=r"x\.jsonl\.gz cannot be read"):
+        read(str(path))
+
+
+ZSTD_LINES = "".join(f'{{"text": "line {i} ä"}}\n' for i in range(5000)).encode()
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_zstandard_lines(tmp_path, frames):
+    size = -(-len(ZSTD_LINES) // frames)
+    parts = [zstandard.compress(ZSTD_LINES[i : i + size]) for i in range(0, len(ZSTD_LINES), size)]
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(b"".join(parts))
+    assert read(str(path))[0] == [f"line {i} ä" for i in range(5000)]
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+def test_a_cut_off_zstandard_file_is_an_error(tmp_path, cut):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(zstandard.compress(ZSTD_LINES) + zstandard.compress(ZSTD_LINES)[:-cut])
+    with pytest.raises(ValueError, match=r"x\.jsonl\.zst cannot be read \(the last frame is cut off\)"):
+        read(str(path))
+
+
+def test_what_is_no_zstandard_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(ZSTD_LINES)
+    with pytest.raises(ValueError, match=r"x\.jsonl\.zst is not packed with Zstandard"):
+        read(str(path))
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install zstandard"):
         read(str(path))
 
 

@@ -87,18 +87,29 @@ def test_a_trainer_that_goes_on_goes_on_in_the_stream(books):
     assert model.trained == fit(books, 0).trained
 
 
+TWO_VALIDATE = {"max_steps": 5, "val_check_interval": 5, "check_val_every_n_epoch": None}
+
+
+def on_several_processes(
+    world: int, folder: Path, checkpoint: Path, data: dict[str, Any], trainer: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What each of several gloo processes has seen that go on from a checkpoint."""
+    todo = {"processes": world, "data": data, "trainer": trainer, "checkpoint": str(checkpoint), "out": str(folder)}
+    command = [sys.executable, str(Path(__file__).with_name("several_processes.py")), json.dumps(todo)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, timeout=120, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+
+
 def test_two_processes_see_what_one_sees_and_can_take_over(books, tmp_path):
     """Two gloo processes of batch 3 resume a run of one process of batch 6, and see each of its batches in halves."""
     data = TextData(str(books), seq_len=16, batch_size=6, cache_dir=str(tmp_path / "cache"))
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     whole = Counting()
-    options = {"max_steps": 5, "val_check_interval": 5, "check_val_every_n_epoch": None}
-    quiet_trainer(enable_checkpointing=True, callbacks=[keep], **options).fit(whole, data)
-    script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, str(script), str(books), str(tmp_path), str(tmp_path / "step=2.ckpt")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, timeout=120, env=environment, capture_output=True)
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    quiet_trainer(enable_checkpointing=True, callbacks=[keep], **TWO_VALIDATE).fit(whole, data)
+    options = {"path": str(books), "seq_len": 16, "batch_size": 3, "cache_dir": str(tmp_path / "another-cache")}
+    ranks = on_several_processes(2, tmp_path, tmp_path / "step=2.ckpt", options, TWO_VALIDATE)
     assert [one + other for one, other in zip(*(rank["trained"] for rank in ranks), strict=True)] == whole.trained[2:]
     assert [rank["samples_seen"] for rank in ranks] == [30, 30]
     assert len(ranks[0]["validated"]) == len(ranks[1]["validated"])

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.connectors import data_connector
 
 from lit_recycle.data.config import DataDefaults
+from lit_recycle.data.corpus import Corpus
 from lit_recycle.data.module import TextData
 
 
@@ -22,6 +23,12 @@ def text_data(path: Path | str, **options: Any) -> TextData:
     data.prepare_data()
     data.setup()
     return data
+
+
+def corpus_of(data: TextData) -> Corpus:
+    """What the only source was made into."""
+    (folder,) = Path(data.cache_dir).glob(f"corpus-{data.opened[0].key}")
+    return Corpus.open(folder)
 
 
 def waiting(path: Path | str, **options: Any) -> TextData:
@@ -40,8 +47,9 @@ def test_batches_and_sizes(books):
     assert torch.equal(batch["input_ids"][:, 1:], batch["labels"][:, :-1])
     assert (data.vocab_size, data.tokens_per_batch) == (257, 64)
     text = sum(len(path.read_bytes()) for path in books.iterdir())
-    assert data.corpus.train.bytes + data.corpus.val.bytes == text
-    assert data.bytes_per_token == data.corpus.val.bytes / data.corpus.val.tokens
+    corpus = corpus_of(data)
+    assert corpus.train.bytes + corpus.val.bytes == text
+    assert data.val_sets[0].bytes_per_token() == corpus.val.bytes / corpus.val.tokens
     decoded = data.tokenizer.decode(batch["input_ids"][0])
     assert any(decoded in path.read_text() for path in books.iterdir()) or 256 in batch["input_ids"][0]
 
@@ -50,9 +58,9 @@ def test_validation_is_one_pass_over_other_documents(books):
     data = text_data(books, val_fraction=0.2)
     loader = data.val_dataloader()
     batches = list(loader)
-    assert len(batches) == len(loader) == math.floor((data.corpus.val.tokens - 1) // 16 / 4)
+    assert len(batches) == len(loader) == math.floor((corpus_of(data).val.tokens - 1) // 16 / 4)
     rows = {tuple(row) for batch in batches for row in batch["input_ids"].tolist()}
-    val = np.fromfile(data.corpus.val.path, dtype=np.uint16)
+    val = np.fromfile(corpus_of(data).val.path, dtype=np.uint16)
     assert rows <= {tuple(val[i : i + 16].tolist()) for i in range(0, len(val), 16)}
     for again in (
         data.test_dataloader(),
@@ -65,7 +73,7 @@ def test_validation_is_one_pass_over_other_documents(books):
 def test_a_small_validation_split_gives_a_small_batch(books):
     data = text_data(books, val_fraction=0.1, batch_size=1000)
     (batch,) = data.val_dataloader()
-    assert len(batch["input_ids"]) == (data.corpus.val.tokens - 1) // 16
+    assert len(batch["input_ids"]) == (corpus_of(data).val.tokens - 1) // 16
 
 
 def test_lightning_runs_every_stage_and_warns_of_nothing_in_the_data(books, tmp_path, monkeypatch):
@@ -90,14 +98,16 @@ def test_lightning_runs_every_stage_and_warns_of_nothing_in_the_data(books, tmp_
 def test_state_carries_plain_types_and_the_tokenizer(books, bpe_json):
     data = text_data(books, tokenizer=str(bpe_json))
     state = data.state_dict()
-    assert state["samples_seen"] == 0 and state["corpus"] == data.corpus.key
+    assert state["samples_seen"] == 0 and state["stream"]["rule"]["sources"] == [data.opened[0].key]
     assert state["tokenizer"] == {"kind": "tokenizer.json", "json": bpe_json.read_text()}
     again = text_data(books, tokenizer=str(bpe_json), batch_size=2)
     again.load_state_dict({**state, "samples_seen": 4})
     stream = iter(data.train_dataloader())
     next(stream)
     assert first(again) == next(stream)["input_ids"].tolist()[:2]
-    assert again.state_dict() == {**state, "samples_seen": 4}
+    after = again.state_dict()
+    assert (after["samples_seen"], after["tokenizer"]) == (4, state["tokenizer"])
+    assert after["stream"]["drawn_now"] == {data.opened[0].key: 4}
 
 
 def test_another_tokenizer_is_refused(books, bpe_json):
@@ -106,21 +116,29 @@ def test_another_tokenizer_is_refused(books, bpe_json):
         text_data(books, tokenizer=str(bpe_json)).load_state_dict(state)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"seq_len": 8}, {"val_fraction": 0.3}, {"path": "more"}])
-def test_another_stream_starts_at_its_start_and_says_so(books, change):
+CHANGES = {
+    "seed": ({"seed": 1}, "at the start of another stream of samples: seed was 0, is 1"),
+    "seq_len": ({"seq_len": 8}, "at the start of another stream of samples: seq_len was 16, is 8"),
+    "val_fraction": ({"val_fraction": 0.3}, "training goes on in corpus at its start"),
+    "content": ({}, "training goes on in corpus at its start"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_stream_starts_at_its_start_and_says_so(books, name):
+    change, message = CHANGES[name]
     state = {**text_data(books).state_dict(), "samples_seen": 40}
-    if "path" in change:
+    if name == "content":
         (books / "more.txt").write_text("another book")
-        change = {}
     data = text_data(books, **change)
     expected = first(data)
+    data = text_data(books, **change)
     data.load_state_dict(state)
     assert data.state_dict() == state  # as long as it has not trained
-    name = next((name for name in change if name != "val_fraction"), "corpus")
-    with pytest.warns(UserWarning, match=f"at the start of another stream of samples: {name} was"):
+    with pytest.warns(UserWarning, match=message):
         assert first(data) == expected
     after = data.state_dict()
-    assert (after["samples_seen"], after["stream_start"]) == (40, 40)
+    assert (after["samples_seen"], after["stream"]["start"]) == (40, 40)
     again = text_data(books, **change)
     again.load_state_dict({**after, "samples_seen": 44})
     stream = iter(text_data(books, **change).train_dataloader())
@@ -185,7 +203,8 @@ def test_a_corpus_shorter_than_one_sample(books):
 
 def test_defaults_are_those_of_the_config():
     data, defaults = TextData(), DataDefaults()
-    assert (data.path, data.seq_len, data.batch_size) == (defaults.path, defaults.seq_len, defaults.batch_size)
+    assert (data.sources[0].path, data.seq_len) == (defaults.path, defaults.seq_len)
+    assert data.batch_size == defaults.batch_size
     assert data.vocab_size == 257
 
 

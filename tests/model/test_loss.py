@@ -37,6 +37,26 @@ def test_loss_and_gradients_are_those_of_whole_logits(factor):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("left_out", [[0], [3, 4, 8], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_labels_that_are_left_out(left_out):
+    hidden_TD, weight_VD, labels_T = a_batch()
+    labels_T[left_out] = -100
+    found = next_token_loss(hidden_TD, weight_VD, labels_T)
+    expected = F.cross_entropy(hidden_TD @ weight_VD.T, labels_T)
+    torch.testing.assert_close(found, expected)
+    wanted = [hidden_TD, weight_VD]
+    for a, b in zip(torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_batch_without_a_label_has_no_loss_and_no_gradient():
+    hidden_TD, weight_VD, labels_T = a_batch()
+    found = next_token_loss(hidden_TD, weight_VD, torch.full_like(labels_T, -100))
+    assert found == 0
+    for gradient in torch.autograd.grad(found, [hidden_TD, weight_VD]):
+        assert not gradient.any()
+
+
 def test_gradients_by_finite_differences():
     assert torch.autograd.gradcheck(lambda h, w: next_token_loss(h, w, a_batch()[2]), a_batch()[:2])
 

@@ -1,0 +1,1 @@
+"""Formats of tokenised data, one per file; `find` goes through them."""
