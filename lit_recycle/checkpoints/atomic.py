@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lit_recycle.checksums import seal
+
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
@@ -45,10 +47,11 @@ def take_place(part: Path, path: Path) -> None:
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """``torch.save``, atomically. Raises ``OSError`` when the disk does not take it; what was there stays."""
+    """``torch.save``, atomically, with a checksum. Raises ``OSError`` when the disk is full; what was there stays."""
     with beside(path) as part:
         try:
             torch.save(checkpoint, part)
+            seal(part)
         except (RuntimeError, OSError) as error:  # torch's archive writer tells of a full disk by a RuntimeError
             raise cannot_write(path) from error
 

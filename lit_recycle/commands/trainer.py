@@ -29,6 +29,9 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
 
+NEWEST = "LIT_RECYCLE_NEWEST_CHECKPOINT"
+"""Environment variable by which a process tells those that it starts what ``--ckpt_path last`` is."""
+
 
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, which says in which file a mistake is."""
@@ -106,7 +109,7 @@ class RecycleCLI(LightningCLI):
         """The checkpoint to go on from, if any. The module takes on its shape: sharded models must be built so."""
         path = self.config.get("ckpt_path")
         if path == "last":
-            path = newest_checkpoint(self.trainer)
+            path = self._newest_checkpoint()
             if path is None:
                 rank_zero_info("there is no checkpoint yet: the run begins")
         elif path is None and self.command == "fit" and (earlier := checkpoints_of(self.trainer)):
@@ -118,7 +121,7 @@ class RecycleCLI(LightningCLI):
         if path is None:
             return None
         self.config.ckpt_path = str(path)  # all processes must have found the same one
-        saved = load_checkpoint(Path(path))
+        saved = load_checkpoint(Path(path), shards=False)
         self._check_max_steps(Path(path), saved["global_step"])
         shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
         if self.config.model.config is not None:
@@ -126,6 +129,19 @@ class RecycleCLI(LightningCLI):
         self.model.set_shape(MoEConfig.from_dict(shape), growth)
         self.model.saved_optimizer = saved.get("optimizer")
         return Path(path)
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The newest whole one. It is looked for once: all of it is read, and all processes must agree."""
+        if NEWEST in os.environ:  # the process that started this one has found it
+            return Path(os.environ[NEWEST]) if os.environ[NEWEST] else None
+        launcher = self.trainer.strategy.launcher
+        if launcher is None and self.trainer.world_size > 1:
+            self.trainer.strategy.connect(self.model)
+            self.trainer.strategy.setup_environment()  # connected, each process reads its share
+        path = newest_checkpoint(self.trainer)
+        if launcher is not None:
+            os.environ[NEWEST] = str(path or "")
+        return path
 
     def _check_max_steps(self, path: Path, step: int) -> None:
         if self.command == "fit" and step >= self.trainer.max_steps:

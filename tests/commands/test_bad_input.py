@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from damage import flip
 from processes import config, start, start_each
 
+from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checksums import checksums
 from lit_recycle.cli import main
 from lit_recycle.training.module import LitMoE
 
@@ -231,14 +234,11 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one device, and the same sharded one twice."""
+    """A run on one device, and the same sharded."""
     root = tmp_path_factory.mktemp("runs")
     started = [
         start("fit", "--config", config(root / "alone"), log=root / "log"),
-        *(
-            start("fit", "--config", config(root / name), *SHARDED, log=root / f"{name}.log", world=2)
-            for name in ("sharded", "again")
-        ),
+        start("fit", "--config", config(root / "sharded"), *SHARDED, log=root / "sharded.log", world=2),
     ]
     for run in started:
         assert set(run.wait()) == {0}, run.output
@@ -282,20 +282,28 @@ def test_files_that_are_no_checkpoints(refused: Refused, runs: Path, tmp_path: P
     assert not mark.exists() and path.read_bytes() == before
 
 
+def rewrite_index(path: Path, content: bytes) -> None:
+    """By somebody who knows how to make the checksums right."""
+    (path / ".metadata").write_bytes(content)
+    rest = torch.load(path / "meta.pt", weights_only=True)
+    save(rest | {"checksums": rest["checksums"] | checksums([path / ".metadata"])}, path / "meta.pt")
+
+
 FOLDERS: dict[str, tuple[Callable[[Path, Path, Path], Any], tuple[str, ...]]] = {
     "missing shard": (lambda path, other, mark: (path / "__1_0.distcp").unlink(), ("__1_0.distcp", "missing")),
     "truncated shard": (lambda path, other, mark: cut_off(path / "__1_0.distcp"), ("__1_0.distcp", "cut off")),
     "mixed": (
         lambda path, other, mark: shutil.copy(other / "__1_0.distcp", path / "__1_0.distcp"),
-        ("mixes shards of different saves",),
+        ("__1_0.distcp is damaged", "copy it again"),
     ),
     "no index": (lambda path, other, mark: (path / ".metadata").unlink(), ("cut off in writing", "use an older one")),
     "truncated index": (lambda path, other, mark: cut_off(path / ".metadata"), (".metadata", "cut off")),
     "malicious index": (
-        lambda path, other, mark: (path / ".metadata").write_bytes(pickle.dumps(Evil(mark))),
+        lambda path, other, mark: rewrite_index(path, pickle.dumps(Evil(mark))),
         (".metadata", "posix.mkdir", "not loaded"),
     ),
-    "foreign index": (lambda path, other, mark: (path / ".metadata").write_bytes(pickle.dumps({})), ("no index",)),
+    "foreign index": (lambda path, other, mark: rewrite_index(path, pickle.dumps({})), ("no index",)),
+    "nonsense index": (lambda path, other, mark: rewrite_index(path, b"\x80\x04h\x05."), ("no index",)),
     "cut off": (lambda path, other, mark: (path / "meta.pt").unlink(), ("cut off in writing",)),
     "malicious rest": (
         lambda path, other, mark: torch.save({"hyper_parameters": Evil(mark)}, path / "meta.pt"),
@@ -313,7 +321,7 @@ def test_folders_that_are_no_whole_checkpoints(
     path, mark = tmp_path / "some.ckpt", tmp_path / "executed"
     shutil.copytree(runs / "sharded/checkpoints/step=3.ckpt", path)
     spoil, says = FOLDERS[case]
-    spoil(path, runs / "again/checkpoints/step=3.ckpt", mark)
+    spoil(path, runs / "sharded/checkpoints/step=4.ckpt", mark)
     argv: dict[str, tuple[object, ...]] = {
         "fit": ("--config", config(tmp_path / "run"), "--ckpt_path", path),
         "generate": ("--ckpt_path", path),
@@ -326,11 +334,11 @@ def test_folders_that_are_no_whole_checkpoints(
 def test_mixed_shards_end_all_processes(runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "mixed.ckpt"
     shutil.copytree(runs / "sharded/checkpoints/step=3.ckpt", path)
-    shutil.copy(runs / "again/checkpoints/step=3.ckpt/__1_0.distcp", path)
+    shutil.copy(runs / "sharded/checkpoints/step=4.ckpt/__1_0.distcp", path)
     argv = ("fit", "--config", config(tmp_path / "run"), *SHARDED, "--ckpt_path", path)
     run = start(*argv, log=tmp_path / "log", world=2)
     assert run.wait(60) == [2, 2]
-    assert len(run.errors) == 1 and "mixes shards" in run.errors[0] and "Traceback" not in run.output
+    assert len(run.errors) == 1 and "__1_0.distcp is damaged" in run.errors[0] and "Traceback" not in run.output
 
 
 def test_another_optimizer_ends_all_processes_of_a_sharded_run(runs: Path, tmp_path: Path) -> None:
@@ -340,6 +348,20 @@ def test_another_optimizer_ends_all_processes_of_a_sharded_run(runs: Path, tmp_p
     run = start(*argv, log=tmp_path / "log", world=2)
     assert run.wait(60) == [2, 2]
     assert len(run.errors) == 1 and "model.optimizer is SGD" in run.errors[0] and "Traceback" not in run.output
+
+
+def test_of_sharded_checkpoints_too_the_newest_whole_one(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "sharded", tmp_path / "run")
+    checkpoints = tmp_path / "run/checkpoints"
+    flip(checkpoints / "step=6.ckpt/__1_0.distcp", 0)
+    flip(checkpoints / "step=5.ckpt/meta.pt", 0)
+    run = start(
+        "fit", "--config", config(tmp_path / "run"), *SHARDED, "--ckpt_path", "last", log=tmp_path / "l", world=2
+    )
+    assert run.wait() == [0, 0], run.output
+    for name in ("step=6.ckpt/__1_0.distcp", "step=5.ckpt/meta.pt"):
+        assert run.output.count(f"passed over: {checkpoints / name} is damaged") == 1, run.output
+    assert run.output.count("growth in width at step 4") == 1
 
 
 def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, tmp_path: Path) -> None:
@@ -363,12 +385,13 @@ def test_a_shape_that_contradicts_the_checkpoint_is_told_and_not_taken(runs: Pat
 def test_the_newest_whole_checkpoint_is_gone_on_from(refused: Refused, runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "alone", tmp_path / "run")
     checkpoints = tmp_path / "run/checkpoints"
-    for name in ("step=5.ckpt", "step=6.ckpt"):
-        cut_off(checkpoints / name)
+    cut_off(checkpoints / "step=5.ckpt")
+    flip(checkpoints / "step=6.ckpt", 0)
     log = tmp_path / "log"
     run = start("fit", "--config", config(tmp_path / "run"), "--ckpt_path", "last", log=log)
     assert run.wait() == [0], run.output
-    assert "passed over: " in run.output and "step=6.ckpt" in run.output
+    for name, what in (("step=6.ckpt", "is damaged"), ("step=5.ckpt", "is no checkpoint, or one that was cut off")):
+        assert f"passed over: {checkpoints / name} {what}" in run.output
     assert run.output.count("growth in width at step 4") == 1 and "growth in depth" not in run.output
     for path in checkpoints.iterdir():
         os.truncate(path, 9)
