@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from typing_extensions import override
 
+from lit_recycle.data.blocks import VerifiedBlocks
 from lit_recycle.data.corpus import Split
 from lit_recycle.data.order import shuffled
 
@@ -51,6 +52,10 @@ class Samples:
         strides = (self.seq_len * tokens.itemsize, tokens.itemsize)
         return np.lib.stride_tricks.as_strided(tokens, shape, strides, writeable=False)
 
+    @cached_property
+    def _blocks(self) -> VerifiedBlocks | None:
+        return VerifiedBlocks(self.split.path, self.split.sums) if self.split.sums is not None else None
+
     def batch(self, samples: np.ndarray) -> Batch:
         """Gather samples.
 
@@ -59,7 +64,13 @@ class Samples:
 
         Returns:
             "input_ids" and "labels", int64 of shape [B, S]; `labels[b, s]` is the token after `input_ids[b, s]`.
+
+        Raises:
+            ValueError: the file is damaged where the samples lie.
         """
+        if (blocks := self._blocks) is not None:
+            starts_B = samples.astype(np.int64) * (self.seq_len * self._tokens_NS1.itemsize)
+            blocks.verify(starts_B, starts_B + (self.seq_len + 1) * self._tokens_NS1.itemsize)
         tokens_BS1 = self._tokens_NS1[samples]
         return {
             "input_ids": torch.from_numpy(tokens_BS1[:, :-1].astype(np.int64)),

@@ -1,22 +1,26 @@
 """Tokenise once into a flat file of ids per split, memory-mapped ever after.
 
     <cache_dir>/corpus-<key>/train.bin, val.bin    ids of all documents, each followed by the end-of-document id
-                             meta.json             counts that tell whether the files are whole
+                             train.sums, val.sums  checksums of their blocks
+                             meta.json             counts and checksums that tell whether the files are whole
     <cache_dir>/digests.json                       what `digests` knows of the files that were read
 
 The key is a hash of what was read (contents, not names or dates), the tokenizer and the split, so another corpus gets
 another folder. A folder appears whole, by one rename; of two processes that make it at once the slower discards its.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,13 +29,15 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from lit_recycle.checksums import file_checksum
+from lit_recycle.data.blocks import damaged, write_sums
 from lit_recycle.data.digests import content_digests
-from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents
+from lit_recycle.data.sources import PIECE, Oddities, SourceFile, find_files, other_files, read_documents
 from lit_recycle.data.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # part of the key: raise it when the same input would give other files
+FORMAT = 2  # part of the key: raise it when the same input would give other files
 BATCH = 1 << 20  # characters given to the tokenizer at a time: what it needs for them, 40 bytes each, is used again
 AHEAD = 4  # batches that are tokenised while the one before them is written: enough to keep all cores busy
 
@@ -45,6 +51,7 @@ class Split:
         tokens: number of ids, the end-of-document ones included.
         documents: number of documents.
         bytes: length of the documents' text in UTF-8.
+        sums: checksums of the file's blocks, where there are any.
     """
 
     path: Path
@@ -52,6 +59,7 @@ class Split:
     tokens: int
     documents: int
     bytes: int
+    sums: Path | None = None
 
     def samples(self, seq_len: int) -> int:
         """How many samples of `seq_len` inputs there are; neighbours share one token, the last label of the first."""
@@ -81,9 +89,19 @@ class Corpus:
         try:
             meta = json.loads((folder / "meta.json").read_text())
             splits = {
-                name: Split(path=folder / f"{name}.bin", dtype=meta["dtype"], **meta["splits"][name])
+                name: Split(
+                    path=folder / f"{name}.bin",
+                    dtype=meta["dtype"],
+                    sums=folder / f"{name}.sums",
+                    **meta["splits"][name],
+                )
                 for name in ("train", "val")
             }
+            if meta["checksum"] != _meta_checksum(meta):
+                raise ValueError(damaged(folder / "meta.json"))
+            for name, checksum in meta["sums"].items():
+                if file_checksum(folder / name) != checksum:
+                    raise ValueError(damaged(folder / name))
             whole = all(
                 split.path.stat().st_size == split.tokens * np.dtype(split.dtype).itemsize for split in splits.values()
             )
@@ -120,16 +138,59 @@ def prepare_corpus(
         if _is_whole(folder):
             return folder
         log.warning("%s is damaged and is made anew.", folder)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as beside:
-        made = Path(beside, "corpus")
+    other_files(path)
+    with _room_beside(folder) as beside:
+        made = beside / "corpus"
         made.mkdir()
-        meta = _tokenise(files, tokenizer, text_field, val_fraction, made)
+        meta = {"key": key, **_tokenise(files, tokenizer, text_field, val_fraction, made)}
         if not meta["splits"]["train"]["tokens"]:
             raise ValueError(f"path={path!r} holds no text to train on; every document is empty or was left out.")
-        (made / "meta.json").write_text(json.dumps({"key": key, **meta}, indent=2))
+        (made / "meta.json").write_text(json.dumps({**meta, "checksum": _meta_checksum(meta)}, indent=2))
         _publish(made, folder)
     return folder
+
+
+@contextmanager
+def _room_beside(folder: Path) -> Iterator[Path]:
+    """A folder to work in, beside the one that is to be made. What killed processes have left of theirs is removed.
+
+    Raises:
+        OSError: with the place, where it cannot be written to.
+    """
+    cache_dir = folder.parent
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        for left in cache_dir.glob(".corpus-*"):
+            if _is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
+        with (
+            tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as name,
+            open(Path(name, _LOCK), "w") as lock,
+        ):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(cache_dir)) from error
+
+
+_LOCK = "lock"  # held for as long as its process lives
+
+
+def _is_abandoned(left: Path) -> bool:
+    try:
+        with open(left / _LOCK, "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:  # its process is about to make the lock, or was killed right before
+        return left.is_dir() and time.time() - left.stat().st_mtime > 60
+
+
+def _meta_checksum(meta: dict[str, Any]) -> str:
+    """Of everything that meta.json says, but for this."""
+    said = {name: value for name, value in meta.items() if name != "checksum"}
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def corpus_key(
@@ -192,7 +253,7 @@ def _tokenise(
 ) -> dict[str, Any]:
     """Write train.bin and val.bin into `folder`; returns what meta.json holds besides the key."""
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    oddities: Counter[str] = Counter()
+    oddities = Oddities()
     documents = (document for file in files for document in read_documents(file, text_field, oddities))
     with ExitStack() as stack:
         train, val = (
@@ -207,16 +268,19 @@ def _tokenise(
                 (val if _is_validation(data, val_fraction) else train).add(ids, len(data))
             bar.advance(task, size)
         bar.update(task, completed=total)
-    for reason, count in oddities.items():
-        log.warning("%s: %d", reason, count)
+    for line in oddities.lines():
+        log.warning(line)
     splits = {"train": dict(train.counts), "val": dict(val.counts)}
     if not val.counts["documents"]:
         _cut_off_tail(folder, splits, dtype, tokenizer, val_fraction)
+    for name in splits:
+        write_sums(folder / f"{name}.bin", folder / f"{name}.sums")
     return {
         "dtype": dtype,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "splits": splits,
+        "sums": {f"{name}.sums": file_checksum(folder / f"{name}.sums") for name in splits},
         "oddities": dict(oddities),
     }
 

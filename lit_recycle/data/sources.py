@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 PYTHON_STDLIB = "python-stdlib"
 PIECE = 1 << 20  # characters; a longer text file is cut at line ends, so that memory does not grow with it
 
+JSON = (".json",)  # one array of documents, or JSON lines by another name
 JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".json.gz")
 PARQUET = (".parquet",)
 # Read from a folder only with these endings: prose and source code, not data, markup dumps or binaries.
@@ -27,6 +28,7 @@ _TEXT = """
     .clj .lisp .el .scm .sh .bash .zsh .fish .ps1 .sql .f90 .f95 .zig .nim .dart .asm .s .v .sv .vhd .cmake
 """
 TEXT = tuple(_TEXT.split())
+_READ_FROM_FOLDERS = TEXT + JSON_LINES + PARQUET
 _NOT_SOURCE = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
 
 
@@ -44,9 +46,35 @@ class SourceFile:
 
     @property
     def kind(self) -> str:
-        """ "jsonl", "parquet" or "text"; a file with an unknown ending, if asked for, is text."""
+        """ "jsonl", "json", "parquet" or "text"; a file with an unknown ending, if asked for, is text."""
         name = self.path.name.lower()
+        if name.endswith(JSON):
+            return "json"
         return "jsonl" if name.endswith(JSON_LINES) else "parquet" if name.endswith(PARQUET) else "text"
+
+
+class Oddities(Counter[str]):
+    """Counts, by reason, what was left out or mended, with the first few by name."""
+
+    SHOWN = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, list[str]] = {}
+
+    def note(self, reason: str, name: object) -> None:
+        self[reason] += 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < self.SHOWN and str(name) not in names:
+            names.append(str(name))
+
+    def lines(self) -> list[str]:
+        """A line for each reason."""
+        return [f"{reason}: {count} ({_shown(self.names[reason], count)})" for reason, count in self.items()]
+
+
+def _shown(names: list[str], count: int) -> str:
+    return ", ".join(names) + (", …" if count > len(names) else "")
 
 
 def find_files(path: str | list[str]) -> list[SourceFile]:
@@ -71,7 +99,7 @@ def _find(entry: str) -> list[SourceFile]:
         return _walk(Path(sysconfig.get_path("stdlib")), endings=(".py",))
     root = Path(entry).expanduser()
     if root.is_dir():
-        return _walk(root, endings=TEXT + JSON_LINES + PARQUET)
+        return _walk(root, endings=_READ_FROM_FOLDERS)
     if root.exists():
         return [SourceFile(root, named=True)]
     if not glob.has_magic(entry):
@@ -82,17 +110,32 @@ def _find(entry: str) -> list[SourceFile]:
     return [SourceFile(match) for match in matches if match.is_file()]
 
 
-def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
-    found = []
+def other_files(path: str | list[str]) -> None:
+    """Say which files of the folders in `path` are not read, because their endings are not those of text."""
+    for entry in [path] if isinstance(path, str) else path:
+        root = Path(entry).expanduser()
+        if entry == PYTHON_STDLIB or not root.is_dir():
+            continue
+        others = sorted(str(file) for file in _visible(root) if not file.name.lower().endswith(_READ_FROM_FOLDERS))
+        if others:
+            shown = _shown(others[: Oddities.SHOWN], len(others))
+            log.warning("files left out because their endings are not those of text: %d (%s)", len(others), shown)
+
+
+def _visible(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_SOURCE]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(endings)]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
+    found = [file for file in _visible(root) if file.name.lower().endswith(endings)]
     if not found:
         raise ValueError(f"path={str(root)!r} holds no text: no file in it ends in .txt, .md, .py, .jsonl, .parquet ….")
     return [SourceFile(file) for file in sorted(found, key=lambda file: file.relative_to(root).parts)]
 
 
-def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) -> Iterator[tuple[str, int]]:
+def read_documents(file: SourceFile, text_field: str, oddities: Oddities) -> Iterator[tuple[str, int]]:
     """Yield (document, bytes of the file that it took) of one file; the bytes sum up to about the file's size.
 
     Args:
@@ -104,29 +147,31 @@ def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) ->
         ValueError: the file cannot be read, or is not what its ending says.
         ModuleNotFoundError: Parquet without the library `pyarrow`.
     """
-    readers = {"jsonl": _read_json_lines, "parquet": _read_parquet}
+    readers = {"jsonl": _read_json_lines, "json": _read_json, "parquet": _read_parquet}
     documents = readers[file.kind](file.path, text_field) if file.kind in readers else _read_text(file, oddities)
     try:
+        if not file.path.stat().st_size:
+            oddities.note("empty files left out", file.path)
         for text, size in documents:
             if not text:
-                oddities["empty documents left out"] += 1
+                oddities.note("empty documents left out", file.path)
                 continue
-            yield _without_lone_surrogates(text, oddities), size
+            yield _without_lone_surrogates(text, file.path, oddities), size
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file.path} cannot be read ({error}).") from error
 
 
-def _without_lone_surrogates(text: str, oddities: Counter[str]) -> str:
+def _without_lone_surrogates(text: str, path: Path, oddities: Oddities) -> str:
     """JSON can spell half of a UTF-16 pair, which no UTF-8 text can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        oddities["documents with broken UTF-16 escapes mended"] += 1
+        oddities.note("documents with broken UTF-16 escapes mended", path)
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 
-def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, int]]:
+def _read_text(file: SourceFile, oddities: Oddities) -> Iterator[tuple[str, int]]:
     begun = False
     try:
         with open(file.path, encoding="utf-8-sig", newline="") as stream:
@@ -139,7 +184,7 @@ def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[tuple[str, 
         if file.named or begun:
             raise ValueError(f"{file.path} is not UTF-8 text ({error}); convert it, or leave it out.") from error
         log.info("%s is left out because it is not UTF-8 text (%s)", file.path, error)
-        oddities["files left out because they are not UTF-8 text"] += 1
+        oddities.note("files left out because they are not UTF-8 text", file.path)
 
 
 def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
@@ -153,13 +198,37 @@ def _read_json_lines(path: Path, text_field: str) -> Iterator[tuple[str | None, 
                 done = at
 
 
+def _read_json(path: Path, text_field: str) -> Iterator[tuple[str | None, int]]:
+    """An array of objects or texts, which is held in memory; or objects, one per line."""
+    with open(path, "rb") as stream:
+        while (start := stream.read(1)).isspace():
+            pass
+    if start != b"[":
+        yield from _read_json_lines(path, text_field)
+        return
+    try:
+        records = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from error
+    size = path.stat().st_size // max(len(records), 1)
+    for number, record in enumerate(records):
+        text = record if isinstance(record, str) else _text_of(record, text_field, f"{path}, element {number}")
+        yield text, size
+
+
 def _text_of_line(line: bytes, text_field: str, where: str) -> str | None:
     try:
         record = json.loads(line)
     except ValueError as error:  # bad JSON and bad UTF-8 alike
         raise ValueError(f"{where}: not JSON ({error}).") from error
+    if isinstance(record, list):
+        raise ValueError(f"{where}: a JSON object is expected on every line, not an array; name such a file .json.")
+    return _text_of(record, text_field, where)
+
+
+def _text_of(record: object, text_field: str, where: str) -> str | None:
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: a JSON object is expected on every line, not {type(record).__name__}.")
+        raise ValueError(f"{where}: a JSON object is expected, not {type(record).__name__}.")
     if text_field not in record:
         raise ValueError(f"{where}: no field {text_field!r} among {sorted(record)}; set text_field.")
     text = record[text_field]
