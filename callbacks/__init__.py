@@ -6,6 +6,7 @@ from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
 from callbacks.progress import RunProgressBar
 from callbacks.tensorboard import TensorBoardLayout
+from callbacks.token_losses import TokenLossWriter
 from callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "GrowthMonitor",
     "RunProgressBar",
     "TensorBoardLayout",
+    "TokenLossWriter",
     "WeightNormMonitor",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing_extensions import override
 
 from callbacks.interrupt import SaveOnInterrupt
 from callbacks.summary import RunSummary
+from callbacks.token_losses import TokenLossWriter
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.errors import sentence
@@ -72,7 +74,7 @@ class RecycleCLI(LightningCLI):
             parser_class=Parser,
             save_config_callback=SharedConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary()]},
+            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary(), TokenLossWriter()]},
         )
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -92,12 +94,21 @@ class RecycleCLI(LightningCLI):
         # Lightning's own warns that sys.argv has arguments too: they are the same.
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
+            if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
+                parser.set_defaults(self._trained_on(Path(self.config.ckpt_path)))
+                self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except ArgumentError as error:
             options = parser.get_defaults(skip_validation=True).keys()
             raise ValueError(sentence(error, options)) from error
 
+    def _trained_on(self, path: Path) -> dict[str, Any]:
+        """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
+        data = load_checkpoint(path, shards=False).get("TextData", {})
+        return {f"data.{name}": value for name, value in data.get("arguments", {}).items()}
+
     @override
     def before_instantiate_classes(self) -> None:
+        check_numbers(self.config.trainer)
         strategy = self.config.trainer.strategy
         name = strategy if isinstance(strategy, str) else strategy.class_path
         if "deepspeed" in name.lower():  # before Lightning asks to have it installed
@@ -110,7 +121,7 @@ class RecycleCLI(LightningCLI):
         path = self.config.get("ckpt_path")
         if path == "last":
             path = self._newest_checkpoint()
-            if path is None:
+            if path is None and self.command == "fit":
                 rank_zero_info("there is no checkpoint yet: the run begins")
         elif path is None and self.command == "fit" and (earlier := checkpoints_of(self.trainer)):
             rank_zero_info(
@@ -119,6 +130,12 @@ class RecycleCLI(LightningCLI):
                 " give --ckpt_path last; to keep the two apart, another trainer.default_root_dir"
             )
         if path is None:
+            if self.command != "fit" and not self.config.model.init_from:
+                raise ValueError(
+                    f"{self.command} needs a trained model, and --ckpt_path "
+                    + ("finds none yet" if self.config.ckpt_path else "is not given")
+                    + ": give a checkpoint, or `last` with the configuration of a run"
+                )
             return None
         self.config.ckpt_path = str(path)  # all processes must have found the same one
         saved = load_checkpoint(Path(path), shards=False)
@@ -128,6 +145,9 @@ class RecycleCLI(LightningCLI):
             _tell_of_other_shape(self.model.config.to_dict(), growth[0]["before"] if growth else shape)
         self.model.set_shape(MoEConfig.from_dict(shape), growth)
         self.model.saved_optimizer = saved.get("optimizer")
+        data = saved.get("TextData", {})
+        if self.command != "fit" and data.get("arguments", {}).get("tokenizer") == self.config.data.tokenizer:
+            self.datamodule.use_tokenizer(data["tokenizer"])
         return Path(path)
 
     def _newest_checkpoint(self) -> Path | None:
@@ -148,6 +168,24 @@ class RecycleCLI(LightningCLI):
             raise ValueError(
                 f"{path} is at step {step}, and trainer.max_steps {self.trainer.max_steps} ends the run there: raise it"
             )
+
+
+def check_numbers(trainer: Namespace) -> None:
+    """Raises ``ValueError`` for numbers of the trainer that Lightning takes, or turns away without their keys."""
+    for name in ("accumulate_grad_batches", "num_nodes", "log_every_n_steps", "check_val_every_n_epoch"):
+        value = trainer.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+    clip, every, devices = trainer.gradient_clip_val, trainer.val_check_interval, trainer.devices
+    if clip is not None and not 0 <= clip < math.inf:
+        raise ValueError(f"trainer.gradient_clip_val must be a finite number and not negative, got {clip}: 0 for none")
+    if isinstance(every, int | float) and not 0 < every < math.inf:
+        raise ValueError(
+            f"trainer.val_check_interval must be positive, got {every}: to leave validation out, set "
+            "trainer.limit_val_batches 0"
+        )
+    if str(devices).lstrip("-").isdigit() and int(devices) < 1 and int(devices) != -1:
+        raise ValueError(f"trainer.devices must be at least 1, or -1 for all there are, got {devices}")
 
 
 def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -184,8 +222,12 @@ def main(argv: list[str]) -> int:
     path = cli.checkpoint()
     if cli.trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
+    # What is predicted goes to a file as it comes, not into memory.
+    options = {"return_predictions": False} if command == "predict" else {}
     try:
-        getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+        getattr(cli.trainer, command)(
+            cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True, **options
+        )
     except BaseException:
         launcher = cli.trainer.strategy.launcher
         if launcher is not None:  # the processes that this one has started may hang

@@ -28,7 +28,7 @@ def _count(content: np.ndarray) -> int:
 
 
 def _sum(content: np.ndarray, block: int) -> int:
-    return xxhash.xxh3_64_intdigest(content[block * BLOCK : (block + 1) * BLOCK])
+    return xxhash.xxh3_64_intdigest(content[block * BLOCK : (block + 1) * BLOCK].data)
 
 
 class VerifiedBlocks:

@@ -1,5 +1,6 @@
 """`TextData`: a text corpus as a LightningDataModule whose training stream resumes at the exact sample."""
 
+import os
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing_extensions import override
 from lit_recycle.data.batches import Batch, EvalBatches, Samples, StreamLoader, TokenBatches
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.data.corpus import Corpus, prepare_corpus
+from lit_recycle.data.sources import PYTHON_STDLIB
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
 
 _DEFAULT = DataDefaults()
@@ -193,7 +195,26 @@ class TextData(LightningDataModule):
             "stream_start": self._stream_start,
             **self._stream_identity(),
             "tokenizer": self.tokenizer.to_dict(),
+            "arguments": self._arguments(),
         }
+
+    def _arguments(self) -> dict[str, Any]:
+        """What decides the validation data, so that a checkpoint can be evaluated on it without being told."""
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        absolute = [p if p == PYTHON_STDLIB else os.path.abspath(os.path.expanduser(p)) for p in paths]
+        return {
+            "path": absolute[0] if isinstance(self.path, str) else absolute,
+            "tokenizer": self.tokenizer_spec,
+            "text_field": self.text_field,
+            "seq_len": self.seq_len,
+            "batch_size": self.batch_size,
+            "val_fraction": self.val_fraction,
+            "cache_dir": os.path.abspath(self.cache_dir),
+        }
+
+    def use_tokenizer(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's own tokenizer, whatever has become of the file that it was made of."""
+        self.__dict__["tokenizer"] = Tokenizer.from_dict(state)  # where the cached property keeps it
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
