@@ -7,6 +7,7 @@ from callbacks.growth_monitor import GrowthMonitor
 from callbacks.progress import RunProgressBar
 from callbacks.tensorboard import TensorBoardLayout
 from callbacks.token_losses import TokenLossWriter
+from callbacks.waiting import WaitingTime
 from callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "RunProgressBar",
     "TensorBoardLayout",
     "TokenLossWriter",
+    "WaitingTime",
     "WeightNormMonitor",
 ]

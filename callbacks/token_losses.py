@@ -61,6 +61,6 @@ class TokenLossWriter(L.Callback):
         arrays = {name: np.concatenate(parts) for name, parts in self._found.items()}
         self._found = {}
         with beside(path) as part, part.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         samples, length = arrays["losses"].shape
         print(f"wrote {path}: losses of {samples:,} × {length:,} tokens, mean {arrays['losses'].mean():.4f} nats")

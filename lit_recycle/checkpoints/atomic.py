@@ -23,12 +23,24 @@ def beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        yield part
+        with _told(path):
+            yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
         take_place(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever the system says of writing comes with the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def take_place(part: Path, path: Path) -> None:

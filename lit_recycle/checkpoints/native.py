@@ -44,6 +44,13 @@ def checkpoints_of(trainer: Trainer) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a hidden file or folder among checkpoints is what a killed save has left, and nothing is lost with it."""
+    if path.name.endswith(".part"):
+        return True
+    return path.name.endswith(".old") and path.with_name(path.name[1:].removesuffix(".old")).exists()
+
+
 def newest_checkpoint(trainer: Trainer) -> Path | None:
     """The newest whole checkpoint of a run; None before the first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import inspect
 import re
@@ -12,6 +13,16 @@ from collections.abc import Iterable, Iterator
 SPEAKS_TO_USERS = ("lit_recycle.", "callbacks.", "lightning.", "torch.optim.")
 """Modules whose ``ValueError`` says what a user did wrong."""
 
+_WAYS_OUT = {
+    errno.ENOSPC: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.EDQUOT: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.EROFS: ": write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.EACCES: ": give the rights, or another path",
+    errno.EMFILE: ": allow more open files (ulimit -n)",
+}
+"""What the system says no way out of."""
+
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory")
 _FILE = re.compile(r"^while reading (.+)$")
 _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept option '(?P<sub>[^']+)'|Option '(?P<key>[^']+)' is not accepted)"
@@ -26,7 +37,7 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
 
     A user's mistakes are errors of the file system, of a configuration (Lightning's, OmegaConf's, or the command
     line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it. That another
-    process of a run is gone is no mistake, but a traceback would not tell more.
+    process of a run is gone, or memory short, is no mistake, but a traceback would not tell more.
 
     Args:
         error: An exception.
@@ -34,11 +45,19 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     """
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}" if error.strerror else _one_line(error)
-    if _is_lost_peer(error):
+        way_out = _WAYS_OUT.get(error.errno or 0, "")
+        return f"{error.strerror}{place}{way_out}" if error.strerror else _one_line(error)
+    if type(error).__name__ == "LostPeer":
+        return _one_line(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return (
-            "another process of the run has ended or hangs: see what it says; the newest checkpoint is whole, go on "
-            f"from it with --ckpt_path last ({_one_line(error)[:200]})"
+            "out of memory: lower data.batch_size or data.seq_len, set model.activation_checkpointing true, or spread "
+            f"the model with trainer.strategy fsdp2 ({_one_line(error)[:160]})"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "a process that gathers data has ended; where /dev/shm is small, give it more room or set data.num_workers"
+            f" 0 ({_one_line(error)[:160]})"
         )
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
@@ -48,13 +67,6 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     users = type(error).__name__ == "MisconfigurationException"
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
     return _one_line(innermost) if users else None
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective has failed. Gloo, which works on CPUs, raises no type of its own."""
-    return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or (
-        isinstance(error, RuntimeError) and "/gloo/" in str(error)
-    )
 
 
 def _parsing(error: ArgumentError, options: Iterable[str]) -> str:

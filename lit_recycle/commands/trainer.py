@@ -6,12 +6,12 @@ import math
 import os
 import signal
 import sys
-import threading
-import time
 from argparse import ArgumentError
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -19,17 +19,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from callbacks.interrupt import SaveOnInterrupt
+from callbacks.leftovers import RemoveLeftovers
 from callbacks.summary import RunSummary
 from callbacks.token_losses import TokenLossWriter
+from callbacks.waiting import WaitingTime
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
+from lit_recycle.training.peers import is_lost_peer, named
+from lit_recycle.training.run_lock import run_lock
 
 NEWEST = "LIT_RECYCLE_NEWEST_CHECKPOINT"
 """Environment variable by which a process tells those that it starts what ``--ckpt_path last`` is."""
@@ -44,6 +49,10 @@ class Parser(LightningArgumentParser):
             return super().parse_path(config_path, *args, **kwargs)
         except ArgumentError as error:
             raise ArgumentError(None, f"while reading {config_path}") from error
+
+
+class Finished(Exception):
+    """There is nothing left to do."""
 
 
 class RecycleCLI(LightningCLI):
@@ -74,8 +83,9 @@ class RecycleCLI(LightningCLI):
             parser_class=Parser,
             save_config_callback=SharedConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary(), TokenLossWriter()]},
+            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary(), TokenLossWriter(), RemoveLeftovers()]},
         )
+        self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -86,6 +96,12 @@ class RecycleCLI(LightningCLI):
             type=str | None,
             default=None,
             help="A checkpoint to go on from, or `last` for the newest of the run.",
+        )
+        parser.add_argument(
+            "--waiting_minutes",
+            type=float,
+            default=2.0,
+            help="How long a process waits for the others within a training step; see callbacks.WaitingTime.",
         )
         parser.set_defaults({"trainer.max_epochs": -1})  # the stream of batches never ends; trainer.max_steps does it
 
@@ -165,9 +181,10 @@ class RecycleCLI(LightningCLI):
 
     def _check_max_steps(self, path: Path, step: int) -> None:
         if self.command == "fit" and step >= self.trainer.max_steps:
-            raise ValueError(
-                f"{path} is at step {step}, and trainer.max_steps {self.trainer.max_steps} ends the run there: raise it"
-            )
+            told = f"{path} is at step {step}, and trainer.max_steps {self.trainer.max_steps} ends the run "
+            if step == self.trainer.max_steps:  # no failure: whoever starts a run again and again can stop
+                raise Finished(f"{told}there: it is finished; to train longer, raise it")
+            raise ValueError(f"{told}before that: raise it")
 
 
 def check_numbers(trainer: Namespace) -> None:
@@ -194,24 +211,10 @@ def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> N
         rank_zero_info(f"the checkpoint's model is what goes on, whatever model.config says: {', '.join(changed)}")
 
 
-def end_with_parent() -> None:
-    """End this process, one of several of a run, when the process that started it is gone: nobody else would."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
 def main(argv: list[str]) -> int:
     """Run a trainer command; ``argv`` begins with its name."""
     command = argv[0]
     silence()
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        end_with_parent()
     # Processes that a strategy starts run the script's own command line again: it must say the same.
     sys.argv[1:] = argv
     cli = RecycleCLI(command, argv[1:])
@@ -219,18 +222,33 @@ def main(argv: list[str]) -> int:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
     if command != "fit":  # it would put a point at step 0 into the curves of the run
         cli.trainer.loggers = []
-    path = cli.checkpoint()
+    alone = command == "fit" and cli.trainer.global_rank == 0 and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+    with run_lock(Path(cli.trainer.default_root_dir)) if alone else nullcontext():
+        try:
+            path = cli.checkpoint()
+        except Finished as finished:
+            rank_zero_info(str(finished))
+            return 0
+        run(cli, path)
+    return 0
+
+
+def run(cli: RecycleCLI, path: Path | None) -> None:
+    """Call the trainer's function of the command's name, and leave no process behind."""
     if cli.trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
+    announce()
     # What is predicted goes to a file as it comes, not into memory.
-    options = {"return_predictions": False} if command == "predict" else {}
+    options = {"return_predictions": False} if cli.command == "predict" else {}
     try:
-        getattr(cli.trainer, command)(
+        getattr(cli.trainer, cli.command)(
             cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True, **options
         )
-    except BaseException:
+    except BaseException as error:
+        lost = named(error) if is_lost_peer(error) and dist.is_initialized() else None
         launcher = cli.trainer.strategy.launcher
         if launcher is not None:  # the processes that this one has started may hang
             launcher.kill(signal.SIGKILL)
+        if lost is not None:
+            raise lost from error
         raise
-    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,10 @@ class _Lazy(Mapping[str, Tensor]):
 
     def __init__(self, folder: HFFolder) -> None:
         self._tensors = folder.tensors
-        self._files = {path: safe_open(path, "pt") for path in folder.paths}
+        self._open = lru_cache(maxsize=8)(lambda path: safe_open(path, "pt"))  # a large model has hundreds of files
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._files[self._tensors[name].path].get_tensor(name)
+        return self._open(self._tensors[name].path).get_tensor(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
