@@ -9,10 +9,14 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
+
+from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 
 SPEAKS_TO_USERS = ("lit_recycle.", "callbacks.", "lightning.", "torch.optim.")
 """Modules whose ``ValueError`` says what a user did wrong."""
 
+_EVENT_PARTS = (GrowthEvent, Trigger, Depth, Width, Rewarm)
 _WAYS_OUT = {
     errno.ENOSPC: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
     errno.EDQUOT: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
@@ -103,7 +107,10 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
 
 
 def _unknown(key: str, known: Iterable[str], path: str = "") -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    if key.endswith(".help"):
+        return f"there is no key {key!r}: --help lists all of them"
+    names = [field.name for kind in _EVENT_PARTS for field in fields(kind)] if path.endswith("events") else list(known)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     where = f" in {path}" if path else ""
     return f"there is no key {key!r}{where}" + (f"; did you mean {near[0]!r}?" if near else ": see --help")
 

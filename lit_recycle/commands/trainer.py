@@ -85,6 +85,10 @@ class RecycleCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary(), TokenLossWriter(), RemoveLeftovers()]},
         )
+
+    @override
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
         self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -237,7 +241,8 @@ def run(cli: RecycleCLI, path: Path | None) -> None:
     """Call the trainer's function of the command's name, and leave no process behind."""
     if cli.trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    announce()
+    if cli.trainer.strategy.launcher is not None:
+        announce()
     # What is predicted goes to a file as it comes, not into memory.
     options = {"return_predictions": False} if cli.command == "predict" else {}
     try:

@@ -141,11 +141,7 @@ class LitMoE(L.LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
-        tokens = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0)
-        if tokens > self.config.vocab_size:
-            raise ValueError(
-                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
-            )
+        self.check_vocabulary(getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0))
         if self.compile_blocks and not (
             self.trainer.precision in ("bf16-mixed", "bf16-true")
             and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
@@ -164,6 +160,13 @@ class LitMoE(L.LightningModule):
             raise ValueError(
                 f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
                 "a checkpoint from within an optimizer step could not be resumed exactly"
+            )
+
+    def check_vocabulary(self, tokens: int) -> None:
+        """Raises ``ValueError`` for a tokenizer of more tokens than the model has."""
+        if tokens > self.config.vocab_size:
+            raise ValueError(
+                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
             )
 
     # --- shape -------------------------------------------------------------------------------------------------------
@@ -308,10 +311,7 @@ class LitMoE(L.LightningModule):
         named = [(named_state.clean_name(name), p) for name, p in self.named_parameters()]
         matrices = [(name, p) for name, p in named if whole[name].dim() > 1]
         vectors = [(name, p) for name, p in named if whole[name].dim() <= 1]
-        try:
-            optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
-        except ValueError as error:  # torch names no key
-            raise ValueError(f"model.optimizer: {error}") from error
+        optimizer = self.make_optimizer({"params": matrices}, {"params": vectors})
         if self.saved_optimizer not in (None, type(optimizer).__name__):
             raise ValueError(
                 f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
@@ -325,6 +325,13 @@ class LitMoE(L.LightningModule):
                 raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
             scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def make_optimizer(self, matrices: dict[str, Any], vectors: dict[str, Any]) -> Optimizer:
+        """The optimizer over two groups, of which the second has no weight decay."""
+        try:
+            return self.optimizer([matrices, vectors | {"weight_decay": 0.0}])
+        except ValueError as error:  # torch names no key
+            raise ValueError(f"model.optimizer: {error}") from error
 
     @override
     def configure_gradient_clipping(

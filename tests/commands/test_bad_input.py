@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -58,6 +59,7 @@ def test_unknown_command(refused: Refused) -> None:
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "misspelt": (("--trainer.max_stepss", "3"), ("'trainer.max_stepss'", "did you mean 'trainer.max_steps'?")),
+    "help of a group": (("--model.help",), ("'model.help'", "--help lists all")),
     "abbreviated": (("--trainer.max_step", "3"), ("did you mean 'trainer.max_steps'?",)),
     "misspelt group": (("--modle.config.top_k", "3"), ("'modle.config.top_k'", "did you mean")),
     "misspelt in the model": (("--model.config.num_layer", "3"), ("model.config", "did you mean 'num_layers'?")),
@@ -186,6 +188,7 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "layer": ([{"at": AT_2, "depth": {"layers": [0, 9]}}], ("depth.layers", "0..1", "[0, 9]")),
     "method": ([{"at": AT_2, "depth": {"method": "stak"}}], ("depth.method", "'interposition', 'stack'", "'stak'")),
     "misspelt": ([{"at": AT_2, "dept": {"factor": 2}}], ("'dept'", "events", "did you mean 'depth'?")),
+    "misspelt trigger": ([{"at": {"step": 2}, "depth": {}}], ("'step'", "did you mean 'steps'?")),
     "misspelt below": ([{"at": AT_2, "depth": {"facto": 2}}], ("'facto'", "events.depth", "did you mean 'factor'?")),
     "rewarm": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 0}}], ("rewarm.steps must be at least 1",)),
 }
@@ -210,10 +213,38 @@ def test_growth_without_events(refused: Refused, tmp_path: Path) -> None:
     refused("fit", "--config", files[0], "--config", files[1], says=("GrowthCallback.events is empty", "leave"))
 
 
-@pytest.mark.parametrize("case", ["heads", "top_k", "dense layer", "no length", "width of a dense model"])
+RUN_ONLY = {"checkpoint", "no such tokenizer", "within a step", "no such strategy", "stochastic averaging", "averaging"}
+"""What depends on the trainer, or lies on the machine that the run is planned for."""
+
+
+@pytest.mark.parametrize("case", sorted(OPTIONS.keys() - RUN_ONLY - {"accumulation by epochs"}))
+@pytest.mark.filterwarnings("ignore::UserWarning:jsonargparse")
 def test_a_plan_is_refused_for_what_a_run_is(refused: Refused, tmp_path: Path, case: str) -> None:
     options, says = OPTIONS[case]
     refused("plan", "--config", config(tmp_path / "run"), *options, says=says)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_plan_reads_the_same_files(refused: Refused, tmp_path: Path, case: str) -> None:
+    text, says = FILES[case]
+    (tmp_path / "wrong.yaml").write_text(text)
+    refused("plan", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml", says=says)
+
+
+def test_a_plan_without_its_growth_is_none(refused: Refused, tmp_path: Path) -> None:
+    path = config(tmp_path / "run")
+    path.write_text(path.read_text().replace("callbacks.GrowthCallback", "callbacks.GrowthCallbak"))
+    refused("plan", "--config", path, says=("trainer.callbacks", "GrowthCallbak"))
+
+
+def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = config(tmp_path / "run")
+    assert main(["plan", "--config", str(path), "--tokens-per-second", "100", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["stages"]
+    assert rows[0]["hours"] == pytest.approx(rows[0]["tokens"] / 100 / 3600)
+    slower = rows[1]["flops_per_token"] / rows[0]["flops_per_token"]
+    assert rows[1]["hours"] == pytest.approx(rows[1]["tokens"] / 100 / 3600 * slower)
+    assert sum(row["hours"] for row in rows) > 0 and [row["start_step"] for row in rows] == [0, 2, 4]
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
