@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -26,6 +27,7 @@ from callbacks.waiting import WaitingTime
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
@@ -112,8 +114,13 @@ class RecycleCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Lightning's own warns that sys.argv has arguments too: they are the same.
+        args, events = split_off(args or [])  # type: ignore[arg-type]
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
+            if events:
+                values = yaml.safe_load(parser.dump(self.config, skip_none=False))
+                apply(events, values)
+                self.config = parser.parse_object(values)
             if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
                 parser.set_defaults(self._trained_on(Path(self.config.ckpt_path)))
                 self.config = parser.parse_args(args)  # type: ignore[arg-type]

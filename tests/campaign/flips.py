@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,8 @@ def _cache(name: str, harm: Harm, seed: int) -> Trial:
 
 def _everything(text: Path, cache: Path) -> dict[str, Any]:
     """All that a run takes from a cache: every batch of both splits, and the counts."""
-    corpus = Corpus.open(prepare_corpus(str(text), ByteTokenizer(), cache, "text", 0.1))
+    with redirect_stdout(io.StringIO()):  # a progress bar for each of two hundred
+        corpus = Corpus.open(prepare_corpus(str(text), ByteTokenizer(), cache, "text", 0.1))
     found: dict[str, Any] = {}
     for name, split in (("train", corpus.train), ("val", corpus.val)):
         samples = Samples(split, 32)
