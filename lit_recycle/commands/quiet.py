@@ -23,9 +23,20 @@ LOG_LINES = (
 """Loggers, each with words that are found in no other of its messages."""
 
 
+class _Without(logging.Filter):
+    """Lets pass what has not these words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.words not in record.getMessage()
+
+
 def silence() -> None:
     """Leave the above out of what the program prints; everything else stays."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     for name, words in LOG_LINES:
-        logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
+        logging.getLogger(name).addFilter(_Without(words))

@@ -67,7 +67,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     parts = hub_parts(config, folder.config["model_type"])
     tensors = _Lazy(folder)
     _check_complete(folder, parts)
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, shape in native_shapes(config).items():
         if name not in parts:
             weights[name] = weights["embed.weight"]
@@ -76,7 +76,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         if tensor.shape != shape:
             raise ValueError(f"{folder.path}: {name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
         weights[name] = tensor.to(getattr(torch, dtype)) if dtype and not name.endswith("balance_bias") else tensor
-    checkpoint = {
+    checkpoint: dict[str, Any] = {
         "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
         "hyper_parameters": {"config": config.to_dict(), "growth": _native_history(folder.path)},
         "progress": {"samples_seen": 0, "tokens_seen": 0, "flops_spent": 0},
@@ -94,7 +94,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     return config
 
 
-def _kept(folder: HFFolder, tokenizer: Mapping[str, Any] | None) -> dict[str, Any]:
+def _kept(folder: HFFolder, tokenizer: dict[str, Any] | None) -> dict[str, Any]:
     """What a folder says besides the model and its weights; it travels with the checkpoints of all runs from here."""
     files = {}
     for name in KEPT_FILES:
@@ -105,7 +105,7 @@ def _kept(folder: HFFolder, tokenizer: Mapping[str, Any] | None) -> dict[str, An
     return {
         "config": {key: folder.config[key] for key in KEPT if key in folder.config},
         "files": files,
-        "tokenizer": tokenizer and Tokenizer.from_dict(dict(tokenizer)).fingerprint,
+        "tokenizer": tokenizer and Tokenizer.from_dict(tokenizer).fingerprint,
     }
 
 
@@ -131,7 +131,7 @@ class _Lazy(Mapping[str, Tensor]):
 
 def _check_complete(folder: HFFolder, parts: Mapping[str, Parts]) -> None:
     """Nothing missing, and nothing there that would be left out."""
-    used = set()
+    used: set[str] = set()
     for part in parts.values():
         names = {name for names in part.names for name in names}
         used |= {part.fused} if part.fused in folder.tensors else names
@@ -213,7 +213,7 @@ def _spec(name: str, tensor: Tensor) -> Spec:
     return Spec(name, CODES[tensor.dtype], tuple(tensor.shape))
 
 
-def _tokenizer(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _tokenizer(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     return checkpoint.get("TextData", checkpoint).get("tokenizer")
 
 

@@ -150,7 +150,8 @@ class LitMoE(L.LightningModule):
                 "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
                 " of experts are a loop whose lengths change at every step"
             )
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
             raise ValueError(
                 "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
                 " it would go on without accumulation: set trainer.accumulate_grad_batches"

@@ -22,6 +22,7 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 sys.path.insert(0, str(TESTS.parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TQDM_DISABLE"] = "1"
 
 
 def main() -> int:
