@@ -81,6 +81,8 @@ def _parsing(error: ArgumentError, options: Iterable[str]) -> str:
     messages = [str(e.message if isinstance(e, ArgumentError) else e).strip() for e in _causes(error)]
     files, keys, classes = ([m[1] for text in messages if (m := p.match(text))] for p in (_FILE, _KEY, _CLASS))
     path = ".".join(dict.fromkeys(keys))
+    if messages[-1].startswith("expected "):  # argparse, of an option without its value
+        path = next((e.argument_name for e in _causes(error) if isinstance(e, ArgumentError) and e.argument_name), path)
     told = _problem(messages, path, classes[-1] if classes else None, options)
     return f"{files[-1]}: {told}" if files else told
 

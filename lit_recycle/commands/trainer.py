@@ -51,6 +51,8 @@ class Parser(LightningArgumentParser):
             return super().parse_path(config_path, *args, **kwargs)
         except ArgumentError as error:
             raise ArgumentError(None, f"while reading {config_path}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{config_path} is no configuration: it is not UTF-8 text ({error.reason})") from error
 
 
 class Finished(Exception):

@@ -160,6 +160,12 @@ def test_files_that_are_wrong(refused: Refused, tmp_path: Path, case: str) -> No
     refused("fit", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml", says=says)
 
 
+def test_a_configuration_that_is_no_text_or_not_given(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"\x80\x02}")
+    refused("fit", "--config", tmp_path / "bad.yaml", says=(str(tmp_path / "bad.yaml"), "not UTF-8 text"))
+    refused("fit", "--config", says=("--config", "expected one argument"))
+
+
 @pytest.mark.parametrize("case", ["no YAML", "no mapping", "misspelt in a class"])
 def test_the_wrong_file_is_named(refused: Refused, tmp_path: Path, case: str) -> None:
     (tmp_path / "wrong.yaml").write_text(FILES[case][0])
