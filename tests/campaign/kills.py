@@ -14,6 +14,8 @@ from processes import Command, config, start
 from runs import assert_same_training_state
 
 LAST = "checkpoints/step=6.ckpt"
+LAUNCHER_WAITS = 20.0
+"""Seconds after which a launcher ends those that have not ended by themselves."""
 MOMENTS = ("step", "grown", "anchor", "saving", "saved", "clock", "clock")
 
 
@@ -78,6 +80,11 @@ class Killer:
         for number, process in enumerate(run.processes):
             if rank in (None, number):
                 process.kill()
+        # A launcher, for which this stands, ends who waits for a process that was killed before they were connected.
+        end = time.monotonic() + LAUNCHER_WAITS
+        for process in run.processes:
+            process.join(max(end - time.monotonic(), 0.1))
+            process.kill()
         run.wait(120)
         assert "Traceback" not in run.output, run.output[-3000:]
 
