@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench check types clean
+.PHONY: demo test campaign bench check types clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 
 test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five hundred; half an hour on two cores
+	$(BIN)/python tests/campaign/run.py
 
 bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; eleven minutes on two cores
 	$(BIN)/python benchmarks/all.py

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "step_gpu": [],
     "growth_event": [],
     "disk": ["--gigabytes", "4"],
+    "checksums": ["--gigabytes", "1"],
     "start_up": ["--rounds", "3"],
     "data": ["--megabytes", "60", "--steps", "40"],
 }

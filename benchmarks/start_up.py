@@ -121,8 +121,8 @@ def starts(scratch: Path) -> list[Start]:
         *(Start(f'python -c "{code}"', ["-c", code]) for code in ("pass", "import torch", "import lightning")),
         command("--help", LIGHT_GOAL),
         command("families", LIGHT_GOAL),
-        command(f"plan {quick}", LIGHT_GOAL),
-        command("plan --config configs/paper_70b.yaml", LIGHT_GOAL),
+        command(f"plan {quick}", TORCH_GOAL),
+        command("plan --config configs/paper_70b.yaml", TORCH_GOAL),
         command(f"plan {quick} --world-size 8", TORCH_GOAL),
         command(
             grow.format("olmoe") + "--width 2", LIGHT_GOAL, f"grow --dry-run, OLMoE-1B-7B, {counts['olmoe']:,} tensors"

@@ -8,6 +8,8 @@ from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
 from callbacks.progress import RunProgressBar
 from callbacks.tensorboard import TensorBoardLayout
+from callbacks.token_losses import TokenLossWriter
+from callbacks.waiting import WaitingTime
 from callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
@@ -19,5 +21,7 @@ __all__ = [
     "GrowthMonitor",
     "RunProgressBar",
     "TensorBoardLayout",
+    "TokenLossWriter",
+    "WaitingTime",
     "WeightNormMonitor",
 ]

@@ -159,7 +159,7 @@ def spent(config: MoEConfig, growth: list[dict[str, Any]], now: Progress) -> dic
 
     The mean number of parameters N̄ over training is what a loss law of growing models goes by (arXiv 2501.12486).
     """
-    sunk = growth[0]["flops"] if growth else 0
+    sunk = growth[0]["flops"] if growth else now.flops  # before the first growth nothing is extra
     shapes = [MoEConfig.from_dict(record["before"]) for record in growth] + [config]
     ends = [record["tokens"] for record in growth] + [now.tokens]
     tokens = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]

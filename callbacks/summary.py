@@ -6,10 +6,12 @@ import itertools
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -75,7 +77,8 @@ class RunSummary(L.Callback):
                 console.rule("validation text ▸ sampled continuation")
                 console.print(sample, markup=False)
                 console.rule()
-            print(next_commands(trainer), flush=True)
+            if commands := next_commands(trainer):
+                print(commands, flush=True)
 
     def _stages(self, module: LitMoE) -> Table:
         """One column per stage: sizes, speed, and the losses at its beginning and end."""
@@ -98,8 +101,8 @@ class RunSummary(L.Callback):
             add("layers × experts (top-k)", f"{config.num_layers} × {config.num_experts} ({config.top_k})")
             add("parameters", human(config.num_params()))
             add("active parameters", human(config.num_active_params()))
-            add("loss before growth", _loss(record and record["loss_before"]))
-            add("loss after growth", _loss(record and record["loss_after"]))
+            add("loss before growth", _loss(record["loss_before"] if record else None))
+            add("loss after growth", _loss(record["loss_after"] if record else None))
             add("validation loss at the end", _loss(self._val_loss(step)))
             seconds = self.seconds.get(number)
             add("tokens per second", f"{(tokens - began[1]) / seconds:,.0f}" if seconds else "–")
@@ -136,25 +139,29 @@ def flops_line(module: LitMoE) -> str:
 
 
 def next_commands(trainer: L.Trainer) -> str:
-    """What to type next, as it can be pasted."""
-    command = resume_command()
-    longer = f"{command} --trainer.max_steps {2 * trainer.max_steps}"
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "") or checkpoint_folder(trainer)
-    return (
-        f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}\n"
-        f"go on:    {longer}\n"
-        f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(path))} --prompt 'def '"
-    )
+    """What to type next, as it can be pasted; only what can work after this run."""
+    lines = []
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        lines.append(f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}")
+    saved = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or checkpoint_folder(trainer))
+    if saved.suffix == ".ckpt" and saved.exists():
+        lines.append(f"go on:    {resume_command({'--trainer.max_steps': str(2 * trainer.max_steps)})}")
+        lines.append(f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(saved))}")
+    return "\n".join(lines)
 
 
-def resume_command() -> str:
-    """The command line of this process, going on from the newest checkpoint."""
-    arguments = [a for a in sys.argv[1:]]
-    while "--ckpt_path" in arguments:
-        at = arguments.index("--ckpt_path")
-        del arguments[at : at + 2]
-    arguments = [a for a in arguments if not a.startswith("--ckpt_path=")]
-    return shlex.join([Path(sys.argv[0]).name, *arguments, "--ckpt_path", "last"])
+def resume_command(changes: Mapping[str, str] | None = None) -> str:
+    """The command line of this process, going on from the newest checkpoint, with some options changed."""
+    options = {"--ckpt_path": "last", **(changes or {})}
+    kept, words = [], iter(sys.argv[1:])
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in options:
+            kept.append(word)
+        elif not equals:
+            next(words, None)  # its value
+    added = [word for option in options.items() for word in option]
+    return shlex.join([Path(sys.argv[0]).name, *kept, *added[2:], *added[:2]])
 
 
 def _loss(value: float | None) -> str:

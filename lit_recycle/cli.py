@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from lit_recycle import __version__
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.parent import end_with_parent
 from lit_recycle.commands.without_gc import without_gc
 
 COMMANDS = {
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: there is no command {argv[0]!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _ = COMMANDS[argv[0]]
+    end_with_parent()
     try:
         with without_gc():
             command = importlib.import_module(f"lit_recycle.commands.{module}")

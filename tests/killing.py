@@ -102,3 +102,14 @@ class Signal(L.Callback):
     def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == 2:
             os.kill(os.getpid(), self.number)
+
+
+class SlowSave(L.Callback):
+    """The first process is busy for some seconds with the checkpoint of step 3."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_save_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 3 and trainer.is_global_zero:
+            time.sleep(self.seconds)

@@ -112,19 +112,24 @@ class Command:
         return [line for line in self.output.splitlines() if line.startswith("error")]
 
 
-def start(*argv: object, log: Path, world: int = 1, before: Callable[[], None] | None = None) -> Command:
+def start(
+    *argv: object, log: Path, world: int = 1, nodes: bool = False, before: Callable[[], None] | None = None
+) -> Command:
     """``lit-recycle argv`` on so many processes, as torchrun would start them. Output goes to a file.
 
     Args:
         *argv: The command line.
         log: The file.
         world: Number of processes.
+        nodes: Each process believes to be alone on a machine of its own.
         before: Called in each process before the command.
     """
-    return start_each([list(map(str, argv))] * world, log=log, before=before)
+    return start_each([list(map(str, argv))] * world, log=log, nodes=nodes, before=before)
 
 
-def start_each(argvs: list[list[str]], *, log: Path, before: Callable[[], None] | None = None) -> Command:
+def start_each(
+    argvs: list[list[str]], *, log: Path, nodes: bool = False, before: Callable[[], None] | None = None
+) -> Command:
     """One process per command line, of one run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -132,7 +137,13 @@ def start_each(argvs: list[list[str]], *, log: Path, before: Callable[[], None] 
     log.write_text("")
     processes = []
     for rank, argv in enumerate(argvs):
-        several = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        node, local = (rank, 0) if nodes else (0, rank)
+        several = {
+            "LOCAL_RANK": str(local),
+            "NODE_RANK": str(node),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         process = PROCESSES.Process(target=_run, args=(argv, log, several if len(argvs) > 1 else {}, before))
         process.start()
         processes.append(process)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lit_recycle.checksums import seal
+
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
@@ -21,12 +23,24 @@ def beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        yield part
+        with _told(path):
+            yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
         take_place(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever the system says of writing comes with the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def take_place(part: Path, path: Path) -> None:
@@ -45,10 +59,11 @@ def take_place(part: Path, path: Path) -> None:
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """``torch.save``, atomically. Raises ``OSError`` when the disk does not take it; what was there stays."""
+    """``torch.save``, atomically, with a checksum. Raises ``OSError`` when the disk is full; what was there stays."""
     with beside(path) as part:
         try:
             torch.save(checkpoint, part)
+            seal(part)
         except (RuntimeError, OSError) as error:  # torch's archive writer tells of a full disk by a RuntimeError
             raise cannot_write(path) from error
 

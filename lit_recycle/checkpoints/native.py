@@ -8,7 +8,6 @@ from __future__ import annotations
 import pickle
 import re
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
@@ -47,6 +47,13 @@ def checkpoints_of(trainer: Trainer) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a hidden file or folder among checkpoints is what a killed save has left, and nothing is lost with it."""
+    if path.name.endswith(".part"):
+        return True
+    return path.name.endswith(".old") and path.with_name(path.name[1:].removesuffix(".old")).exists()
+
+
 def newest_checkpoint(trainer: Trainer) -> Path | None:
     """The newest whole checkpoint of a run; None before the first.
 
@@ -69,35 +76,66 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, tensors mapped from disk where the format allows it.
+def load_checkpoint(path: Path, shards: bool = True) -> dict[str, Any]:
+    """A checkpoint's contents, tensors mapped from disk where the format allows it, once its checksums hold.
+
+    Args:
+        path: A checkpoint of this project. Of a sharded one all but the tensors is read.
+        shards: Verify the shards of a sharded one, too. Where several processes are connected all must take part, and
+            each reads its share.
 
     Raises:
-        ValueError: For a file that is missing, truncated, foreign, or holds more than plain types and tensors.
+        ValueError: For a file that is missing, damaged, foreign, or holds more than plain types and tensors.
     """
-    path = Path(path)
+    path = file = Path(path)
     if path.is_dir():
-        sharded.check_whole(path)
-        path = path / sharded.METADATA
-    if not path.exists():
+        _refuse_other_folders(path)
+        file = path / sharded.METADATA
+        if not (file.is_file() and (path / sharded.INDEX).is_file()):
+            raise ValueError(f"{path} is no sharded checkpoint, or one that was cut off in writing: use an older one")
+    if not file.exists():
         raise ValueError(f"there is no checkpoint at {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no checkpoint, or one that was cut off: its archive has no end; use an older one")
+    verify_archive(file)
+    checkpoint = _plain_load(file)
+    hyper = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(hyper, dict) or not {"config", "growth"} <= hyper.keys():
+        raise ValueError(
+            f"{path} was not written by lit-recycle (it holds no model config): bring a Hugging Face model in with "
+            "`lit-recycle import`"
+        )
+    needed = {"global_step", "optimizers", "checksums"} if path.is_dir() else {"global_step", "state_dict"}
+    if missing := needed - checkpoint.keys():
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it is no whole checkpoint; use an older one")
+    if path.is_dir():
+        sharded.verify(path, checkpoint["checksums"], shards)
+    return checkpoint
+
+
+def _plain_load(path: Path) -> Any:
+    """``torch.load`` of tensors and plain types; raises ``ValueError`` for all that goes wrong."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         # torch's own words advise to load it all the same.
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise ValueError(f"{path} holds more than tensors and plain types{what}, which is never loaded") from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint, or a damaged one: use an older one ({error})") from error
-    if not isinstance(checkpoint, dict) or not {"config", "growth"} <= checkpoint.get("hyper_parameters", {}).keys():
+    except OSError:
+        raise
+    except Exception as error:  # an unpickler that meets nonsense raises whatever comes along
+        reason = str(error).partition("weights_only")[0]
+        raise ValueError(f"{path} is no checkpoint, or a damaged one: use an older one ({reason})") from error
+
+
+def _refuse_other_folders(path: Path) -> None:
+    """Folders that are taken for a checkpoint, each with the way on."""
+    if (path / "config.json").is_file():
         raise ValueError(
-            f"{path} was not written by lit-recycle (it holds no model config): bring a Hugging Face model in with "
-            "`lit-recycle import`"
+            f"{path} is a Hugging Face folder: make a checkpoint of it with `lit-recycle import {path} model.ckpt`,"
+            " and start from that with --model.init_from model.ckpt"
         )
-    return checkpoint
+    if found := sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")], key=lambda p: p.stat().st_mtime_ns):
+        raise ValueError(f"{path} is a folder of checkpoints: give one of them, the newest is {found[-1]}")
 
 
 def load_whole_checkpoint(path: Path, scratch: Path | None = None) -> dict[str, Any]:
@@ -121,7 +159,7 @@ def load_whole_checkpoint(path: Path, scratch: Path | None = None) -> dict[str, 
 
 def read_hyperparameters(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its model: shape, past growths, coefficients. Plain types; tensors are not read."""
-    return load_checkpoint(path)["hyper_parameters"]
+    return load_checkpoint(path, shards=False)["hyper_parameters"]
 
 
 def load_model(path: Path) -> tuple[MoETransformer, Tokenizer]:

@@ -7,7 +7,6 @@ Beside the shards (``torch.distributed.checkpoint``) stands a file with all that
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -21,12 +20,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from lit_recycle.checkpoints.atomic import cannot_write, save, take_place
+from lit_recycle.checksums import checksums, verify_file
 from lit_recycle.growth.optimizer import OptimizerState, ParamState
 
+INDEX = ".metadata"
+"""Where ``torch.distributed.checkpoint`` says which tensor lies where."""
 METADATA = "meta.pt"
-"""The file of a sharded checkpoint that holds everything but the tensors; written last."""
-
-_SAVE_ID = "save_id/"
+"""The file of a sharded checkpoint that holds everything but the tensors, and checksums of all others; written last."""
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -67,15 +67,14 @@ def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path
         path: The folder.
     """
     part, rank = path.with_name(f".{path.name}.part"), _rank()
-    save_id = _agree(int.from_bytes(os.urandom(7), "big"))
     if rank == 0:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     _barrier()
     try:
-        _write_shards(tensors, part, path, save_id)
+        written = _write_shards(tensors, part, path)
         if rank == 0:
-            save(rest | {"save_id": save_id}, part / METADATA)
+            save(rest | {"checksums": written}, part / METADATA)
             take_place(part, path)
     except BaseException:
         if rank == 0:
@@ -84,13 +83,14 @@ def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path
     _barrier()
 
 
-def _write_shards(tensors: Mapping[str, Tensor], part: Path, path: Path, save_id: int) -> None:
-    # Each process marks its shard, so that shards of two saves are not taken for one checkpoint.
-    marked = dict(tensors) | {f"{_SAVE_ID}{_rank()}": torch.tensor(save_id)}
+def _write_shards(tensors: Mapping[str, Tensor], part: Path, path: Path) -> dict[str, tuple[int, str]]:
+    """Size and checksum of every file written; each process looks at its own, which it has in its page cache."""
     try:
-        dcp.save(marked, storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
+        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
     except dcp.api.CheckpointException as error:
         raise cannot_write(path) from error
+    mine = [*part.glob(f"__{_rank()}_*"), *([part / INDEX] if _rank() == 0 else [])]
+    return {name: found for files in _from_all(checksums(mine)) for name, found in files.items()}
 
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -103,18 +103,31 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {
         name: (entry.size, entry.properties.dtype)
         for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata) and not name.startswith(_SAVE_ID)
+        if isinstance(entry, TensorStorageMetadata)
     }
 
 
-def check_whole(path: Path) -> None:
-    """Raises ``ValueError`` for a folder in which a shard is missing or shorter than the index says."""
-    needed: dict[str, int] = {}
-    for shard in _reader(path).read_metadata().storage_data.values():
-        needed[shard.relative_path] = max(needed.get(shard.relative_path, 0), shard.offset + shard.length)
-    for name, size in needed.items():
-        if not (path / name).is_file() or (path / name).stat().st_size < size:
-            raise ValueError(f"{path / name} is missing or cut off: copy the folder again, as a whole")
+def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> None:
+    """Hold the files of a folder against their checksums; where there are several processes each takes its share.
+
+    Args:
+        path: The folder.
+        written: Size and checksum of each file, as its ``meta.pt`` says.
+        shards: Also read the shards, and not only the index.
+
+    Raises:
+        ValueError: On all processes, for a file that is missing, cut off or damaged.
+    """
+    problems = []
+    for number, (name, (size, checksum)) in enumerate(sorted(written.items())):
+        mine = name == INDEX or (shards and number % _world_size() == _rank())
+        try:
+            verify_file(path / name, size, checksum if mine else None)
+        except ValueError as error:
+            problems.append(str(error))
+    everyones = _from_all(problems) if shards else [problems]
+    for problem in (problem for problems in everyones for problem in problems):
+        raise ValueError(problem)
 
 
 def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) -> None:
@@ -123,7 +136,7 @@ def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) ->
     With ``alone`` this process reads for itself, and the others need not take part.
 
     Raises:
-        ValueError: For missing tensors or shards, shards of another save, or shapes that do not fit.
+        ValueError: For missing tensors or shards, or shapes that do not fit.
     """
     found = sizes(path)
     for name, tensor in tensors.items():
@@ -131,15 +144,11 @@ def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) ->
             raise ValueError(f"{path} holds no {name}: it is a checkpoint of another model or optimizer")
         if found[name][0] != tensor.shape:
             raise ValueError(f"{name} is {tuple(found[name][0])} in {path}, and {tuple(tensor.shape)} in the model")
-    reader = _reader(path)
-    marks = {n: torch.tensor(0) for n in reader.read_metadata().state_dict_metadata if n.startswith(_SAVE_ID)}
     try:
-        dcp.load(tensors | marks, storage_reader=reader, no_dist=alone or not _distributed())
+        dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or not _distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
-    if len({int(mark) for mark in marks.values()}) > 1:
-        raise ValueError(f"{path} mixes shards of different saves: copy the folder again, as a whole")
 
 
 def load_whole(path: Path, scratch: Path | None = None) -> dict[str, Tensor]:
@@ -162,16 +171,22 @@ class _PlainReader(dcp.FileSystemReader):
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(self.path) / ".metadata"
+        path = Path(self.path) / INDEX
         try:
             metadata = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
-            raise ValueError(f"{path} is no index of a checkpoint, or one that was cut off: {error}") from error
+        except _NotLoaded as error:
+            raise ValueError(f"the .metadata of {self.path} names {error}, which no index needs: not loaded") from error
+        except Exception as error:  # an unpickler that meets nonsense raises whatever comes along
+            raise ValueError(f"{path} is no index of a checkpoint, or one that was cut off ({error!r})") from error
         if not isinstance(metadata, Metadata):
             raise ValueError(f"{path} is no index of a checkpoint: it holds a {type(metadata).__name__}")
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata
+
+
+class _NotLoaded(Exception):
+    """The index names something that is no part of an index."""
 
 
 class _IndexUnpickler(pickle.Unpickler):
@@ -196,11 +211,11 @@ class _IndexUnpickler(pickle.Unpickler):
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in self._ALLOWED.get(module, ()):
             return super().find_class(module, name)
-        raise ValueError(f"the .metadata of the checkpoint names {module}.{name}, which no index needs: not loaded")
+        raise _NotLoaded(f"{module}.{name}")
 
 
 def _reader(path: Path) -> _PlainReader:
-    if not (path / ".metadata").exists() or not (path / METADATA).exists():
+    if not (path / INDEX).exists() or not (path / METADATA).exists():
         raise ValueError(f"{path} is no sharded checkpoint, or one that was cut off in writing: use an older one")
     return _PlainReader(path)
 
@@ -213,12 +228,17 @@ def _rank() -> int:
     return dist.get_rank() if _distributed() else 0
 
 
-def _agree(value: int) -> int:
-    if _distributed():
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        value = values[0]
-    return value
+def _world_size() -> int:
+    return dist.get_world_size() if _distributed() else 1
+
+
+def _from_all(value: Any) -> list[Any]:
+    """What each process has, on all of them."""
+    if not _distributed():
+        return [value]
+    values: list[Any] = [None] * _world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def _barrier() -> None:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
+
+from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 
 SPEAKS_TO_USERS = ("lit_recycle.", "callbacks.", "lightning.", "torch.optim.")
 """Modules whose ``ValueError`` says what a user did wrong."""
 
+_EVENT_PARTS = (GrowthEvent, Trigger, Depth, Width, Rewarm)
+_WAYS_OUT = {
+    errno.ENOSPC: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.EDQUOT: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.EROFS: ": write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.EACCES: ": give the rights, or another path",
+    errno.EMFILE: ": allow more open files (ulimit -n)",
+}
+"""What the system says no way out of."""
+
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory")
 _FILE = re.compile(r"^while reading (.+)$")
 _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept option '(?P<sub>[^']+)'|Option '(?P<key>[^']+)' is not accepted)"
@@ -26,7 +41,7 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
 
     A user's mistakes are errors of the file system, of a configuration (Lightning's, OmegaConf's, or the command
     line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it. That another
-    process of a run is gone is no mistake, but a traceback would not tell more.
+    process of a run is gone, or memory short, is no mistake, but a traceback would not tell more.
 
     Args:
         error: An exception.
@@ -34,11 +49,19 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     """
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}" if error.strerror else _one_line(error)
-    if _is_lost_peer(error):
+        way_out = _WAYS_OUT.get(error.errno or 0, "")
+        return f"{error.strerror}{place}{way_out}" if error.strerror else _one_line(error)
+    if type(error).__name__ == "LostPeer":
+        return _one_line(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return (
-            "another process of the run has ended or hangs: see what it says; the newest checkpoint is whole, go on "
-            f"from it with --ckpt_path last ({_one_line(error)[:200]})"
+            "out of memory: lower data.batch_size or data.seq_len, set model.activation_checkpointing true, or spread "
+            f"the model with trainer.strategy fsdp2 ({_one_line(error)[:160]})"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "a process that gathers data has ended; where /dev/shm is small, give it more room or set data.num_workers"
+            f" 0 ({_one_line(error)[:160]})"
         )
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
@@ -50,13 +73,6 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     return _one_line(innermost) if users else None
 
 
-def _is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective has failed. Gloo, which works on CPUs, raises no type of its own."""
-    return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or (
-        isinstance(error, RuntimeError) and "/gloo/" in str(error)
-    )
-
-
 def _parsing(error: ArgumentError, options: Iterable[str]) -> str:
     """jsonargparse tells of every alternative that a value is not; its first is the one that was meant.
 
@@ -65,6 +81,8 @@ def _parsing(error: ArgumentError, options: Iterable[str]) -> str:
     messages = [str(e.message if isinstance(e, ArgumentError) else e).strip() for e in _causes(error)]
     files, keys, classes = ([m[1] for text in messages if (m := p.match(text))] for p in (_FILE, _KEY, _CLASS))
     path = ".".join(dict.fromkeys(keys))
+    if messages[-1].startswith("expected "):  # argparse, of an option without its value
+        path = next((e.argument_name for e in _causes(error) if isinstance(e, ArgumentError) and e.argument_name), path)
     told = _problem(messages, path, classes[-1] if classes else None, options)
     return f"{files[-1]}: {told}" if files else told
 
@@ -91,7 +109,10 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
 
 
 def _unknown(key: str, known: Iterable[str], path: str = "") -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    if key.endswith(".help"):
+        return f"there is no key {key!r}: --help lists all of them"
+    names = [field.name for kind in _EVENT_PARTS for field in fields(kind)] if path.endswith("events") else list(known)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     where = f" in {path}" if path else ""
     return f"there is no key {key!r}{where}" + (f"; did you mean {near[0]!r}?" if near else ": see --help")
 

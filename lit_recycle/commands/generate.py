@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top_p", type=float, default=0.95, help="sample among tokens of this total probability")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args(argv)
-    if options.temperature < 0 or not 0 < options.top_p <= 1 or options.max_new_tokens < 1:
-        raise ValueError("--temperature must not be negative, --top_p lie in (0, 1], --max_new_tokens be at least 1")
+    if not 0 <= options.temperature < math.inf:
+        raise ValueError(f"--temperature must be a finite number and not negative, got {options.temperature}")
+    if not 0 < options.top_p <= 1:
+        raise ValueError(f"--top_p must lie in (0, 1], got {options.top_p}")
+    if options.max_new_tokens < 1:
+        raise ValueError(f"--max_new_tokens must be at least 1, got {options.max_new_tokens}")
     return options

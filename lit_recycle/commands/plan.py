@@ -1,8 +1,10 @@
-"""``lit-recycle plan``: what a run will be, stage by stage, from its configuration alone. Needs no torch."""
+"""``lit-recycle plan``: what a run will be, stage by stage, from its configuration alone."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,8 +24,6 @@ from lit_recycle.growth.schedule import Stage, stages
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
-USAGE = """usage: lit-recycle plan --config FILE [--config FILE …] [--key value …] [--json]
-[--world-size N [--strategy fsdp2]] for the memory and traffic of each growth, per process"""
 CALLBACK = "callbacks.GrowthCallback"
 BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
 """Bytes of a parameter by trainer.precision; the mixed ones keep parameters in 32 bits."""
@@ -57,24 +57,67 @@ class RunShape:
 
 
 def main(argv: list[str]) -> int:
-    """Print the stages of the run that ``lit-recycle fit`` with the same options would be."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
-    as_json = "--json" in argv
-    config = load_config([a for a in argv if a != "--json"])
-    world_size, strategy = config.pop("world_size", None), config.pop("strategy", "fsdp2")
-    run = run_shape(config)
+    """Print the stages of the run that ``lit-recycle fit`` with the same options would be, or refuse what it would."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if not rest:
+        parser.print_usage()
+        return 2
+    with without_gc():
+        from lit_recycle.commands.dry_run import DryRun
+
+    dry = DryRun(rest)
+    values = dry.values()
+    run = run_shape(values)
     rows = [stage_row(run, stage) for stage in run.stages()]
-    if world_size is not None:
-        add_costs(run, rows, world_size, strategy)
-    data = data_rows(run, rows, config.get("data") or {})
-    if as_json:
-        print(json.dumps({"tokens_per_step": run.tokens_per_step, "stages": rows, "data": data}, indent=2))
+    if options.tokens_per_second is not None:
+        add_hours(rows, options.tokens_per_second)
+    if options.world_size is not None:
+        add_costs(run, rows, options.world_size, options.strategy)
+    data = data_rows(run, rows, values.get("data") or {})
+    if options.json:
+        shown = {"tokens_per_step": run.tokens_per_step, "stages": rows, "data": data, "notes": dry.notes}
+        print(json.dumps(shown, indent=2))
     else:
         print_table(run, rows)
         print_sources(Console(highlight=False), data)
+        print("\n".join(dry.notes), end="\n" if dry.notes else "")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lit-recycle plan",
+        usage="lit-recycle plan --config FILE [--config FILE …] [--key value …] [options below]",
+        description="Check the configuration of a run, with all that `lit-recycle fit` would refuse in it, and print "
+        "what the run will be, stage by stage. Takes every option of `lit-recycle fit`, and these:",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="for scripts: sizes in bytes, FLOPs, source maps")
+    parser.add_argument(
+        "--world-size", "--world_size", type=int, metavar="N", help="memory and traffic of each growth for one of N"
+    )
+    parser.add_argument("--strategy", default="fsdp2", help="of those N processes: fsdp2")
+    parser.add_argument(
+        "--tokens-per-second",
+        type=float,
+        metavar="N",
+        help="speed of the first stage, given or measured (compute/tokens_per_second): adds hours",
+    )
+    return parser
+
+
+def add_hours(rows: list[dict[str, Any]], tokens_per_second: float) -> None:
+    """Add to each row how long its stage takes, FLOPs being done as fast in all of them as in the first.
+
+    Raises:
+        ValueError: For a speed that is none.
+    """
+    if not 0 < tokens_per_second < math.inf:
+        raise ValueError(f"--tokens-per-second must be a positive number, got {tokens_per_second}")
+    flops_per_second = tokens_per_second * rows[0]["flops_per_token"]
+    for row in rows:
+        row["hours"] = row["flops"] / flops_per_second / 3600
 
 
 def data_rows(run: RunShape, rows: list[dict[str, Any]], data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -104,35 +147,6 @@ def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strate
             row["per_process"] = asdict(event_cost(before.config, after.plan, mesh))
 
 
-def load_config(argv: list[str]) -> dict[str, Any]:
-    """The configuration as ``fit`` would see it: files merged in order, overrides, then interpolation."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    merged, files, rest = OmegaConf.create(), 0, list(argv)
-    try:
-        while rest:
-            key, _, value = rest.pop(0).partition("=")
-            if not key.startswith("--") or (not value and not rest):
-                raise ValueError(f"{key!r} is no option with a value: write --key value, as for `lit-recycle fit`")
-            value = value or rest.pop(0)
-            if key == "--config":
-                merged, files = _merge(merged, OmegaConf.load(value)), files + 1
-            else:
-                merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:].replace('-', '_')}={value}"]))
-        resolved = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"the configuration cannot be read: {error}") from error
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
-
-
-def _merge(first: Any, second: Any) -> Any:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.merge(first, second)
-
-
 def run_shape(config: Mapping[str, Any]) -> RunShape:
     """Raises ``ValueError`` for keys and values that ``fit`` would refuse in the model's shape or in the events."""
     trainer, data = config.get("trainer") or {}, config.get("data") or {}
@@ -159,13 +173,16 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
         accumulate=trainer.get("accumulate_grad_batches", 1),
         processes=_count(trainer.get("devices", 1)) * trainer.get("num_nodes", 1),
         max_steps=max_steps,
-        param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision", 32)),
+        param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision") or 32),
     )
 
 
 def _count(devices: Any) -> int:
+    """Processes on a machine; one where that is left to the machine."""
     if isinstance(devices, list):
         return len(devices)
+    if devices in ("auto", "-1", -1):
+        return 1
     if not str(devices).isdigit():
         raise ValueError(
             f"trainer.devices is {devices!r}: give a number, for the plan depends on it (--trainer.devices 8)"
@@ -226,6 +243,8 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
         "weights": lambda row: human(row["weight_bytes"], "B"),
         "AdamW moments": lambda row: human(row["optimizer_bytes"], "B"),
     }
+    if "hours" in rows[0]:
+        lines["hours"] = lambda row: f"{row['hours']:,.3g}"
     for name, text in lines.items():
         table.add_row(name, *map(text, rows))
     console.print(table)

@@ -10,6 +10,8 @@ WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     # ModelCheckpoint gives files that would clash another name; and a resumed run finds its own.
     r"Checkpoint directory .* exists and is not empty",
+    # A checkpoint may be gone on from in another folder; whatever it said of the old one does not matter there.
+    r"The dirpath has changed from",
 )
 
 LOG_LINES = (
@@ -21,9 +23,20 @@ LOG_LINES = (
 """Loggers, each with words that are found in no other of its messages."""
 
 
+class _Without(logging.Filter):
+    """Lets pass what has not these words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.words not in record.getMessage()
+
+
 def silence() -> None:
     """Leave the above out of what the program prints; everything else stays."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     for name, words in LOG_LINES:
-        logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
+        logging.getLogger(name).addFilter(_Without(words))

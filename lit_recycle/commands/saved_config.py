@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning as L
 import torch.distributed as dist
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
+from lit_recycle.checkpoints.atomic import beside
 from lit_recycle.training.module import LitMoE
 
 
@@ -21,8 +24,14 @@ class SharedConfig(SaveConfigCallback):
             everyones: list[str] = [""] * trainer.world_size
             dist.all_gather_object(everyones, self.parser.dump(self.config, skip_none=False))
             refuse_differences(everyones)
-        if stage == "fit":  # an evaluation says nothing about the run whose folder it looks into
-            super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        """Only now: what is refused leaves nothing behind, and an evaluation says nothing of the run's folder."""
+        folder = trainer.log_dir  # all processes agree on it
+        if trainer.is_global_zero and folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with beside(Path(folder) / self.config_filename) as part:
+                part.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
 
 def refuse_differences(dumps: list[str]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
-import threading
-import time
 from argparse import ArgumentError
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -18,16 +20,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from callbacks.interrupt import SaveOnInterrupt
+from callbacks.leftovers import RemoveLeftovers
 from callbacks.summary import RunSummary
+from callbacks.token_losses import TokenLossWriter
+from callbacks.waiting import WaitingTime
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.event_options import apply, split_off
+from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
+from lit_recycle.training.peers import is_lost_peer, named
+from lit_recycle.training.run_lock import run_lock
+
+NEWEST = "LIT_RECYCLE_NEWEST_CHECKPOINT"
+"""Environment variable by which a process tells those that it starts what ``--ckpt_path last`` is."""
 
 
 class Parser(LightningArgumentParser):
@@ -39,6 +51,12 @@ class Parser(LightningArgumentParser):
             return super().parse_path(config_path, *args, **kwargs)
         except ArgumentError as error:
             raise ArgumentError(None, f"while reading {config_path}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{config_path} is no configuration: it is not UTF-8 text ({error.reason})") from error
+
+
+class Finished(Exception):
+    """There is nothing left to do."""
 
 
 class RecycleCLI(LightningCLI):
@@ -69,8 +87,13 @@ class RecycleCLI(LightningCLI):
             parser_class=Parser,
             save_config_callback=SharedConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary()]},
+            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary(), TokenLossWriter(), RemoveLeftovers()]},
         )
+
+    @override
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -82,19 +105,39 @@ class RecycleCLI(LightningCLI):
             default=None,
             help="A checkpoint to go on from, or `last` for the newest of the run.",
         )
+        parser.add_argument(
+            "--waiting_minutes",
+            type=float,
+            default=2.0,
+            help="How long a process waits for the others within a training step; see callbacks.WaitingTime.",
+        )
         parser.set_defaults({"trainer.max_epochs": -1})  # the stream of batches never ends; trainer.max_steps does it
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Lightning's own warns that sys.argv has arguments too: they are the same.
+        args, events = split_off(args or [])  # type: ignore[arg-type]
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
+            if events:
+                values = yaml.safe_load(parser.dump(self.config, skip_none=False))
+                apply(events, values)
+                self.config = parser.parse_object(values)
+            if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
+                parser.set_defaults(self._trained_on(Path(self.config.ckpt_path)))
+                self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except ArgumentError as error:
             options = parser.get_defaults(skip_validation=True).keys()
             raise ValueError(sentence(error, options)) from error
 
+    def _trained_on(self, path: Path) -> dict[str, Any]:
+        """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
+        data = load_checkpoint(path, shards=False).get("TextData", {})
+        return {f"data.{name}": value for name, value in data.get("arguments", {}).items()}
+
     @override
     def before_instantiate_classes(self) -> None:
+        check_numbers(self.config.trainer)
         strategy = self.config.trainer.strategy
         name = strategy if isinstance(strategy, str) else strategy.class_path
         if "deepspeed" in name.lower():  # before Lightning asks to have it installed
@@ -106,8 +149,8 @@ class RecycleCLI(LightningCLI):
         """The checkpoint to go on from, if any. The module takes on its shape: sharded models must be built so."""
         path = self.config.get("ckpt_path")
         if path == "last":
-            path = newest_checkpoint(self.trainer)
-            if path is None:
+            path = self._newest_checkpoint()
+            if path is None and self.command == "fit":
                 rank_zero_info("there is no checkpoint yet: the run begins")
         elif path is None and self.command == "fit" and (earlier := checkpoints_of(self.trainer)):
             rank_zero_info(
@@ -116,22 +159,63 @@ class RecycleCLI(LightningCLI):
                 " give --ckpt_path last; to keep the two apart, another trainer.default_root_dir"
             )
         if path is None:
+            if self.command != "fit" and not self.config.model.init_from:
+                raise ValueError(
+                    f"{self.command} needs a trained model, and --ckpt_path "
+                    + ("finds none yet" if self.config.ckpt_path else "is not given")
+                    + ": give a checkpoint, or `last` with the configuration of a run"
+                )
             return None
         self.config.ckpt_path = str(path)  # all processes must have found the same one
-        saved = load_checkpoint(Path(path))
+        saved = load_checkpoint(Path(path), shards=False)
         self._check_max_steps(Path(path), saved["global_step"])
         shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
         if self.config.model.config is not None:
             _tell_of_other_shape(self.model.config.to_dict(), growth[0]["before"] if growth else shape)
         self.model.set_shape(MoEConfig.from_dict(shape), growth)
         self.model.saved_optimizer = saved.get("optimizer")
+        data = saved.get("TextData", {})
+        if self.command != "fit" and data.get("arguments", {}).get("tokenizer") == self.config.data.tokenizer:
+            self.datamodule.use_tokenizer(data["tokenizer"])
         return Path(path)
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The newest whole one. It is looked for once: all of it is read, and all processes must agree."""
+        if NEWEST in os.environ:  # the process that started this one has found it
+            return Path(os.environ[NEWEST]) if os.environ[NEWEST] else None
+        launcher = self.trainer.strategy.launcher
+        if launcher is None and self.trainer.world_size > 1:
+            self.trainer.strategy.connect(self.model)
+            self.trainer.strategy.setup_environment()  # connected, each process reads its share
+        path = newest_checkpoint(self.trainer)
+        if launcher is not None:
+            os.environ[NEWEST] = str(path or "")
+        return path
 
     def _check_max_steps(self, path: Path, step: int) -> None:
         if self.command == "fit" and step >= self.trainer.max_steps:
-            raise ValueError(
-                f"{path} is at step {step}, and trainer.max_steps {self.trainer.max_steps} ends the run there: raise it"
-            )
+            told = f"{path} is at step {step}, and trainer.max_steps {self.trainer.max_steps} ends the run "
+            if step == self.trainer.max_steps:  # no failure: whoever starts a run again and again can stop
+                raise Finished(f"{told}there: it is finished; to train longer, raise it")
+            raise ValueError(f"{told}before that: raise it")
+
+
+def check_numbers(trainer: Namespace) -> None:
+    """Raises ``ValueError`` for numbers of the trainer that Lightning takes, or turns away without their keys."""
+    for name in ("accumulate_grad_batches", "num_nodes", "log_every_n_steps", "check_val_every_n_epoch"):
+        value = trainer.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+    clip, every, devices = trainer.gradient_clip_val, trainer.val_check_interval, trainer.devices
+    if clip is not None and not 0 <= clip < math.inf:
+        raise ValueError(f"trainer.gradient_clip_val must be a finite number and not negative, got {clip}: 0 for none")
+    if isinstance(every, int | float) and not 0 < every < math.inf:
+        raise ValueError(
+            f"trainer.val_check_interval must be positive, got {every}: to leave validation out, set "
+            "trainer.limit_val_batches 0"
+        )
+    if str(devices).lstrip("-").isdigit() and int(devices) < 1 and int(devices) != -1:
+        raise ValueError(f"trainer.devices must be at least 1, or -1 for all there are, got {devices}")
 
 
 def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -140,24 +224,10 @@ def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> N
         rank_zero_info(f"the checkpoint's model is what goes on, whatever model.config says: {', '.join(changed)}")
 
 
-def end_with_parent() -> None:
-    """End this process, one of several of a run, when the process that started it is gone: nobody else would."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
 def main(argv: list[str]) -> int:
     """Run a trainer command; ``argv`` begins with its name."""
     command = argv[0]
     silence()
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        end_with_parent()
     # Processes that a strategy starts run the script's own command line again: it must say the same.
     sys.argv[1:] = argv
     cli = RecycleCLI(command, argv[1:])
@@ -165,14 +235,34 @@ def main(argv: list[str]) -> int:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
     if command != "fit":  # it would put a point at step 0 into the curves of the run
         cli.trainer.loggers = []
-    path = cli.checkpoint()
+    alone = command == "fit" and cli.trainer.global_rank == 0 and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+    with run_lock(Path(cli.trainer.default_root_dir)) if alone else nullcontext():
+        try:
+            path = cli.checkpoint()
+        except Finished as finished:
+            rank_zero_info(str(finished))
+            return 0
+        run(cli, path)
+    return 0
+
+
+def run(cli: RecycleCLI, path: Path | None) -> None:
+    """Call the trainer's function of the command's name, and leave no process behind."""
     if cli.trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
+    if cli.trainer.strategy.launcher is not None:
+        announce()
+    # What is predicted goes to a file as it comes, not into memory.
+    options = {"return_predictions": False} if cli.command == "predict" else {}
     try:
-        getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
-    except BaseException:
+        getattr(cli.trainer, cli.command)(
+            cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True, **options
+        )
+    except BaseException as error:
+        lost = named(error) if is_lost_peer(error) and dist.is_initialized() else None
         launcher = cli.trainer.strategy.launcher
         if launcher is not None:  # the processes that this one has started may hang
             launcher.kill(signal.SIGKILL)
+        if lost is not None:
+            raise lost from error
         raise
-    return 0

@@ -79,12 +79,19 @@ def _look(name: str, before: Known | None) -> Known:
 
 def _read(kept: Path) -> dict[str, Known]:
     try:
-        return {name: Known(*known) for name, known in json.loads(kept.read_text()).items()}
+        content = json.loads(kept.read_text())
+        if content["checksum"] != _checksum(content["files"]):
+            raise ValueError("it is damaged")
+        return {name: Known(*known) for name, known in content["files"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s cannot be used (%r): all files are hashed anew.", kept, error)
         return {}
+
+
+def _checksum(files: object) -> str:
+    return hashlib.blake2b(json.dumps(files).encode(), digest_size=16).hexdigest()
 
 
 def _write(kept: Path, known: dict[str, Known]) -> None:
@@ -93,7 +100,7 @@ def _write(kept: Path, known: dict[str, Known]) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f".{KEPT_IN}-") as beside:
             part = Path(beside, KEPT_IN)
-            part.write_text(json.dumps(known))
+            part.write_text(json.dumps({"checksum": _checksum(known), "files": known}))
             part.replace(kept)
     except OSError as error:  # a corpus in a folder that cannot be written to is still one to train on
         log.warning("%s cannot be written (%s): the next run hashes all files again.", kept, error.strerror)

@@ -1,6 +1,8 @@
 """`TextData`: text and tokens as a LightningDataModule whose training stream resumes at the exact sample."""
 
+import os
 import warnings
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,6 +16,7 @@ from typing_extensions import override
 from lit_recycle.data.batches import LABEL_COUNT, ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
+from lit_recycle.data.sources import PYTHON_STDLIB
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
 from lit_recycle.data.validation import ValidationSet
@@ -297,7 +300,33 @@ class TextData(LightningDataModule):
             "seq_len": self.seq_len,
             "stream": self.stream.state_dict(self.samples_seen),
             "tokenizer": self.tokenizer.to_dict(),
+            "arguments": self._arguments(),
         }
+
+    def _arguments(self) -> dict[str, Any]:
+        """What decides the validation data, so that a checkpoint can be evaluated on it without being told."""
+        sources = [asdict(source) | {"path": _absolute(source.path)} for source in self.sources]
+        only = (
+            sources[0]["path"]
+            if len(sources) == 1 and sources[0] == asdict(Source(CORPUS, sources[0]["path"]))
+            else None
+        )
+        return {
+            "path": only,
+            "sources": None if only else sources,
+            "val": {name: _absolute(path) for name, path in self.val.items()} or None,
+            "tokenizer": self.tokenizer_spec,
+            "text_field": self.text_field,
+            "documents": self.documents,
+            "seq_len": self.seq_len,
+            "batch_size": self.batch_size,
+            "val_fraction": self.val_fraction,
+            "cache_dir": os.path.abspath(self.cache_dir),
+        }
+
+    def use_tokenizer(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's own tokenizer, whatever has become of the file that it was made of."""
+        self.__dict__["tokenizer"] = Tokenizer.from_dict(state)  # where the cached property keeps it
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -344,3 +373,10 @@ def _check_trainer(trainer: Trainer) -> None:
         )
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")
+
+
+def _absolute(path: str | list[str]) -> str | list[str]:
+    """A path that does not depend on the working directory."""
+    if isinstance(path, list):
+        return [str(_absolute(p)) for p in path]
+    return path if path == PYTHON_STDLIB else os.path.abspath(os.path.expanduser(path))

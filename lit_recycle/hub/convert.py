@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from lit_recycle.hub.writer import (
 )
 from lit_recycle.model.config import MoEConfig
 
+KEPT = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Keys of ``config.json`` that say nothing of the model's function, and go back out as they came in."""
+KEPT_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""Files that do so."""
 OPTIMIZER, OPTIMIZER_GROUPS = OPTIMIZER_FILES
 TOKENIZER = "tokenizer.json"
 CODES = {dtype: code for code, dtype in TORCH.items()}
@@ -62,7 +67,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     parts = hub_parts(config, folder.config["model_type"])
     tensors = _Lazy(folder)
     _check_complete(folder, parts)
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, shape in native_shapes(config).items():
         if name not in parts:
             weights[name] = weights["embed.weight"]
@@ -71,7 +76,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         if tensor.shape != shape:
             raise ValueError(f"{folder.path}: {name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
         weights[name] = tensor.to(getattr(torch, dtype)) if dtype and not name.endswith("balance_bias") else tensor
-    checkpoint = {
+    checkpoint: dict[str, Any] = {
         "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
         "hyper_parameters": {"config": config.to_dict(), "growth": _native_history(folder.path)},
         "progress": {"samples_seen": 0, "tokens_seen": 0, "flops_spent": 0},
@@ -84,8 +89,24 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     if (folder.path / TOKENIZER).is_file():
         text = (folder.path / TOKENIZER).read_text(encoding="utf-8")
         checkpoint["tokenizer"] = JsonTokenizer(text, str(folder.path / TOKENIZER)).to_dict()
+    checkpoint["hub"] = _kept(folder, checkpoint.get("tokenizer"))
     save(checkpoint, destination)
     return config
+
+
+def _kept(folder: HFFolder, tokenizer: dict[str, Any] | None) -> dict[str, Any]:
+    """What a folder says besides the model and its weights; it travels with the checkpoints of all runs from here."""
+    files = {}
+    for name in KEPT_FILES:
+        if (folder.path / name).is_file():
+            if name.endswith(".json"):
+                read_json(folder.path / name)
+            files[name] = (folder.path / name).read_text(encoding="utf-8")
+    return {
+        "config": {key: folder.config[key] for key in KEPT if key in folder.config},
+        "files": files,
+        "tokenizer": tokenizer and Tokenizer.from_dict(tokenizer).fingerprint,
+    }
 
 
 class _Lazy(Mapping[str, Tensor]):
@@ -93,10 +114,10 @@ class _Lazy(Mapping[str, Tensor]):
 
     def __init__(self, folder: HFFolder) -> None:
         self._tensors = folder.tensors
-        self._files = {path: safe_open(path, "pt") for path in folder.paths}
+        self._open = lru_cache(maxsize=8)(lambda path: safe_open(path, "pt"))  # a large model has hundreds of files
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._files[self._tensors[name].path].get_tensor(name)
+        return self._open(self._tensors[name].path).get_tensor(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
@@ -110,7 +131,7 @@ class _Lazy(Mapping[str, Tensor]):
 
 def _check_complete(folder: HFFolder, parts: Mapping[str, Parts]) -> None:
     """Nothing missing, and nothing there that would be left out."""
-    used = set()
+    used: set[str] = set()
     for part in parts.values():
         names = {name for names in part.names for name in names}
         used |= {part.fused} if part.fused in folder.tensors else names
@@ -171,7 +192,7 @@ def export_checkpoint(
         with ShardFiles(folder, shards) as files:
             for name, tensor in tensors.items():
                 write(tensor, CODES[tensor.dtype], files[name])
-        write_json(folder / "config.json", values | _from_data(checkpoint))
+        write_json(folder / "config.json", values | _beside_the_model(checkpoint))
         if hyper["growth"]:
             write_json(folder / GROWTH_FILE, {"growths": hyper["growth"]})
         _write_tokenizer(checkpoint, folder)
@@ -192,24 +213,44 @@ def _spec(name: str, tensor: Tensor) -> Spec:
     return Spec(name, CODES[tensor.dtype], tuple(tensor.shape))
 
 
-def _tokenizer(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _tokenizer(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     return checkpoint.get("TextData", checkpoint).get("tokenizer")
 
 
-def _from_data(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config says of the data: the token that ends a document, and the length that was trained on."""
-    tokenizer, length = _tokenizer(checkpoint), checkpoint.get("TextData", {}).get("seq_len")
-    values = {} if tokenizer is None else {"eos_token_id": Tokenizer.from_dict(tokenizer).eos_id}
+def _beside_the_model(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config says of the data: the tokens that begin and end a document, and how long one may be.
+
+    Token ids are those of the folder that the model came from, unless it was trained with another tokenizer since.
+    """
+    hub, tokenizer = checkpoint.get("hub") or {}, _tokenizer(checkpoint)
+    values = dict(hub.get("config", {}))
+    if not _same_tokenizer(checkpoint):
+        values = {key: value for key, value in values.items() if not key.endswith("_token_id")}
+    if tokenizer is not None:
+        values.setdefault("eos_token_id", Tokenizer.from_dict(tokenizer).eos_id)
+    length = max(values.get("max_position_embeddings", 0), checkpoint.get("TextData", {}).get("seq_len", 0))
     return values | ({"max_position_embeddings": length} if length else {})
 
 
+def _same_tokenizer(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer is that of the folder which the model came from."""
+    hub, tokenizer = checkpoint.get("hub") or {}, _tokenizer(checkpoint)
+    return tokenizer is None or Tokenizer.from_dict(tokenizer).fingerprint == hub.get("tokenizer")
+
+
 def _write_tokenizer(checkpoint: Mapping[str, Any], folder: Path) -> None:
-    """The files from which ``AutoTokenizer`` makes the tokenizer."""
+    """The files from which ``AutoTokenizer`` makes the tokenizer, and those that came in beside it."""
+    if _same_tokenizer(checkpoint):
+        for name, text in (checkpoint.get("hub") or {}).get("files", {}).items():
+            if name in KEPT_FILES:  # a checkpoint names no places to write to
+                (folder / name).write_text(text, encoding="utf-8")
     tokenizer = _tokenizer(checkpoint)
     if tokenizer is None:
         return
     text = _bytes_json() if tokenizer["kind"] == BYTES else tokenizer["json"]
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    if (folder / "tokenizer_config.json").exists():
+        return
     eos_id = Tokenizer.from_dict(tokenizer).eos_id
     names = {added["id"]: added["content"] for added in json.loads(text).get("added_tokens", ())}
     eos = {"eos_token": names[eos_id]} if eos_id in names else {}

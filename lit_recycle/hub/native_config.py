@@ -93,9 +93,10 @@ def to_native(config: HFConfig, where: object) -> MoEConfig:
     """
     family = config.get("model_type", "")
     if family not in EXPRESSIONS:
+        way_out = "; such a folder can still be grown with `lit-recycle grow`" if family in FAMILIES else ""
         raise ValueError(
             f"{where}: models of type {family!r} cannot be expressed exactly here; importable are "
-            f"{', '.join(EXPRESSIONS)}. Such a folder can still be grown with `lit-recycle grow`"
+            f"{', '.join(EXPRESSIONS)}{way_out}"
         )
     _refuse_what_we_lack(config, where)
     expression, routing = EXPRESSIONS[family], FAMILIES[family].routing
@@ -183,10 +184,9 @@ _LACKING: dict[str, Callable[[HFConfig], bool]] = {
 def _refuse_what_we_lack(config: HFConfig, where: object) -> None:
     for what, found in _LACKING.items():
         if found(config):
-            raise ValueError(
-                f"{where} has {what}, which our model does not express exactly; the folder can still be grown with "
-                "`lit-recycle grow`"
-            )
+            quantized = "quantization_config" in config  # which is not grown either
+            way_out = "" if quantized else "; the folder can still be grown with `lit-recycle grow`"
+            raise ValueError(f"{where} has {what}, which our model does not express exactly{way_out}")
 
 
 def families_for(config: MoEConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -98,6 +99,9 @@ class MoEConfig:
             )
             _require(self.expert_size >= 1, f"expert_size must be at least 1, got {self.expert_size}")
         _require(self.shared_expert_size >= 0, "shared_expert_size must not be negative")
+        for name in ("rope_theta", "norm_eps", "routed_scaling"):
+            _require(0 < getattr(self, name) < math.inf, f"{name} must be a positive number, got {getattr(self, name)}")
+        _require(0 <= self.init_std < math.inf, f"init_std must be a number and not negative, got {self.init_std}")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             _require(value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")

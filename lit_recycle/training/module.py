@@ -5,6 +5,7 @@ Axes: L MoE layers, E experts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
@@ -32,6 +34,7 @@ from lit_recycle.model.experts import Routing
 from lit_recycle.model.loss import LEFT_OUT
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.training import named_state
+from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.schedules import WarmupStableDecay
 
@@ -99,12 +102,18 @@ class LitMoE(L.LightningModule):
         growth: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
+        for name, value in {"balance_loss": balance_loss, "z_loss": z_loss, "balance_rate": balance_rate}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"model.{name} must be a finite number and not negative, got {value}")
         if config and init_from:
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
         self._source: Mapping[str, Tensor] | None = None
+        self.hub: dict[str, Any] | None = None
+        """What `lit-recycle import` has read besides the model, for `lit-recycle export`."""
         if init_from:
             source = load_whole_checkpoint(Path(init_from))
             self._source = source["state_dict"]
+            self.hub = source.get("hub")
             config, growth = source["hyper_parameters"]["config"], source["hyper_parameters"]["growth"]
         config = config or MoEConfig()
         self.config = config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config))
@@ -118,6 +127,7 @@ class LitMoE(L.LightningModule):
         self.val_metrics = LanguageModelMetrics()
         self.further_metrics: list[LanguageModelMetrics] = []
         self.val_sets: list[ValidationSet] = []
+        self.watch = FiniteWatch()
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
         self.counts_LE: Tensor | None = None
@@ -139,11 +149,7 @@ class LitMoE(L.LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
-        tokens = getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0)
-        if tokens > self.config.vocab_size:
-            raise ValueError(
-                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
-            )
+        self.check_vocabulary(getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0))
         if self.compile_blocks and not (
             self.trainer.precision in ("bf16-mixed", "bf16-true")
             and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
@@ -152,7 +158,8 @@ class LitMoE(L.LightningModule):
                 "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
                 " of experts are a loop whose lengths change at every step"
             )
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
             raise ValueError(
                 "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
                 " it would go on without accumulation: set trainer.accumulate_grad_batches"
@@ -162,6 +169,13 @@ class LitMoE(L.LightningModule):
             raise ValueError(
                 f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
                 "a checkpoint from within an optimizer step could not be resumed exactly"
+            )
+
+    def check_vocabulary(self, tokens: int) -> None:
+        """Raises ``ValueError`` for a tokenizer of more tokens than the model has."""
+        if tokens > self.config.vocab_size:
+            raise ValueError(
+                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
             )
 
     # --- shape -------------------------------------------------------------------------------------------------------
@@ -221,13 +235,17 @@ class LitMoE(L.LightningModule):
         self.set_shape(MoEConfig.from_dict(saved["config"]), list(saved["growth"]))
         if built:
             self.configure_model()
-        self.saved_optimizer = checkpoint.get("optimizer")
+        self.saved_optimizer, self.hub = checkpoint.get("optimizer"), checkpoint.get("hub")
         for name in _COUNTERS:
             setattr(self, name, checkpoint["progress"][name])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.watch.check(wait=True)
+        check_weights(self.parameters(), self.trainer.global_step)
         checkpoint["progress"] = {name: getattr(self, name) for name in _COUNTERS}
+        if self.hub:
+            checkpoint["hub"] = self.hub
         if checkpoint.get("optimizer_states"):
             checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
@@ -269,9 +287,10 @@ class LitMoE(L.LightningModule):
             loss = ce + self.balance_loss * balance + self.z_loss * z
             values |= {"loss/balance": balance.detach(), "loss/router_z": z.detach()}
             self.counts_LE = counts_LE if self.counts_LE is None else self.counts_LE + counts_LE
-        values = dict(
-            zip(values, _sum_over_processes(torch.stack([*values.values()])) / self.trainer.world_size, strict=True)
-        )
+        stacked = torch.stack([*values.values(), loss.detach()])
+        *means, total = _sum_over_processes(stacked) / self.trainer.world_size
+        values = dict(zip(values, means, strict=True))
+        self.watch.add_loss(total)
         self.step_losses.append(values["loss/train"])
         self.log_dict(values)
         self.log("loss", values["loss/train"], prog_bar=True, logger=False)
@@ -302,6 +321,7 @@ class LitMoE(L.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.watch.check(wait=False)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.counts_LE, self.step_losses = None, []
             self._pending_samples = self._pending_tokens = 0
@@ -313,7 +333,7 @@ class LitMoE(L.LightningModule):
         named = [(named_state.clean_name(name), p) for name, p in self.named_parameters()]
         matrices = [(name, p) for name, p in named if whole.get(name, p).dim() > 1]
         vectors = [(name, p) for name, p in named if whole.get(name, p).dim() <= 1]
-        optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        optimizer = self.make_optimizer({"params": matrices}, {"params": vectors})
         if self.saved_optimizer not in (None, type(optimizer).__name__):
             raise ValueError(
                 f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
@@ -328,21 +348,45 @@ class LitMoE(L.LightningModule):
             scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def make_optimizer(self, matrices: dict[str, Any], vectors: dict[str, Any]) -> Optimizer:
+        """The optimizer over two groups, of which the second has no weight decay."""
+        try:
+            return self.optimizer([matrices, vectors | {"weight_decay": 0.0}])
+        except ValueError as error:  # torch names no key
+            raise ValueError(f"model.optimizer: {error}") from error
+
     @override
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        model, precision = self.trainer.model, self.trainer.precision_plugin
-        if isinstance(model, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
-            model.clip_grad_norm_(gradient_clip_val)  # the norm is spread over the processes; Lightning refuses to try
-        elif isinstance(precision, MixedPrecision) and any(group.get("fused") for group in optimizer.param_groups):
-            # A fused step divides by the scale of float16, unless that is done before; Lightning refuses in any case.
-            if precision.scaler is not None and gradient_clip_val:
-                precision.scaler.unscale_(optimizer)
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)
-        else:
+        precision, norm = self.trainer.precision_plugin, None
+        scaler = getattr(precision, "scaler", None)
+        if gradient_clip_val and (gradient_clip_algorithm or "norm") == "norm":
+            norm = self._clip_by_norm(optimizer, float(gradient_clip_val), scaler)
+        elif not (
+            isinstance(precision, MixedPrecision) and any(group.get("fused") for group in optimizer.param_groups)
+        ):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:  # a fused step divides by the scale of float16: Lightning refuses in any case
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val, GradClipAlgorithmType.VALUE)
+        # Gradients out of the range of float16 are what a scaler is there for: it leaves out the step.
+        self.watch.end_step(self.trainer.global_step, norm if scaler is None else None)
+
+    def _clip_by_norm(self, optimizer: Optimizer, limit: float, scaler: Any) -> Tensor:
+        """Clips, and returns the norm that the gradients had, over all processes."""
+        model = self.trainer.model
+        if isinstance(model, FullyShardedDataParallel):
+            return model.clip_grad_norm_(limit)  # the norm is spread over the processes; Lightning refuses to try
+        if scaler is not None and any(group.get("fused") for group in optimizer.param_groups):
+            scaler.unscale_(optimizer)  # the fused step would divide by the scale only afterwards
+        norm = torch.nn.utils.clip_grad_norm_(self.trainer.precision_plugin.main_params(optimizer), limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @override
+    def on_train_end(self) -> None:
+        self.watch.check(wait=True)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class WarmupStableDecay(LambdaLR):
             raise ValueError(
                 f"warmup_steps {warmup_steps} and decay_steps {decay_steps} do not fit into total_steps {total_steps}"
             )
+        if not 0 <= final_factor <= 1:
+            raise ValueError(f"final_factor must lie in 0..1, got {final_factor}")
         decay_start = total_steps - decay_steps
 
         def factor(step: int) -> float:

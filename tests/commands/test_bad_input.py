@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -13,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from damage import flip
 from processes import config, start, start_each
 
+from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checksums import checksums
 from lit_recycle.cli import main
 from lit_recycle.training.module import LitMoE
 
@@ -55,6 +59,7 @@ def test_unknown_command(refused: Refused) -> None:
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "misspelt": (("--trainer.max_stepss", "3"), ("'trainer.max_stepss'", "did you mean 'trainer.max_steps'?")),
+    "help of a group": (("--model.help",), ("'model.help'", "--help lists all")),
     "abbreviated": (("--trainer.max_step", "3"), ("did you mean 'trainer.max_steps'?",)),
     "misspelt group": (("--modle.config.top_k", "3"), ("'modle.config.top_k'", "did you mean")),
     "misspelt in the model": (("--model.config.num_layer", "3"), ("model.config", "did you mean 'num_layers'?")),
@@ -77,6 +82,23 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no samples": (("--data.seq_len", "0"), ("seq_len=0",)),
     "no such tokenizer": (("--data.tokenizer", "/nowhere.json"), ("tokenizer", "/nowhere.json does not exist")),
     "rate": (("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "-1"), ("learning rate: -1",)),
+    "rate that is no number": (
+        ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", ".nan"),
+        ("model.optimizer: Invalid learning rate: nan",),
+    ),
+    "no number": (("--model.balance_loss", ".nan"), ("model.balance_loss", "finite", "got nan")),
+    "negative coefficient": (("--model.z_loss", "-1"), ("model.z_loss", "not negative, got -1")),
+    "negative balance rate": (("--model.balance_rate", "-0.1"), ("model.balance_rate", "not negative")),
+    "rope": (("--model.config.rope_theta", "-1"), ("rope_theta must be a positive number, got -1",)),
+    "epsilon": (("--model.config.norm_eps", ".nan"), ("norm_eps", "got nan")),
+    "deviation": (("--model.config.init_std", "-1"), ("init_std", "not negative, got -1")),
+    "clip": (("--trainer.gradient_clip_val", "-1"), ("trainer.gradient_clip_val", "got -1")),
+    "clip that is no number": (("--trainer.gradient_clip_val", ".nan"), ("trainer.gradient_clip_val", "got nan")),
+    "accumulate": (("--trainer.accumulate_grad_batches", "0"), ("trainer.accumulate_grad_batches must be at least 1",)),
+    "interval": (("--trainer.val_check_interval", "0"), ("trainer.val_check_interval", "trainer.limit_val_batches 0")),
+    "devices": (("--trainer.devices", "-3"), ("trainer.devices must be at least 1", "got -3")),
+    "no devices": (("--trainer.devices", "0"), ("trainer.devices must be at least 1", "got 0")),
+    "log interval": (("--trainer.log_every_n_steps", "-1"), ("trainer.log_every_n_steps must be at least 1",)),
     "checkpoint": (("--ckpt_path", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
     "source": (("--model.config", "null", "--model.init_from", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
     "two sources": (("--model.init_from", "/nowhere.ckpt"), ("model.config and model.init_from exclude each other",)),
@@ -138,6 +160,12 @@ def test_files_that_are_wrong(refused: Refused, tmp_path: Path, case: str) -> No
     refused("fit", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml", says=says)
 
 
+def test_a_configuration_that_is_no_text_or_not_given(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"\x80\x02}")
+    refused("fit", "--config", tmp_path / "bad.yaml", says=(str(tmp_path / "bad.yaml"), "not UTF-8 text"))
+    refused("fit", "--config", says=("--config", "expected one argument"))
+
+
 @pytest.mark.parametrize("case", ["no YAML", "no mapping", "misspelt in a class"])
 def test_the_wrong_file_is_named(refused: Refused, tmp_path: Path, case: str) -> None:
     (tmp_path / "wrong.yaml").write_text(FILES[case][0])
@@ -169,6 +197,7 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "layer": ([{"at": AT_2, "depth": {"layers": [0, 9]}}], ("Layers: layers must be some of 0..1", "0..1", "[0, 9]")),
     "method": ([{"at": AT_2, "depth": {"method": "stak"}}], ("depth.method", "'interposition', 'stack'", "'stak'")),
     "misspelt": ([{"at": AT_2, "dept": {"factor": 2}}], ("'dept'", "events", "did you mean 'depth'?")),
+    "misspelt trigger": ([{"at": {"step": 2}, "depth": {}}], ("'step'", "did you mean 'steps'?")),
     "misspelt below": ([{"at": AT_2, "depth": {"facto": 2}}], ("'facto'", "events.depth", "did you mean 'factor'?")),
     "rewarm": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 0}}], ("rewarm.steps must be at least 1",)),
 }
@@ -193,10 +222,38 @@ def test_growth_without_events(refused: Refused, tmp_path: Path) -> None:
     refused("fit", "--config", files[0], "--config", files[1], says=("GrowthCallback.events is empty", "leave"))
 
 
-@pytest.mark.parametrize("case", ["heads", "top_k", "dense layer", "no length", "width of a dense model"])
+RUN_ONLY = {"checkpoint", "no such tokenizer", "within a step", "no such strategy", "stochastic averaging", "averaging"}
+"""What depends on the trainer, or lies on the machine that the run is planned for."""
+
+
+@pytest.mark.parametrize("case", sorted(OPTIONS.keys() - RUN_ONLY - {"accumulation by epochs"}))
+@pytest.mark.filterwarnings("ignore::UserWarning:jsonargparse")
 def test_a_plan_is_refused_for_what_a_run_is(refused: Refused, tmp_path: Path, case: str) -> None:
     options, says = OPTIONS[case]
     refused("plan", "--config", config(tmp_path / "run"), *options, says=says)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_plan_reads_the_same_files(refused: Refused, tmp_path: Path, case: str) -> None:
+    text, says = FILES[case]
+    (tmp_path / "wrong.yaml").write_text(text)
+    refused("plan", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml", says=says)
+
+
+def test_a_plan_without_its_growth_is_none(refused: Refused, tmp_path: Path) -> None:
+    path = config(tmp_path / "run")
+    path.write_text(path.read_text().replace("callbacks.GrowthCallback", "callbacks.GrowthCallbak"))
+    refused("plan", "--config", path, says=("trainer.callbacks", "GrowthCallbak"))
+
+
+def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = config(tmp_path / "run")
+    assert main(["plan", "--config", str(path), "--tokens-per-second", "100", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["stages"]
+    assert rows[0]["hours"] == pytest.approx(rows[0]["tokens"] / 100 / 3600)
+    slower = rows[1]["flops_per_token"] / rows[0]["flops_per_token"]
+    assert rows[1]["hours"] == pytest.approx(rows[1]["tokens"] / 100 / 3600 * slower)
+    assert sum(row["hours"] for row in rows) > 0 and [row["start_step"] for row in rows] == [0, 2, 4]
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -236,14 +293,11 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one device, and the same sharded one twice."""
+    """A run on one device, and the same sharded."""
     root = tmp_path_factory.mktemp("runs")
     started = [
         start("fit", "--config", config(root / "alone"), log=root / "log"),
-        *(
-            start("fit", "--config", config(root / name), *SHARDED, log=root / f"{name}.log", world=2)
-            for name in ("sharded", "again")
-        ),
+        start("fit", "--config", config(root / "sharded"), *SHARDED, log=root / "sharded.log", world=2),
     ]
     for run in started:
         assert set(run.wait()) == {0}, run.output
@@ -287,20 +341,28 @@ def test_files_that_are_no_checkpoints(refused: Refused, runs: Path, tmp_path: P
     assert not mark.exists() and path.read_bytes() == before
 
 
+def rewrite_index(path: Path, content: bytes) -> None:
+    """By somebody who knows how to make the checksums right."""
+    (path / ".metadata").write_bytes(content)
+    rest = torch.load(path / "meta.pt", weights_only=True)
+    save(rest | {"checksums": rest["checksums"] | checksums([path / ".metadata"])}, path / "meta.pt")
+
+
 FOLDERS: dict[str, tuple[Callable[[Path, Path, Path], Any], tuple[str, ...]]] = {
     "missing shard": (lambda path, other, mark: (path / "__1_0.distcp").unlink(), ("__1_0.distcp", "missing")),
     "truncated shard": (lambda path, other, mark: cut_off(path / "__1_0.distcp"), ("__1_0.distcp", "cut off")),
     "mixed": (
         lambda path, other, mark: shutil.copy(other / "__1_0.distcp", path / "__1_0.distcp"),
-        ("mixes shards of different saves",),
+        ("__1_0.distcp is damaged", "copy it again"),
     ),
     "no index": (lambda path, other, mark: (path / ".metadata").unlink(), ("cut off in writing", "use an older one")),
     "truncated index": (lambda path, other, mark: cut_off(path / ".metadata"), (".metadata", "cut off")),
     "malicious index": (
-        lambda path, other, mark: (path / ".metadata").write_bytes(pickle.dumps(Evil(mark))),
+        lambda path, other, mark: rewrite_index(path, pickle.dumps(Evil(mark))),
         (".metadata", "posix.mkdir", "not loaded"),
     ),
-    "foreign index": (lambda path, other, mark: (path / ".metadata").write_bytes(pickle.dumps({})), ("no index",)),
+    "foreign index": (lambda path, other, mark: rewrite_index(path, pickle.dumps({})), ("no index",)),
+    "nonsense index": (lambda path, other, mark: rewrite_index(path, b"\x80\x04h\x05."), ("no index",)),
     "cut off": (lambda path, other, mark: (path / "meta.pt").unlink(), ("cut off in writing",)),
     "malicious rest": (
         lambda path, other, mark: torch.save({"hyper_parameters": Evil(mark)}, path / "meta.pt"),
@@ -318,7 +380,7 @@ def test_folders_that_are_no_whole_checkpoints(
     path, mark = tmp_path / "some.ckpt", tmp_path / "executed"
     shutil.copytree(runs / "sharded/checkpoints/step=3.ckpt", path)
     spoil, says = FOLDERS[case]
-    spoil(path, runs / "again/checkpoints/step=3.ckpt", mark)
+    spoil(path, runs / "sharded/checkpoints/step=4.ckpt", mark)
     argv: dict[str, tuple[object, ...]] = {
         "fit": ("--config", config(tmp_path / "run"), "--ckpt_path", path),
         "generate": ("--ckpt_path", path),
@@ -331,11 +393,11 @@ def test_folders_that_are_no_whole_checkpoints(
 def test_mixed_shards_end_all_processes(runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "mixed.ckpt"
     shutil.copytree(runs / "sharded/checkpoints/step=3.ckpt", path)
-    shutil.copy(runs / "again/checkpoints/step=3.ckpt/__1_0.distcp", path)
+    shutil.copy(runs / "sharded/checkpoints/step=4.ckpt/__1_0.distcp", path)
     argv = ("fit", "--config", config(tmp_path / "run"), *SHARDED, "--ckpt_path", path)
     run = start(*argv, log=tmp_path / "log", world=2)
     assert run.wait(60) == [2, 2]
-    assert len(run.errors) == 1 and "mixes shards" in run.errors[0] and "Traceback" not in run.output
+    assert len(run.errors) == 1 and "__1_0.distcp is damaged" in run.errors[0] and "Traceback" not in run.output
 
 
 def test_another_optimizer_ends_all_processes_of_a_sharded_run(runs: Path, tmp_path: Path) -> None:
@@ -347,11 +409,25 @@ def test_another_optimizer_ends_all_processes_of_a_sharded_run(runs: Path, tmp_p
     assert len(run.errors) == 1 and "model.optimizer is SGD" in run.errors[0] and "Traceback" not in run.output
 
 
+def test_of_sharded_checkpoints_too_the_newest_whole_one(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "sharded", tmp_path / "run")
+    checkpoints = tmp_path / "run/checkpoints"
+    flip(checkpoints / "step=6.ckpt/__1_0.distcp", 0)
+    flip(checkpoints / "step=5.ckpt/meta.pt", 0)
+    run = start(
+        "fit", "--config", config(tmp_path / "run"), *SHARDED, "--ckpt_path", "last", log=tmp_path / "l", world=2
+    )
+    assert run.wait() == [0, 0], run.output
+    for name in ("step=6.ckpt/__1_0.distcp", "step=5.ckpt/meta.pt"):
+        assert run.output.count(f"passed over: {checkpoints / name} is ") == 1, run.output
+    assert run.output.count("growth in width at step 4") == 1
+
+
 def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, tmp_path: Path) -> None:
     base = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=3.ckpt")
     sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
     refused(*base, *sgd, says=("AdamW", "model.optimizer is SGD", "model.init_from"))
-    refused(*base, "--trainer.max_steps", "3", says=("step 3", "trainer.max_steps 3", "raise it"))
+    refused(*base, "--trainer.max_steps", "2", says=("step 3", "trainer.max_steps 2", "raise it"))
     past = with_events(tmp_path / "past.yaml", [{"at": {"steps": 1}, "depth": {}}])
     refused(*base, "--config", past, says=("steps 1", "in the past", "step 3"))
 
@@ -368,12 +444,13 @@ def test_a_shape_that_contradicts_the_checkpoint_is_told_and_not_taken(runs: Pat
 def test_the_newest_whole_checkpoint_is_gone_on_from(refused: Refused, runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "alone", tmp_path / "run")
     checkpoints = tmp_path / "run/checkpoints"
-    for name in ("step=5.ckpt", "step=6.ckpt"):
-        cut_off(checkpoints / name)
+    cut_off(checkpoints / "step=5.ckpt")
+    flip(checkpoints / "step=6.ckpt", 0)
     log = tmp_path / "log"
     run = start("fit", "--config", config(tmp_path / "run"), "--ckpt_path", "last", log=log)
     assert run.wait() == [0], run.output
-    assert "passed over: " in run.output and "step=6.ckpt" in run.output
+    for name, what in (("step=6.ckpt", "is damaged"), ("step=5.ckpt", "is no checkpoint, or one that was cut off")):
+        assert f"passed over: {checkpoints / name} {what}" in run.output
     assert run.output.count("growth: experts ×2, at step 4") == 1 and "depth ×2, at" not in run.output
     for path in checkpoints.iterdir():
         os.truncate(path, 9)

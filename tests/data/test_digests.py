@@ -73,7 +73,10 @@ def test_a_file_that_may_still_change_is_not_taken_for_known(tmp_path, opened):
     assert opened == ["book.txt"] * 2
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"book": 1}', '{"book": [1, 2]}'])
+WRONG_SUM = '{"checksum": "0", "files": {"book": [7, 1, 2, "ab"]}}'
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"book": 1}', '{"book": [1, 2]}', WRONG_SUM])
 def test_a_damaged_file_is_said_and_made_anew(tmp_path, settled, caplog, content):
     path = tmp_path / "book.txt"
     path.write_text("the cat")
@@ -81,7 +84,7 @@ def test_a_damaged_file_is_said_and_made_anew(tmp_path, settled, caplog, content
     with caplog.at_level(logging.WARNING):
         assert content_digests([path], tmp_path) == by_hand([path])
     assert f"{KEPT_IN} cannot be used" in caplog.text
-    assert json.loads((tmp_path / KEPT_IN).read_text())[str(path)][0] == 7
+    assert json.loads((tmp_path / KEPT_IN).read_text())["files"][str(path)][0] == 7
 
 
 def test_what_is_known_of_other_corpora_stays(books, tmp_path, settled, opened):

@@ -9,11 +9,11 @@ import pytest
 import zstandard
 
 from lit_recycle.data import sources
-from lit_recycle.data.sources import SourceFile, find_files, read_documents
+from lit_recycle.data.sources import Oddities, SourceFile, find_files, read_documents
 
 
 def read(path: str | list[str], text_field: str = "text") -> tuple[list[str], Counter]:
-    oddities = Counter()
+    oddities = Oddities()
     found = [text for file in find_files(path) for text, _ in read_documents(file, text_field, oddities)]
     return found, oddities
 
@@ -95,7 +95,8 @@ def test_half_a_utf16_pair_is_mended_and_counted(tmp_path):
     ("content", "message"),
     [
         ('{"text": "a"}\n{"text": ', r"x\.jsonl, line 2: not JSON"),
-        ('{"text": "a"}\n[1]', r"line 2: a JSON object is expected"),
+        ('{"text": "a"}\n[1]', r"line 2: a JSON object is expected on every line, not an array"),
+        ('{"text": "a"}\n7', r"line 2: a JSON object is expected, not int"),
         ('\n{"body": "a"}', r"line 2: no field 'text' among \['body'\]; set text_field"),
         ('{"text": 3}', r"line 1: field 'text' holds int"),
         ('{"text": "\udcff"}', r"line 1: not JSON"),
@@ -176,3 +177,37 @@ def test_what_is_no_zstandard_file(tmp_path, monkeypatch):
 
 def test_kinds():
     assert SourceFile(Path("A.JSONL")).kind == "jsonl" and SourceFile(Path("enwik8")).kind == "text"
+
+
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        ('[{"text": "one"}, {"text": "two"}]', ["one", "two"]),
+        ('\n  ["one",\n "two"]', ["one", "two"]),
+        ('{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
+    ],
+)
+def test_a_json_file_is_documents_and_no_raw_text(tmp_path, content, documents):
+    (tmp_path / "a.json").write_text(content)
+    assert read(str(tmp_path / "a.json"))[0] == documents
+
+
+@pytest.mark.parametrize("content", ['[{"body": "one"}]', "[7]", "[1, 2", "plain text"])
+def test_a_json_file_that_holds_no_documents_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.json.*(no field 'text'|is expected, not int|not JSON)"):
+        read(str(tmp_path / "a.json"))
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path, caplog):
+    for name in ("a.txt", "weights.bin", "b/picture.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    sources.other_files(str(tmp_path))
+    assert "endings are not those of text: 2 (" in caplog.text
+    assert "weights.bin" in caplog.text and "picture.png" in caplog.text
+    lines = read(str(tmp_path))[1].lines()
+    assert any("empty files left out: 1" in line and "empty.txt" in line for line in lines)
+    assert any("not UTF-8 text: 1" in line and "bad.txt" in line for line in lines)

@@ -1,0 +1,49 @@
+"""The configuration of a run as `lit-recycle fit` reads it, checked as far as that goes without devices and data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import yaml
+from typing_extensions import override
+
+from lit_recycle.commands.trainer import RecycleCLI
+
+
+class DryRun(RecycleCLI):
+    """Parses and builds what `fit` would, but no trainer, which may need devices that this machine does not have.
+
+    Attributes:
+        notes: What could not be looked at here.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        self.notes: list[str] = []
+        super().__init__("plan", argv)
+
+    @override
+    def _set_seed(self) -> None:
+        """No: nothing is drawn."""
+
+    @override
+    def instantiate_classes(self) -> None:
+        parts = self.parser.instantiate_classes(self.config)
+        self.model, self.datamodule = parts.model, parts.data
+        self._check_vocabulary()
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]}, {"params": [torch.nn.Parameter(torch.zeros(1))]}]
+        optimizer = self.model.make_optimizer(*groups)
+        if self.model.lr_scheduler is not None:
+            self.model.lr_scheduler(optimizer)
+
+    def _check_vocabulary(self) -> None:
+        try:
+            tokens = self.datamodule.vocab_size
+        except ValueError as error:  # planned on one machine, run on another
+            self.notes.append(f"not checked here: {error}")
+            return
+        self.model.check_vocabulary(tokens)
+
+    def values(self) -> dict[str, Any]:
+        """The whole configuration in plain types, defaults included."""
+        return yaml.safe_load(self.parser.dump(self.config, skip_none=False))

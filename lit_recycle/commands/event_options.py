@@ -1,0 +1,64 @@
+"""Single fields of growth events on the command line: ``--growth.events.0.at.steps 200``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+CALLBACK = ("callbacks.GrowthCallback", "callbacks.growth.GrowthCallback")
+
+_OPTION = re.compile(r"--growth\.(\w.*)")
+
+
+def split_off(argv: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
+    """The options of a command line without those of events, and those, by their path below ``init_args``.
+
+    Raises:
+        ValueError: For an option without a value.
+    """
+    rest, found, words = [], {}, iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (option := _OPTION.fullmatch(name)):
+            rest.append(word)
+            continue
+        text = value if equals else next(words, None)
+        if text is None:
+            raise ValueError(f"{name} has no value")
+        found[option[1]] = yaml.safe_load(text)
+    return rest, found
+
+
+def apply(options: dict[str, Any], config: dict[str, Any]) -> None:
+    """Write options into the growth callback of a configuration in plain types.
+
+    A trigger of another unit takes the place of the one that is there: ``at.tokens`` that of ``at.steps``.
+
+    Raises:
+        ValueError: Where there is no such callback or event.
+    """
+    callbacks = config.get("trainer", {}).get("callbacks") or []
+    growth = next((c for c in callbacks if isinstance(c, dict) and c.get("class_path") in CALLBACK), None)
+    for path, value in options.items():
+        if growth is None:
+            raise ValueError(f"--growth.{path}: the run has no callbacks.GrowthCallback among trainer.callbacks")
+        *parents, last = path.split(".")
+        below: Any = growth.setdefault("init_args", {})
+        for number, part in enumerate(parents):
+            below = _step(below, part, f"--growth.{'.'.join(parents[: number + 1])}")
+        if parents[-1:] == ["at"]:
+            below.clear()
+        below[last] = value
+
+
+def _step(below: Any, part: str, where: str) -> Any:
+    if isinstance(below, list):
+        if not part.isdigit() or int(part) >= len(below):
+            raise ValueError(f"{where}: there are events 0 to {len(below) - 1}, and no {part!r}")
+        return below[int(part)]
+    if below.get(part) is None:
+        below[part] = {}
+    return below[part]

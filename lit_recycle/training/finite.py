@@ -1,0 +1,86 @@
+"""Losses, gradient norms and weights that are no finite numbers, found without waiting for the device at every step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+WAY_OUT = (
+    "go on from the newest checkpoint with --ckpt_path last and a lower learning rate (model.optimizer), a longer "
+    "warm-up, or clipped gradients (trainer.gradient_clip_val)"
+)
+
+
+class _Seen(NamedTuple):
+    step: int
+    values: Tensor
+    """Loss and gradient norm, on their way to the CPU."""
+    arrived: torch.Event | None
+
+
+class FiniteWatch:
+    """Looks at the loss and the gradient norm of every optimizer step.
+
+    On a CPU at once, before the weights change. On other devices the values are copied while the device goes on
+    computing, and looked at one step later, or when something is about to be saved, whatever comes first.
+    """
+
+    def __init__(self) -> None:
+        self._loss: Tensor | None = None
+        self._seen: deque[_Seen] = deque()
+
+    def add_loss(self, loss: Tensor) -> None:
+        """The loss of a micro-batch of the step at hand, equal on all processes."""
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def end_step(self, step: int, norm: Tensor | None) -> None:
+        """The step at hand has its gradients, of this norm over all processes; None where nobody has computed it."""
+        if self._loss is None:
+            return
+        values = torch.stack([self._loss, torch.zeros_like(self._loss) if norm is None else norm.to(self._loss)])
+        self._loss = None
+        if values.device.type == "cpu":
+            self._seen.append(_Seen(step, values, None))
+        else:
+            arriving = torch.empty(2, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+            event = torch.Event(values.device)
+            event.record()
+            self._seen.append(_Seen(step, arriving, event))
+        self.check(wait=False)
+
+    def check(self, wait: bool) -> None:
+        """Look at what has arrived, or at everything.
+
+        Raises:
+            ValueError: On all processes, for a loss or a norm that is not finite.
+        """
+        while self._seen and (wait or self._seen[0].arrived is None or self._seen[0].arrived.query()):
+            step, values, arrived = self._seen.popleft()
+            if arrived is not None:
+                arrived.synchronize()
+            for what, value in zip(("loss", "gradient norm"), values.tolist(), strict=True):
+                if not torch.isfinite(torch.tensor(value)):
+                    raise ValueError(f"the {what} of step {step} is {value}, and the run stops there: {WAY_OUT}")
+
+
+def check_weights(tensors: Iterable[Tensor], step: int) -> None:
+    """Raises ``ValueError``, on all processes, where a weight of any of them is not finite."""
+    extremes = [
+        extreme
+        for tensor in tensors
+        if (local := tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()).numel()
+        for extreme in local.aminmax()
+    ]
+    if not extremes:
+        return
+    broken = (~torch.isfinite(torch.stack([extreme.float() for extreme in extremes]))).any().float()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(broken, dist.ReduceOp.MAX)
+    if broken.item():
+        raise ValueError(f"the weights after step {step} are not finite, and are not saved: {WAY_OUT}")

@@ -1,0 +1,80 @@
+"""How long processes wait for each other."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from processes import config, start
+from runs import on_processes
+
+from callbacks.waiting import WaitingTime
+from lit_recycle.training import peers
+
+
+def _wait_in_vain(out: Path) -> None:
+    dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
+    group = dist.new_group([0, 1])
+    peers.set_timeout(timedelta(seconds=1))
+    if dist.get_rank() == 0:
+        for number, used in enumerate((None, group)):  # also those that a strategy has made
+            start_of_wait = time.monotonic()
+            with pytest.raises(RuntimeError) as caught:
+                dist.all_reduce(torch.ones(1), group=used)
+            assert time.monotonic() - start_of_wait < 6 and peers.is_lost_peer(caught.value)
+            (out / str(number)).write_text(str(peers.named(caught.value)))
+        os._exit(0)
+    time.sleep(25)  # it lives, and does not answer
+    os._exit(0)
+
+
+def test_all_groups_wait_as_long_as_is_said_and_the_missing_process_is_named(tmp_path: Path) -> None:
+    on_processes(2, _wait_in_vain, tmp_path)
+    for number in range(2):
+        told = (tmp_path / str(number)).read_text()
+        assert told.startswith("process 1 of the run's 2 has ended or hangs: ") and "--ckpt_path last" in told
+
+
+def test_minutes_are_checked() -> None:
+    for minutes in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match=r"WaitingTime\.minutes must be positive"):
+            WaitingTime(minutes)
+
+
+def test_steps_wait_shorter_than_what_one_process_does_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two seconds to wait, a first process that saves for six is waited for; one that sleeps in a step is not."""
+    options = (
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.devices",
+        "2",
+        "--data.batch_size",
+        "2",
+        "--waiting_minutes",
+        "0.04",
+    )
+    slow = ("--trainer.callbacks+", "killing.SlowSave", "--trainer.callbacks.init_args.seconds", "6")
+    run = start("fit", "--config", config(tmp_path / "run"), *options, *slow, log=tmp_path / "log", world=2)
+    assert run.wait() == [0, 0], run.output
+    sleep = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "sleep=3")
+    late = ("--trainer.callbacks.init_args.rank", "1")
+    run = start(
+        "fit",
+        "--config",
+        config(tmp_path / "other", trainer__callbacks=[]),
+        *options,
+        *sleep,
+        *late,
+        log=tmp_path / "log2",
+        world=2,
+    )
+    run.processes[0].join(60)
+    for process in run.processes:
+        process.kill()
+    assert run.processes[0].exitcode == 2, run.output
+    assert len(run.errors) == 1 and "process 1 of the run's 2 has ended or hangs" in run.errors[0]
