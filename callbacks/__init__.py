@@ -5,6 +5,7 @@ from callbacks.expert_load import ExpertLoadMonitor
 from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
 from callbacks.progress import RunProgressBar
+from callbacks.run_record import RunRecord
 from callbacks.tensorboard import TensorBoardLayout
 from callbacks.weight_norm import WeightNormMonitor
 
@@ -14,6 +15,7 @@ __all__ = [
     "GrowthCallback",
     "GrowthMonitor",
     "RunProgressBar",
+    "RunRecord",
     "TensorBoardLayout",
     "WeightNormMonitor",
 ]

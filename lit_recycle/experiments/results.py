@@ -1,0 +1,133 @@
+"""Results of runs: one small JSON file each, found by the run's configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_recycle.experiments.definition import Experiment, Run
+
+Result = dict[str, Any]
+METRICS = {"loss": "validation loss", "bits_per_byte": "bits per byte", "accuracy": "accuracy, one of four"}
+HIGHER_IS_BETTER = ("accuracy",)
+
+
+class Results:
+    """All results of a folder, by the key of their run's configuration.
+
+    Args:
+        folder: Holds ``EXPERIMENT/RUN.json``; read once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*/*.json"))]
+        self.by_key: dict[str, Result] = {result["key"]: result for _, result in files}
+        self.files: dict[Path, str] = {path: result["key"] for path, result in files}
+
+    def get(self, run: Run) -> Result | None:
+        return self.by_key.get(run.key)
+
+    def add(self, run: Run, measured: Result) -> Path:
+        """Write the result of a run, whole or not at all."""
+        head: Result = {"experiment": run.experiment, "point": dict(run.point), "seed": run.seed}
+        if run.tuned:
+            head["tuned"] = {run.tuned[0]: run.tuned[1]}
+        result = head | {"key": run.key, "sunk_flops": run.sunk_flops} | measured | {"fit": run.fit}
+        path = self.folder / run.experiment / f"{run.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}")
+        part.write_text(_readable(result), encoding="utf-8")
+        part.replace(path)
+        self.by_key[run.key], self.files[path] = result, run.key
+        return path
+
+    # --- what a table or figure asks for -----------------------------------------------------------------------------
+
+    def best_value(self, experiment: Experiment, point: Mapping[str, str]) -> float | None:
+        """The tuned setting's best value at a point, by mean loss over the sweep's seeds; None before all are there."""
+        best_of = experiment.best_of
+        assert best_of is not None
+        means = {}
+        for value in best_of.values:
+            found = [self.get(experiment.run(point, seed, value)) for seed in best_of.seeds]
+            if None in found:
+                return None
+            means[value] = sum(r["metrics"]["loss"] for r in found if r) / len(found)
+        return min(means, key=lambda value: means[value])
+
+    def runs(self, experiment: Experiment) -> list[Run]:
+        """All runs of an experiment that are known so far; those of later seeds once the best value is."""
+        known = list(experiment.sweep())
+        for seed in experiment.seeds_after_sweep():
+            for point, _ in experiment.variants:
+                value = self.best_value(experiment, point)
+                if value is not None:
+                    known.append(experiment.run(point, seed, value))
+        return known
+
+    def at(self, experiment: Experiment, point: Mapping[str, str]) -> list[Result]:
+        """Results at a point, one per seed that is there, at the best value of the tuned setting."""
+        value = None
+        if experiment.best_of and (value := self.best_value(experiment, point)) is None:
+            return []
+        found = (self.get(experiment.run(point, seed, value)) for seed in experiment.seeds)
+        return [result for result in found if result]
+
+
+class Spread(NamedTuple):
+    """Mean, its standard error (nan for a single value), and number of values."""
+
+    mean: float
+    error: float
+    count: int
+
+    def __str__(self) -> str:
+        if self.count < 2:
+            return f"{self.mean:.4f} (one seed)"
+        return f"{self.mean:.4f} ± {self.error:.4f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard error of the mean, s/√n."""
+    n = len(values)
+    mean = sum(values) / n
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+    return Spread(mean, error, n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One point minus another, paired by seed, because a seed has the same data and initial weights at both."""
+
+    spread: Spread
+    better_if_negative: bool
+
+    @property
+    def verdict(self) -> str:
+        """``agrees``, ``contradicts`` or ``inside the noise`` (less than two standard errors); of a claim that the
+        first point is the better one.
+        """
+        mean, error, count = self.spread
+        if count < 2:
+            return "one seed only"
+        if abs(mean) <= 2 * error:
+            return "inside the noise"
+        return "agrees" if (mean < 0) == self.better_if_negative else "contradicts"
+
+
+def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -> Difference | None:
+    """Of the seeds that both have; None without any."""
+    other = {result["seed"]: result["metrics"][metric] for result in second}
+    values = [r["metrics"][metric] - other[r["seed"]] for r in first if r["seed"] in other]
+    return Difference(spread(values), metric not in HIGHER_IS_BETTER) if values else None
+
+
+def _readable(result: Result) -> str:
+    """JSON with a line per key; curves and configurations stay on one."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
