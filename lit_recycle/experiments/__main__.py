@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lit_recycle.commands.errors import sentence
 from lit_recycle.experiments.definition import load_experiments
+from lit_recycle.experiments.results import Results
 from lit_recycle.experiments.runner import Runner, Settings
 
 
@@ -34,12 +35,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, command, text in (
         ("plan", plan, "what is left to run, and how long it will take"),
         ("run", run, "run what has no result yet; go on where it was interrupted"),
+        ("page", page, "write docs/evidence.md and its figures from the results"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.set_defaults(command=command)
-        sub.add_argument("only", nargs="*", help="names of experiments, in the order to run them; all when not given")
         sub.add_argument("--configs", type=Path, default=Path("configs/experiments"))
         sub.add_argument("--results", type=Path, default=Settings.results)
+        if command is page:
+            sub.add_argument("--docs", type=Path, default=Path("docs"), help="folder of evidence.md")
+            continue
+        sub.add_argument("only", nargs="*", help="names of experiments, in the order to run them; all when not given")
         sub.add_argument("--work", type=Path, default=Settings.work, help="checkpoints and logs")
         sub.add_argument("--workers", type=int, default=Settings.workers, help="runs side by side")
         sub.add_argument("--threads", type=int, default=Settings.threads, help="threads of each")
@@ -60,6 +65,13 @@ def run(options: argparse.Namespace) -> int:
     runner = _runner(options)
     _print_plan(runner)
     return runner.run()
+
+
+def page(options: argparse.Namespace) -> int:
+    from lit_recycle.experiments.page import write_page  # the others need no matplotlib
+
+    print(write_page(load_experiments(options.configs), Results(options.results), options.docs))
+    return 0
 
 
 def _print_plan(runner: Runner) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from lit_recycle.experiments.definition import Fit, shape_of
+from lit_recycle.experiments.budgets import Fit, shape_of
 from lit_recycle.experiments.tasks import Task
 from lit_recycle.model.config import MoEConfig
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_recycle.experiments.corpus import CorpusReport
 from lit_recycle.experiments.definition import Experiment, Run
 
 Result = dict[str, Any]
@@ -45,6 +47,14 @@ class Results:
         part.replace(path)
         self.by_key[run.key], self.files[path] = result, run.key
         return path
+
+    def add_text(self, about: CorpusReport) -> None:
+        """Keep what is known of the text that runs are trained on, by its digest."""
+        file = self.folder / "corpus.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        known[about.digest] = asdict(about) | {"python": platform.python_version()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
     # --- what a table or figure asks for -----------------------------------------------------------------------------
 
@@ -84,12 +94,7 @@ class Spread(NamedTuple):
 
     mean: float
     error: float
-    count: int
-
-    def __str__(self) -> str:
-        if self.count < 2:
-            return f"{self.mean:.4f} (one seed)"
-        return f"{self.mean:.4f} ± {self.error:.4f}"
+    n: int
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -112,8 +117,8 @@ class Difference:
         """``agrees``, ``contradicts`` or ``inside the noise`` (less than two standard errors); of a claim that the
         first point is the better one.
         """
-        mean, error, count = self.spread
-        if count < 2:
+        mean, error, n = self.spread
+        if n < 2:
             return "one seed only"
         if abs(mean) <= 2 * error:
             return "inside the noise"

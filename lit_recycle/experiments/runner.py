@@ -24,7 +24,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from lit_recycle.data.tokenizer import load_tokenizer
 from lit_recycle.experiments import corpus, worker
-from lit_recycle.experiments.definition import Experiment, Fit, Run, merge
+from lit_recycle.experiments.budgets import Fit, merge
+from lit_recycle.experiments.definition import Experiment, Run
 from lit_recycle.experiments.estimate import Speeds, flops_of
 from lit_recycle.experiments.results import Results
 from lit_recycle.experiments.tasks import END, Task, tasks_for
@@ -133,6 +134,7 @@ class Runner:
         self.about = corpus.prepare(
             self.settings.work / "corpus", load_tokenizer(data["tokenizer"]), data["val_fraction"], self.settings.text
         )
+        self.results.add_text(self.about)
 
     def _start(self, task: Task, bars: Progress) -> None:
         folder = self._folder(task.key)

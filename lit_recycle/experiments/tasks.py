@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lit_recycle.experiments.definition import Fit, Run, key_of, phases, until
+from lit_recycle.experiments.budgets import Fit, key_of, until
+from lit_recycle.experiments.definition import Run
 
 END = "end.ckpt"
 """The checkpoint that a finished task leaves, in its folder."""
@@ -51,12 +52,12 @@ def tasks_for(runs: Sequence[Run], work: Path) -> list[Task]:
     """
     ends: dict[str, set[int]] = {}
     for run in runs:
-        for fit, step in phases(run):
+        for fit, step in run.phases():
             ends.setdefault(key_of(fit), set()).add(step)
     made: dict[str, Task] = {}
     for run in runs:
         parent: Task | None = None
-        for fit, last in phases(run):
+        for fit, last in run.phases():
             begin = parent.steps if parent else 0
             for step in sorted(step for step in ends[key_of(fit)] if begin < step <= last):
                 segment = _segment(fit, step, parent)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import TEXT
+from runs import assert_same_training_state
 
 from lit_recycle import cli
 from lit_recycle.checkpoints.native import load_whole_checkpoint
-from lit_recycle.experiments.definition import Run, load_experiments, merge
+from lit_recycle.experiments.budgets import merge
+from lit_recycle.experiments.definition import Run, load_experiments
 from lit_recycle.experiments.runner import Runner, Settings, alone
 from lit_recycle.experiments.tasks import END, tasks_for
-from processes import TEXT
-from runs import assert_same_training_state
 
 BASE = Path(__file__).parents[2] / "configs" / "experiments" / "base.yaml"
 
@@ -103,7 +104,9 @@ def test_a_killed_experiment_goes_on_and_ends_as_runs_in_one_piece(
     grown, small = first.open_runs()
     trunk = first.open_tasks()[0]
     assert trunk.run is None and trunk.steps == grown.borders[0]
-    wait_for(lambda: list((tmp_path / "work" / grown.key / "checkpoints").glob("step=*.ckpt")))
+    saved = tmp_path / "work" / grown.key / "checkpoints"
+    wait_for(lambda: list(saved.glob("step=*.ckpt")))
+    assert trunk.steps < int(next(saved.glob("step=*.ckpt")).stem.partition("=")[2]) < grown.steps
     assert killed.pid
     os.kill(killed.pid, signal.SIGKILL)
     trained = (tmp_path / "work" / trunk.key / END).stat().st_mtime_ns
