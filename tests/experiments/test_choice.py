@@ -48,3 +48,12 @@ def test_accuracy_of_models_that_know_and_that_do_not() -> None:
     items_NCS = choice_items(DOCUMENTS, items=10, context=24, length=8)
     assert choice_accuracy(Knows(items_NCS, 0), items_NCS, context=24, batch=4) == 1.0
     assert choice_accuracy(Knows(items_NCS, 2), items_NCS, context=24, batch=4) == 0.0
+
+
+def test_every_token_of_a_continuation_counts() -> None:
+    items_NCS = np.repeat(choice_items(DOCUMENTS, items=10, context=24, length=8)[:, :1], CHOICES, axis=1)
+    for place in (24, 31):
+        changed_NCS = items_NCS.copy()
+        changed_NCS[:, 1:, place] = (changed_NCS[:, 1:, place] + 1) % 256
+        assert choice_accuracy(Knows(changed_NCS, 0), changed_NCS, context=24) == 1.0
+    assert choice_accuracy(Knows(items_NCS, 0), items_NCS, context=24) == 0.0, "a tie is no right answer"

@@ -118,6 +118,8 @@ def test_a_killed_experiment_goes_on_and_ends_as_runs_in_one_piece(
     assert (tmp_path / "work" / trunk.key / END).stat().st_mtime_ns == trained
     results = sorted((tmp_path / "results" / "tiny").iterdir())
     assert [path.name for path in results] == ["grown_seed=1.json", "small_seed=1.json"]
+    log = (tmp_path / "work" / grown.key / "log.txt").read_text()
+    assert f"{grown.key}/checkpoints/step=" in log, "the killed run went on from its own checkpoint"
     result = second.results.get(grown)
     assert result and result["flops"] == grown.flops and result["steps"] == grown.steps
     assert [growth["steps"] for growth in result["growths"]] == [grown.borders[0]]
