@@ -12,8 +12,9 @@ from rich.table import Table
 
 from lit_recycle.commands.errors import sentence
 from lit_recycle.experiments.definition import load_experiments
+from lit_recycle.experiments.launch import Settings
 from lit_recycle.experiments.results import Results
-from lit_recycle.experiments.runner import Runner, Settings
+from lit_recycle.experiments.runner import Runner
 
 
 def main(argv: list[str]) -> int:

@@ -4,75 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lit_recycle.data.tokenizer import load_tokenizer
-from lit_recycle.experiments import corpus, worker
-from lit_recycle.experiments.budgets import Fit, merge
+from lit_recycle.experiments import corpus
 from lit_recycle.experiments.definition import Experiment, Run
 from lit_recycle.experiments.estimate import Speeds, flops_of
+from lit_recycle.experiments.launch import RESULT, Settings, Worker
 from lit_recycle.experiments.results import Results
 from lit_recycle.experiments.tasks import END, Task, tasks_for
-
-LOG, STEP = "log.txt", "step"
-"""Files of a task's folder: what the process says, and the step at which it is."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How experiments are run; nothing here changes a result by more than the last digits.
-
-    Args:
-        work: Folder for checkpoints, the corpus and logs. Removing it loses time, not results.
-        results: Folder of results.
-        workers: Processes side by side.
-        threads: Threads of each.
-        items: Items of the accuracy.
-        checkpoint_steps: Steps between checkpoints, which is what a kill can cost.
-        text: Path of the text, as ``data.path`` has it.
-    """
-
-    work: Path = Path("runs/experiments")
-    results: Path = Path("results")
-    workers: int = 2
-    threads: int = 1
-    items: int = 1000
-    checkpoint_steps: int = 400
-    text: str = "python-stdlib"
-
-
-@dataclass
-class Worker:
-    """A process that does a task."""
-
-    task: Task
-    process: subprocess.Popen[bytes]
-    log: TextIO
-    started: float
-    bar: TaskID
-    first_step: int
-
-    def step(self, folder: Path) -> int:
-        try:
-            return int(json.loads((folder / STEP).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return self.first_step
 
 
 class Runner:
@@ -132,74 +83,25 @@ class Runner:
     def _prepare_corpus(self) -> None:
         data = self.experiments[0].base["data"]
         self.about = corpus.prepare(
-            self.settings.work / "corpus", load_tokenizer(data["tokenizer"]), data["val_fraction"], self.settings.text
+            self.settings.corpus, load_tokenizer(data["tokenizer"]), data["val_fraction"], self.settings.text
         )
         self.results.add_text(self.about)
 
     def _start(self, task: Task, bars: Progress) -> None:
-        folder = self._folder(task.key)
-        folder.mkdir(parents=True, exist_ok=True)
-        data = self.experiments[0].base["data"]
-        description = {
-            "parent": str(self._folder(task.parent) / END) if task.parent else None,
-            "measure": task.run is not None,
-            "corpus": str(self.settings.work / "corpus"),
-            "val_fraction": data["val_fraction"],
-            "items": self.settings.items,
-            "beside": len(self.workers),
-        }
-        (folder / worker.TASK).write_text(json.dumps(description), encoding="utf-8")
-        (folder / worker.FIT).write_text(yaml.safe_dump(self._fit(task), sort_keys=False), encoding="utf-8")
-        log = (folder / LOG).open("a", encoding="utf-8")
-        threads = str(self.settings.threads)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lit_recycle.experiments.worker", str(folder)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        )
-        bar = bars.add_task(_label(task), total=task.steps - task.start, note="")
-        begun = Worker(task, process, log, time.monotonic(), bar, task.start)
-        begun.first_step = begun.step(folder)
-        self.workers.append(begun)
-
-    def _fit(self, task: Task) -> Fit:
-        """The task's configuration with this machine's paths."""
-        folder = self._folder(task.key)
-        record = {"end": str(folder / END), "progress": str(folder / STEP)}
-        checkpoint = {
-            "dirpath": str(folder / "checkpoints"),
-            "filename": "{step}",
-            "every_n_train_steps": self.settings.checkpoint_steps,
-            "save_top_k": 1,
-            "monitor": "step",
-            "mode": "max",
-        }
-        callbacks = [
-            {"class_path": "callbacks.RunRecord", "init_args": record},
-            *(task.fit["trainer"].get("callbacks") or []),
-            {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoint},
-        ]
-        folder_of_text = self.settings.work / "corpus"
-        paths = {
-            "trainer": {"default_root_dir": str(folder), "callbacks": callbacks},
-            "data": {"path": str(corpus.documents_file(folder_of_text)), "cache_dir": str(folder_of_text / "cache")},
-        }
-        return merge(task.fit, paths)
+        bar = bars.add_task(task.label, total=task.steps - task.start, note="")
+        self.workers.append(Worker.start(task, self.settings, beside=len(self.workers), bar=bar))
 
     def _collect(self, bars: Progress) -> None:
         for done in [w for w in self.workers if w.process.poll() is not None]:
             self.workers.remove(done)
-            done.log.close()
             bars.remove_task(done.bar)
-            folder = self._folder(done.task.key)
-            seconds = time.monotonic() - done.started
-            if done.process.returncode:
-                self.failed[done.task.key] = f"exit status {done.process.returncode}, {_last_line(folder / LOG)}"
+            folder, seconds = done.folder, time.monotonic() - done.started
+            if why := done.why_it_failed():
+                self.failed[done.task.key] = why
                 continue
             self.speeds.add(done.task, done.first_step, seconds)
             if done.task.run:
-                measured = json.loads((folder / worker.RESULT).read_text(encoding="utf-8"))
+                measured = json.loads((folder / RESULT).read_text(encoding="utf-8"))
                 self.results.add(done.task.run, measured | {"corpus": self.about.digest})
                 shutil.rmtree(folder)  # a trunk stays: other runs may branch off it
             else:
@@ -213,7 +115,7 @@ class Runner:
             came_to = f", loss {result['metrics']['loss']:.4f}, accuracy {result['metrics']['accuracy']:.3f}"
         left = self.time_left()
         self.console.print(
-            f"{clock}  {_label(task)}: {seconds:.0f} s{came_to}; {_about(left)} left", highlight=False, soft_wrap=True
+            f"{clock}  {task.label}: {seconds:.0f} s{came_to}; {_about(left)} left", highlight=False, soft_wrap=True
         )
 
     def time_left(self) -> float:
@@ -227,11 +129,8 @@ class Runner:
         return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console)
 
     def _show(self, bars: Progress, whole: TaskID) -> None:
-        left = 0
         for running in self.workers:
-            step = running.step(self._folder(running.task.key))
-            bars.update(running.bar, completed=step - running.task.start)
-            left += running.task.steps - step
+            bars.update(running.bar, completed=running.step() - running.task.start)
         known = [run for e in self.experiments for run in self.results.runs(e)]
         done = sum(self.results.get(run) is not None for run in known)
         bars.update(whole, completed=done / max(len(known), 1), note=f"{done} of {len(known)} runs")
@@ -256,7 +155,6 @@ class Runner:
             running.process.send_signal(signal.SIGTERM)
         for running in self.workers:
             running.process.wait()
-            running.log.close()
 
     def _folder(self, key: str) -> Path:
         return self.settings.work / key
@@ -296,15 +194,6 @@ def alone(work: Path) -> Iterator[None]:
         except OSError as error:
             raise ValueError(f"experiments are already running in {work}: wait for them, or stop them") from error
         yield
-
-
-def _label(task: Task) -> str:
-    return f"{task.run.experiment}/{task.run.name}" if task.run else f"trunk until step {task.steps} ({task.key})"
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
 
 
 def _about(seconds: float) -> str:

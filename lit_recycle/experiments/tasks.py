@@ -42,6 +42,11 @@ class Task:
         """Optimizer steps at its end."""
         return self.fit["trainer"]["max_steps"]
 
+    @property
+    def label(self) -> str:
+        """As it is shown."""
+        return f"{self.run.experiment}/{self.run.name}" if self.run else f"trunk until step {self.steps} ({self.key})"
+
 
 def tasks_for(runs: Sequence[Run], work: Path) -> list[Task]:
     """Tasks in an order in which each comes after its parent; runs keep their order.

@@ -29,6 +29,7 @@ from lit_recycle.data.batches import Samples
 from lit_recycle.data.order import shuffled
 from lit_recycle.experiments.choice import choice_accuracy, choice_items
 from lit_recycle.experiments.corpus import documents_of, open_corpus
+from lit_recycle.experiments.launch import FIT, RESULT, TASK
 from lit_recycle.experiments.tasks import END
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
@@ -37,8 +38,6 @@ from lit_recycle.training.weight_stats import norm_profile
 HELD_OUT_TOKENS = 400_000
 """Over which the loss at the end of a run is taken; the curve on the way uses trainer.limit_val_batches."""
 VERSIONS = ("lit-recycle", "torch", "lightning", "numpy")
-TASK, FIT, RESULT = "task.json", "fit.yaml", "result.json"
-"""Files of a task's folder: what the runner wrote, the configuration that was trained, what came out."""
 
 
 def main(folder: Path) -> int:

@@ -12,7 +12,6 @@ from processes import config
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
 
-
 ONE = ("--trainer.devices", "1")
 
 

@@ -17,7 +17,8 @@ from lit_recycle import cli
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.experiments.budgets import merge
 from lit_recycle.experiments.definition import Run, load_experiments
-from lit_recycle.experiments.runner import Runner, Settings, alone
+from lit_recycle.experiments.launch import Settings
+from lit_recycle.experiments.runner import Runner, alone
 from lit_recycle.experiments.tasks import END, tasks_for
 
 BASE = Path(__file__).parents[2] / "configs" / "experiments" / "base.yaml"
