@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
@@ -145,8 +146,8 @@ def _curves(found: Mapping[str, Sequence[Result]]) -> Figure:
             losses = [row[4] for row in run["curve"]]
             axes.plot(flops, losses, color=colour, linewidth=1.2, alpha=0.8, label=None if number else name)
             tops.append(losses[len(losses) // 4])
-            for growth in run["growths"]:
-                axes.plot(growth["flops"] / 1e12, growth["loss_before"], marker="^", color=colour, markersize=5)
+            marks = [growth["flops"] / 1e12 for growth in run["growths"]]
+            axes.plot(marks, np.interp(marks, flops, losses), linestyle="", marker="^", color=colour, markersize=6)
     ends = [run["curve"][-1][4] for runs in found.values() for run in runs]
     axes.set_ylim(min(ends) - 0.03, max(tops))
     axes.set(xlabel="training FLOPs (10¹²)", ylabel=PANELS["loss"])
