@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter
 
 from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.results import METRICS, Result, Results, spread
@@ -65,8 +65,8 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
         caption = "Validation loss over total training FLOPs; a line is a seed, triangles are growths."
         made.append(Plate(f"{experiment.name}_curves", caption, _curves(found), shown))
     if experiment.figure.get("profiles") and (grown := [run for run in shown if run["growths"]]):
-        caption = "Root mean square of the experts' weights, layer by layer, right before the growth; seed by seed."
-        made.append(Plate(f"{experiment.name}_profiles", caption, _profiles(grown), grown))
+        caption = "Root mean square of the experts' weights, layer by layer, right before the growth; mean over seeds."
+        made.append(Plate(f"{experiment.name}_profiles", caption, _profiles(experiment, grown), grown))
     return made + _sweeps(experiment, results)
 
 
@@ -126,7 +126,7 @@ def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
                 _dots(axes, values, [position] * len(values), colour, upright=True)
         if experiment.figure.get("log"):
             axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=experiment.figure["xlabel"], ylabel=axis_label)
         if number == 0 and len(lines) > 1:
@@ -155,12 +155,13 @@ def _curves(found: Mapping[str, Sequence[Result]]) -> Figure:
     return figure
 
 
-def _profiles(runs: Sequence[Result]) -> Figure:
-    """Profiles before the growth: one per seed and budget, for variants of one seed share what came before."""
-    named: dict[str, Sequence[float]] = {}
+def _profiles(experiment: Experiment, runs: Sequence[Result]) -> Figure:
+    """Mean over seeds before the first growth, by budget; variants of one seed share what came before."""
+    by_budget: dict[str, dict[int, Sequence[float]]] = {}
     for run in runs:
         growth = run["growths"][0]
-        named.setdefault(f"step {growth['steps']:,}, seed {run['seed']}", growth["norms"])
+        by_budget.setdefault(f"{growth['flops'] / experiment.unit:.1f} F_c", {})[run["seed"]] = growth["norms"]
+    named = {name: np.mean(list(by_seed.values()), axis=0).tolist() for name, by_seed in by_budget.items()}
     return profiles(named, "Weight norms right before the growth")
 
 

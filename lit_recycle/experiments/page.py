@@ -38,8 +38,8 @@ data, so differences are taken seed by seed.
 the same, over ln 2. *Accuracy*: 1,000 times, the true 32 bytes that follow 96 bytes of a held-out document stand among
 three other places of that document, and the model must find them the likeliest; chance is 25 %.
 
-**Words.** ± is the standard error of the mean over seeds. *Inside the noise*: the difference is at most twice its own
-standard error; with three seeds that is a weak test in both directions. *Agrees* and *contradicts* are said of the
+**Words.** ± is the standard error of the mean over seeds. *Inside the noise*: zero lies in the 95 % interval of the
+difference (Student's t: for three seeds 4.3 standard errors to each side). *Agrees* and *contradicts* are said of the
 paper's claim, at this size. None of it says what happens at the paper's sizes.
 """
 

@@ -105,6 +105,15 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, error, n)
 
 
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Quantiles of Student's t for 95 %, two-sided, with 1, 2, … degrees of freedom: three seeds tell little."""
+
+
+def interval(found: Spread) -> float:
+    """Half the width of the 95 % confidence interval of a mean."""
+    return STUDENT[min(found.n - 1, len(STUDENT)) - 1] * found.error
+
+
 @dataclass(frozen=True)
 class Difference:
     """One point minus another, paired by seed, because a seed has the same data and initial weights at both."""
@@ -114,15 +123,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``agrees``, ``contradicts`` or ``inside the noise`` (less than two standard errors); of a claim that the
-        first point is the better one.
+        """``agrees``, ``contradicts`` or ``inside the noise`` (the 95 % interval holds zero); of a claim that the first
+        point is the better one.
         """
-        mean, error, n = self.spread
-        if n < 2:
+        if self.spread.n < 2:
             return "one seed only"
-        if abs(mean) <= 2 * error:
+        if abs(self.spread.mean) <= interval(self.spread):
             return "inside the noise"
-        return "agrees" if (mean < 0) == self.better_if_negative else "contradicts"
+        return "agrees" if (self.spread.mean < 0) == self.better_if_negative else "contradicts"
 
 
 def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -> Difference | None:

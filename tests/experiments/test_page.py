@@ -53,6 +53,8 @@ def result(seed: int, loss: float, accuracy: float = 0.5) -> dict[str, Any]:
         ([1.00, 1.10, 1.20], [1.05, 1.15, 1.26], "agrees with the claim"),
         ([1.05, 1.15, 1.26], [1.00, 1.10, 1.20], "contradicts the claim"),
         ([1.00, 1.10, 1.20], [1.10, 1.00, 1.21], "inside the noise"),
+        ([1.00, 1.10, 1.20], [1.02, 1.14, 1.26], "inside the noise"),  # 3.5 standard errors, but of three seeds
+        ([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], [1.02, 1.14, 1.26, 1.32, 1.44, 1.56], "agrees with the claim"),
         ([1.00], [1.10], "one seed only"),
         ([1.00], [], "not measured yet"),
     ],
