@@ -13,7 +13,7 @@ from rich.table import Table
 from lit_recycle.commands.errors import sentence
 from lit_recycle.experiments.definition import load_experiments
 from lit_recycle.experiments.launch import Settings
-from lit_recycle.experiments.results import Results
+from lit_recycle.experiments.results import METRICS, Results
 from lit_recycle.experiments.runner import Runner
 
 
@@ -37,9 +37,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ("plan", plan, "what is left to run, and how long it will take"),
         ("run", run, "run what has no result yet; go on where it was interrupted"),
         ("page", page, "write docs/evidence.md and its figures from the results"),
+        ("compare", compare, "results of the same runs, made twice"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.set_defaults(command=command)
+        if command is compare:
+            sub.add_argument("first", type=Path, help="folder of results")
+            sub.add_argument("second", type=Path, help="folder of results, made elsewhere or again")
+            continue
         sub.add_argument("--configs", type=Path, default=Path("configs/experiments"))
         sub.add_argument("--results", type=Path, default=Settings.results)
         if command is page:
@@ -73,6 +78,22 @@ def page(options: argparse.Namespace) -> int:
 
     print(write_page(load_experiments(options.configs), Results(options.results), options.docs))
     return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """1 where no run is in both."""
+    first, second = Results(options.first).by_key, Results(options.second).by_key
+    both = [key for key in first if key in second]
+    table = Table(title=f"{len(both)} runs in both")
+    for name in ("run", *METRICS.values()):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for key in both:
+        one, other = first[key], second[key]
+        differences = [other["metrics"][metric] - one["metrics"][metric] for metric in METRICS]
+        name = ", ".join([*one["point"].values(), f"seed {one['seed']}"])
+        table.add_row(f"{one['experiment']}: {name}", *(f"{difference:+.4f}" for difference in differences))
+    Console().print(table)
+    return int(not both)
 
 
 def _print_plan(runner: Runner) -> None:

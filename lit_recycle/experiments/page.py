@@ -26,6 +26,8 @@ made from the files in `results/`, one per run; every run is a `lit-recycle fit`
 make experiments                  # all that has no result yet, resumable at any moment; first the plan of its time
 make experiments ONLY=headline    # one experiment
 make evidence                     # this page and its figures, from the results
+python -m lit_recycle.experiments run headline --results again --work runs/again    # the same runs once more, and
+python -m lit_recycle.experiments compare results again                             # how far they are from these
 ```
 
 **Sizes.** Unless an experiment says otherwise, the small model has {active} active parameters, so that

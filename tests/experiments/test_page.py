@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lit_recycle.experiments.__main__ import main
 from lit_recycle.experiments.definition import Expectation, load_experiments
 from lit_recycle.experiments.figures import DATA
 from lit_recycle.experiments.page import IMAGES, render
@@ -93,3 +94,10 @@ def test_compute_saved_is_a_ratio_per_seed() -> None:
     saved = compute_saved(runs, [rival, unreached])
     assert saved and saved.seeds == 2 and saved.reached == [(0.5, 0.5)]
     assert compute_saved(runs[2:], [rival]) is None
+
+
+def test_the_same_runs_made_twice_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    results = str(ROOT / "results")
+    assert main(["compare", results, results]) == 0
+    assert "+0.0000" in capsys.readouterr().out
+    assert main(["compare", results, str(tmp_path)]) == 1
