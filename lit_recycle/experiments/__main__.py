@@ -90,7 +90,8 @@ def compare(options: argparse.Namespace) -> int:
     for key in both:
         one, other = first[key], second[key]
         differences = [other["metrics"][metric] - one["metrics"][metric] for metric in METRICS]
-        name = ", ".join([*one["point"].values(), f"seed {one['seed']}"])
+        tuned = [f"{value:g}" for value in one.get("tuned", {}).values()]
+        name = ", ".join([*one["point"].values(), *tuned, f"seed {one['seed']}"])
         table.add_row(f"{one['experiment']}: {name}", *(f"{difference:+.4f}" for difference in differences))
     Console().print(table)
     return int(not both)

@@ -10,7 +10,7 @@ from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.figures import Plate, plates
 from lit_recycle.experiments.results import METRICS, Result, Results, spread
 from lit_recycle.experiments.saved import compute_saved
-from lit_recycle.experiments.verdicts import verdicts
+from lit_recycle.experiments.verdicts import correlations, verdicts
 from lit_recycle.model.config import MoEConfig
 
 IMAGES = "images/evidence"
@@ -140,6 +140,7 @@ def _section(experiment: Experiment, results: Results, figures: Sequence[Plate])
         parts += [f"**Incomplete: {done} of {planned} runs have results.** What follows may change.", ""]
     parts += _table(experiment, results)
     parts += verdicts(experiment, results)
+    parts += correlations(experiment, results)
     parts += _saved(experiment, results)
     for plate in figures:
         parts += [f"![{plate.caption}]({IMAGES}/{plate.name}.png)", "", f"*{plate.caption}*", ""]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lit_recycle.experiments.definition import Expectation, Experiment
 from lit_recycle.experiments.figures import label
-from lit_recycle.experiments.results import METRICS, Result, Results, difference
+from lit_recycle.experiments.results import METRICS, Result, Results, difference, spread
 
 
 def verdicts(experiment: Experiment, results: Results) -> list[str]:
@@ -16,6 +18,37 @@ def verdicts(experiment: Experiment, results: Results) -> list[str]:
         for where, first, second in _pairs(experiment, expected):
             lines.append("- " + verdict(expected, where, results.at(experiment, first), results.at(experiment, second)))
     return [*lines, ""] if lines else []
+
+
+def correlations(experiment: Experiment, results: Results) -> list[str]:
+    """How a metric goes with an axis of numbers: each seed's own correlation, then mean and standard error of those."""
+    axis = experiment.figure.get("x")
+    if axis is None:
+        return []
+    lines: dict[str, dict[int, list[tuple[float, Result]]]] = {}
+    for point, _ in experiment.variants:
+        name = label({a: text for a, text in point.items() if a != axis})
+        for run in results.at(experiment, point):
+            lines.setdefault(name, {}).setdefault(run["seed"], []).append((float(point[axis]), run))
+    said = []
+    for name, by_seed in lines.items():
+        whole = [pairs for pairs in by_seed.values() if len(pairs) == len(experiment.axes[axis])]
+        if not whole:
+            continue
+        for metric in ("loss", "accuracy"):
+            mean, error, n = spread(
+                [_correlation([(x, run["metrics"][metric]) for x, run in pairs]) for pairs in whole]
+            )
+            of = f"*{name}*: c" if name else "C"
+            sign = f"{mean:+.2f}" + (f" ± {error:.2f}" if n > 1 else "")
+            seeds = f"{n} seed{'s' if n > 1 else ''}"
+            said.append(f"- {of}orrelation of {METRICS[metric]} with {experiment.figure['xlabel']}: {sign} ({seeds}).")
+    return [*said, ""] if said else []
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Pearson's."""
+    return float(np.corrcoef(np.array(pairs).T)[0, 1])
 
 
 def _pairs(experiment: Experiment, expected: Expectation) -> list[tuple[str, dict[str, str], dict[str, str]]]:

@@ -15,7 +15,7 @@ from lit_recycle.experiments.figures import DATA
 from lit_recycle.experiments.page import IMAGES, render
 from lit_recycle.experiments.results import Results, spread
 from lit_recycle.experiments.saved import compute_saved, reaching
-from lit_recycle.experiments.verdicts import verdict
+from lit_recycle.experiments.verdicts import correlations, verdict
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -101,3 +101,17 @@ def test_the_same_runs_made_twice_are_compared(capsys: pytest.CaptureFixture[str
     assert main(["compare", results, results]) == 0
     assert "+0.0000" in capsys.readouterr().out
     assert main(["compare", results, str(tmp_path)]) == 1
+
+
+def test_correlation_is_each_seeds_own() -> None:
+    """Seeds that differ from each other, and in which more sunk compute always gives a lower loss."""
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["sunk_extra"])
+    results = Results(ROOT / "no-results")
+
+    def at(_: object, point: dict[str, str]) -> list[dict[str, Any]]:
+        return [result(seed, seed - float(point["sunk"]), 0.1 + seed * float(point["sunk"])) for seed in (1, 2, 9)]
+
+    results.at = at  # type: ignore[assignment, method-assign]
+    loss, accuracy, _ = correlations(experiment, results)
+    assert "validation loss with F_c before the growth: -1.00 ± 0.00 (3 seeds)" in loss
+    assert "+1.00 ± 0.00 (3 seeds)" in accuracy
