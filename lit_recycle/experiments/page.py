@@ -164,7 +164,7 @@ def _table(experiment: Experiment, results: Results) -> list[str]:
         if runs:
             lines.append("| " + " | ".join([*point.values(), *_cells(experiment, results, point, runs)]) + " |")
     if len(lines) == 2:
-        return ["No variant has results for all values of the tuned setting yet.", ""]
+        return ["No variant has results yet.", ""]
     return [*lines, ""]
 
 
@@ -178,9 +178,9 @@ def _cells(experiment: Experiment, results: Results, point: dict[str, str], runs
     cells.append(f"{spread([run['flops'] for run in runs]).mean / experiment.unit:.2f}")
     cells.append(f"{spread([run['cpu_seconds'] for run in runs]).mean:.0f} s")
     if experiment.best_of:
-        value = results.best_value(experiment, point)
-        edge = value in (min(experiment.best_of.values), max(experiment.best_of.values))
-        cells.append(f"{value:g}" + (" (at the edge of what was tried)" if edge else ""))
+        value, tried = results.best_value(experiment, point), results.tried(experiment, point)
+        edge = ", at the edge" if value in (min(tried), max(tried)) else ""
+        cells.append(f"{value:g} (of {len(tried)}{edge})")
     return cells
 
 

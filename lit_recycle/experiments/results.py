@@ -58,25 +58,31 @@ class Results:
 
     # --- what a table or figure asks for -----------------------------------------------------------------------------
 
-    def best_value(self, experiment: Experiment, point: Mapping[str, str]) -> float | None:
-        """The tuned setting's best value at a point, by mean loss over the sweep's seeds; None before all are there."""
+    def tried(self, experiment: Experiment, point: Mapping[str, str]) -> dict[float, float]:
+        """The tuned setting's values at a point that have results on all of the sweep's seeds, and their mean loss."""
         best_of = experiment.best_of
         assert best_of is not None
         means = {}
         for value in best_of.values:
             found = [self.get(experiment.run(point, seed, value)) for seed in best_of.seeds]
-            if None in found:
-                return None
-            means[value] = sum(r["metrics"]["loss"] for r in found if r) / len(found)
-        return min(means, key=lambda value: means[value])
+            if None not in found:
+                means[value] = sum(r["metrics"]["loss"] for r in found if r) / len(found)
+        return means
+
+    def best_value(self, experiment: Experiment, point: Mapping[str, str]) -> float | None:
+        """The best of the values that have been tried; None before any has."""
+        means = self.tried(experiment, point)
+        return min(means, key=lambda value: means[value], default=None)
 
     def runs(self, experiment: Experiment) -> list[Run]:
-        """All runs of an experiment that are known so far; those of later seeds once the best value is."""
+        """All runs of an experiment that are known so far; those of later seeds once all values have been tried."""
         known = list(experiment.sweep())
         for seed in experiment.seeds_after_sweep():
             for point, _ in experiment.variants:
                 value = self.best_value(experiment, point)
-                if value is not None:
+                assert experiment.best_of is not None
+                whole = len(self.tried(experiment, point)) == len(experiment.best_of.values)
+                if value is not None and (whole or self.get(experiment.run(point, seed, value))):
                     known.append(experiment.run(point, seed, value))
         return known
 

@@ -9,8 +9,15 @@ import pytest
 import yaml
 from processes import config
 
+from lit_recycle.advice.rules import Situation, advise
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
+from lit_recycle.commands.advise import to_yaml
+from lit_recycle.commands.plan import load_config
+from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model.config import MoEConfig
 
 ONE = ("--trainer.devices", "1")
 
@@ -76,3 +83,20 @@ def test_a_budget_in_tokens_and_in_hours(capsys: pytest.CaptureFixture[str]) -> 
 def test_mistakes_are_told(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", *argv]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
+    """Also where its steps had other batches, so that they do not tell its FLOPs."""
+    quickstart = load_config(["--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")])
+    shape = MoEConfig.from_dict(quickstart["model"]["config"])
+    unit, tokens = shape.chinchilla_flops(), 8 * 256
+    now = Situation(shape, Progress(10, 10**6, 3 * unit), 60.0 * unit)
+    advice = advise(now)
+    assert [growth.at_flops for growth in advice.growths] == [3 * unit, 6 * unit]
+    deep = grow_config(shape, Depth(2), None)[0]
+    wide = grow_config(deep, None, Width(2))[0]
+    deep_steps = -(-3 * unit // (tokens * deep.num_flops_per_token(256)))
+    left = 60 * unit - deep_steps * tokens * deep.num_flops_per_token(256)
+    wide_steps = round(left / (tokens * wide.num_flops_per_token(256)))
+    made = yaml.safe_load(to_yaml(quickstart, now, advice, None))
+    assert made["trainer"]["max_steps"] == 10 + deep_steps + wide_steps

@@ -115,3 +115,19 @@ def test_correlation_is_each_seeds_own() -> None:
     loss, accuracy, _ = correlations(experiment, results)
     assert "validation loss with F_c before the growth: -1.00 ± 0.00 (3 seeds)" in loss
     assert "+1.00 ± 0.00 (3 seeds)" in accuracy
+
+
+def test_later_seeds_wait_for_the_sweep_and_take_its_best() -> None:
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["headline"])
+    assert experiment.best_of
+    results, point = Results(ROOT / "no-results"), dict(experiment.variants[0][0])
+    losses = {value: 1.0 + abs(value - 2.0e-3) for value in experiment.best_of.values}
+    for value, loss in list(losses.items())[:-1]:
+        results.by_key[experiment.run(point, 1, value).key] = result(1, loss)
+    assert results.best_value(experiment, point) == 2.0e-3
+    assert len(results.runs(experiment)) == len(list(experiment.sweep()))
+    value, loss = list(losses.items())[-1]
+    results.by_key[experiment.run(point, 1, value).key] = result(1, loss)
+    known = results.runs(experiment)[len(list(experiment.sweep())) :]
+    assert known == [experiment.run(point, seed, 2.0e-3) for seed in (2, 3)]
+    assert [r["seed"] for r in results.at(experiment, point)] == [1]
