@@ -65,13 +65,13 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def runner(configs: Path, root: Path) -> Runner:
-    settings = Settings(root / "work", root / "results", workers=2, items=4, checkpoint_steps=5, text=TEXT)
+def runner(configs: Path, root: Path, workers: int = 2) -> Runner:
+    settings = Settings(root / "work", root / "results", workers, items=4, checkpoint_steps=5, text=TEXT)
     return Runner(load_experiments(configs), settings)
 
 
 def run(configs: Path, root: Path) -> None:
-    assert runner(configs, root).run() == 0
+    assert runner(configs, root, workers=1).run() == 0
 
 
 def wait_for(found: object, seconds: float = 60) -> None:
