@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test campaign bench check types clean
+.PHONY: demo test campaign bench experiments evidence check types clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -29,6 +29,12 @@ campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five 
 
 bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; eleven minutes on two cores
 	$(BIN)/python benchmarks/all.py
+
+experiments: $(VENV)/.installed  ## what has no result yet, resumable: ONLY="headline depth" WORKERS=2
+	$(BIN)/python -m lit_recycle.experiments run $(ONLY) --workers $(or $(WORKERS),2)
+
+evidence: $(VENV)/.installed  ## docs/evidence.md and its figures, from results/
+	$(BIN)/python -m lit_recycle.experiments page
 
 check: $(VENV)/.installed-test  ## format and lint
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ from callbacks.forgetting import ForgettingMonitor
 from callbacks.growth import GrowthCallback
 from callbacks.growth_monitor import GrowthMonitor
 from callbacks.progress import RunProgressBar
+from callbacks.run_record import RunRecord
 from callbacks.tensorboard import TensorBoardLayout
 from callbacks.token_losses import TokenLossWriter
 from callbacks.waiting import WaitingTime
@@ -20,6 +21,7 @@ __all__ = [
     "GrowthCallback",
     "GrowthMonitor",
     "RunProgressBar",
+    "RunRecord",
     "TensorBoardLayout",
     "TokenLossWriter",
     "WaitingTime",

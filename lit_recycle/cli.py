@@ -18,6 +18,7 @@ COMMANDS = {
     "test": ("trainer", "test loss of a checkpoint"),
     "predict": ("trainer", "per-token losses of a checkpoint"),
     "plan": ("plan", "what a run will be, stage by stage: sizes, FLOPs, source maps"),
+    "advise": ("advise", "when and how to grow, for a checkpoint or configuration and a budget"),
     "grow": ("grow", "grow a checkpoint on disk: this project's or Hugging Face's"),
     "operators": ("operators", "what a growth may do to a model"),
     "generate": ("generate", "sample text from a checkpoint"),

@@ -1,0 +1,1 @@
+"""Advice on when to grow, from a checkpoint or a configuration and a budget."""

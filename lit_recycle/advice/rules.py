@@ -1,0 +1,228 @@
+"""Rules for a schedule of growths: arithmetic on shapes, FLOPs and weight norms. Each names where it is from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model.config import MoEConfig
+from lit_recycle.text import human
+
+PAPER = "arXiv 2510.08008"
+CHINCHILLA = "compute-optimal size √(C/120), arXiv 2203.15556 at 20 tokens per active parameter"
+G_STACK = "arXiv 2405.15319"
+FACTOR = "factor 2 is the most reliable, arXiv 2605.13405"
+FORMED = 1.0
+"""F_c after which interposition beats stacking; the norm profile is formed at about 1.2 (arXiv 2510.08008)."""
+DECAY = 0.2
+"""Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known before a decision.
+
+    Args:
+        config: The present shape.
+        progress: What has been spent on it.
+        budget: FLOPs that are there to spend.
+        profile: Its weight norms, layer by layer, if there is a checkpoint.
+        optimizer: Whether the checkpoint brings the optimizer's state; True where training has not begun.
+        rate: Present learning rate as a share of the full one, if known.
+    """
+
+    config: MoEConfig
+    progress: Progress
+    budget: float
+    profile: Sequence[float] | None = None
+    optimizer: bool = True
+    rate: float | None = None
+
+    @property
+    def total(self) -> float:
+        return self.progress.flops + self.budget
+
+    @property
+    def sunk_multiples(self) -> float:
+        """Sunk FLOPs in F_c."""
+        return self.progress.flops / self.config.chinchilla_flops()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of YAML and where it comes from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+@dataclass
+class Growth:
+    """A recommended event, line by line; ``when`` says where its moment is from."""
+
+    at_flops: float
+    when: str
+    axis: str
+    lines: list[Line]
+
+    def event(self) -> dict[str, Any]:
+        """As GrowthCallback takes it."""
+        event: dict[str, Any] = {"at": {"flops": round(self.at_flops)}, self.axis: {}}
+        for line in self.lines:
+            *outer, last = line.key.split(".")
+            place = event
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = line.value
+        return event
+
+
+@dataclass
+class Advice:
+    """Growths to make, none for going on as it is, and what was weighed."""
+
+    growths: list[Growth] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def advise(now: Situation) -> Advice:
+    """A schedule for spending a budget."""
+    advice = Advice()
+    say = advice.remarks.append
+    unit, sunk = now.config.chinchilla_flops(), now.sunk_multiples
+    say(f"{human(now.config.num_active_params())} active parameters: F_c = {unit:.3g} FLOPs; {sunk:.2f} F_c are sunk")
+    best = math.sqrt(now.total / 120)
+    say(f"in all there are {now.total / unit:.2f} F_c, for which {human(best)} active parameters are best")
+    say(f"  ({CHINCHILLA})")
+    shapes = _shapes(now.config)
+    wanted = min(range(len(shapes)), key=lambda i: abs(math.log(shapes[i].num_active_params() / best)))
+    _grow(now, shapes, wanted, advice)
+    for remark in (*profile_remarks(now), *_g_stack(now, shapes[wanted] if advice.growths else None, advice)):
+        say(remark)
+    say("not known: the loss of any of these choices, for no curves of this data and model have been fitted")
+    return advice
+
+
+def _shapes(config: MoEConfig) -> list[MoEConfig]:
+    """As it is; twice as deep; twice as deep and, where there are experts, as wide."""
+    shapes = [config, grow_config(config, Depth(factor=2), None)[0]]
+    if config.num_moe_layers:
+        shapes.append(grow_config(shapes[1], None, Width(factor=2))[0])
+    return shapes
+
+
+def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advice) -> None:
+    say, unit, sunk = advice.remarks.append, now.config.chinchilla_flops(), float(now.progress.flops)
+    if wanted == 0:
+        say("so: go on with this model. A model twice as deep would be further from the best size")
+        return
+    if now.budget < sunk:
+        say(f"so: go on with this model, or spend more: at least the sunk FLOPs belong after a growth ({PAPER})")
+        return
+    first = max(sunk, min(FORMED * unit, now.total / 2))
+    moment = "now" if first == sunk else f"at {first / unit:.2f} F_c"
+    say(f"so: grow to {human(shapes[wanted].num_active_params())} active parameters, beginning {moment}")
+    if first == sunk:
+        when = f"now: at least {FORMED:g} F_c are sunk, and no less is left, {PAPER}"
+    elif first == FORMED * unit:
+        when = f"{FORMED:g} F_c, where the norm profile forms, {PAPER}"
+    else:
+        when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}"
+    advice.growths.append(Growth(first, when, "depth", _depth_lines(now, first)))
+    if wanted == 2:
+        second = first + min(first, (now.total - 2 * first) / 2)
+        if second - first < first / 4:
+            say(f"no second growth: after it at least what was sunk before it must be left ({PAPER})")
+        else:
+            say(f"a second growth when {second / unit:.2f} F_c are spent: again no less is left after it ({PAPER})")
+            when = f"no less is left than is sunk, {PAPER}"
+            advice.growths.append(Growth(second, when, "width", _width_lines()))
+
+
+def _depth_lines(now: Situation, first: float) -> list[Line]:
+    formed = first >= FORMED * now.config.chinchilla_flops()
+    why = f"beats stack once past about 1 F_c, {PAPER}" if formed else f"below 1 F_c no method is known to win, {PAPER}"
+    lines = [Line("depth.factor", 2, FACTOR), Line("depth.method", "interposition", why)]
+    if not now.optimizer:
+        lines.append(Line("optimizer_state", "reset", "the checkpoint holds no optimizer state"))
+        lines.append(Line("rewarm", {"steps": 100}, f"a reset is followed by a warm-up, {PAPER}"))
+    else:
+        lines.append(
+            Line("optimizer_state", "carry", "nothing is lost that the checkpoint holds; no source measures it")
+        )
+        if now.rate is not None and now.rate < 0.9:
+            why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
+            lines.append(Line("rewarm", {"steps": 100}, why))
+    return lines
+
+
+def _width_lines() -> list[Line]:
+    return [
+        Line("width.factor", 2, FACTOR),
+        Line("width.noise", 0.01, f"α of {PAPER}"),
+        Line("width.top_k", "scale", f"128 experts, top-8 beat 128, top-4, {PAPER}"),
+        Line("optimizer_state", "carry", "copies' moments follow their gradients: derived"),
+    ]
+
+
+# --- what a checkpoint's weights and other formulas say --------------------------------------------------------------
+
+
+def profile_remarks(now: Situation) -> list[str]:
+    """Is the profile of weight norms formed, and where would a stack break it?"""
+    norms = now.profile
+    if norms is None:
+        return ["norm profile: no checkpoint to take it from"]
+    if len(norms) < 4:
+        return [f"norm profile {_numbers(norms)}: too few layers to tell whether it has formed"]
+    steps = [after - before for before, after in pairwise(norms)]
+    rising = sum(step > 0 for step in steps)
+    seam = norms[0] - norms[-1]
+    return [
+        f"norm profile {_numbers(norms)}: rises at {rising} of {len(steps)} steps; a formed one rises and dips a "
+        f"little at the end ({PAPER})",
+        f"a stack would put layer 0 above layer {len(norms) - 1}: a step of {seam:+.4f}, "
+        f"{abs(seam) / max(map(abs, steps)):.1f} times the largest between neighbours; interposition makes none",
+    ]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    shown = [f"{value:.4f}" for value in values]
+    return " ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-4:]])
+
+
+def g_stack_tokens(target: MoEConfig, flops: float) -> float:
+    """Tokens to train on before growing, by the fit of G_stack (arXiv 2405.15319, its scaling law of growth timing).
+
+    log10 d = 0.88 · log10 N + 163.27 / log10 C − 5.74, with N the target's parameters without embeddings.
+
+    Args:
+        target: Shape after the growth.
+        flops: C, all FLOPs of the run.
+    """
+    embeddings = target.vocab_size * target.hidden_size * (1 if target.tie_embeddings else 2)
+    params = target.num_params() - embeddings
+    return 10 ** (0.88 * math.log10(params) + 163.27 / math.log10(flops) - 5.74)
+
+
+def _g_stack(now: Situation, target: MoEConfig | None, advice: Advice) -> list[str]:
+    if target is None:
+        return []
+    tokens = g_stack_tokens(target, now.total)
+    possible = now.total / (6 * target.num_active_params())
+    said = f"G_stack's formula would grow after {human(tokens)} tokens ({G_STACK})"
+    if tokens > possible:
+        said += ": more than the budget has, which is below the range that it was fitted in; not used"
+    else:
+        at = now.progress.tokens + (advice.growths[0].at_flops - now.progress.flops) / (
+            6 * now.config.num_active_params()
+        )
+        said += f"; here it is after {human(at)}"
+    return [said]

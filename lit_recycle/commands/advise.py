@@ -1,0 +1,194 @@
+"""``lit-recycle advise``: a schedule for a checkpoint or a configuration and a budget, as YAML that runs as it is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_recycle.advice.rules import DECAY, Advice, Growth, Situation, advise
+from lit_recycle.commands.plan import RunShape, load_config, run_shape
+from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.growth.schedule import Progress, stages
+from lit_recycle.model.config import MoEConfig
+
+GROWTH = "callbacks.GrowthCallback"
+SCHEDULE = "WarmupStableDecay"
+EVENTS = "EVENTS"
+NO_END = 10**15
+
+
+def main(argv: list[str]) -> int:
+    """Print the YAML, with the reasons as comments."""
+    options, rest = parse(argv)
+    path = options.config or _config_beside(options.ckpt_path)
+    config = load_config(["--config", str(path), *rest])
+    saved = _read(options.ckpt_path) if options.ckpt_path else None
+    situation = _situation(config, saved, options)
+    advice = advise(situation)
+    if options.ckpt_path:
+        config["ckpt_path"] = str(options.ckpt_path)
+    text = to_yaml(config, situation, advice, saved)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+        print("\n".join(line for line in text.splitlines() if line.startswith("#")))
+        print(f"\nlit-recycle fit --config {options.out}")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="lit-recycle advise",
+        description="Recommend when and how to grow: a whole configuration for `lit-recycle fit`, each line of the "
+        "schedule with its source. Further options override the configuration: --data.batch_size 32.",
+    )
+    parser.add_argument("--ckpt_path", type=Path, default=None, help="checkpoint to go on from")
+    parser.add_argument("--config", type=Path, default=None, help="the run's; the one beside the checkpoint by default")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--flops", type=float, help="FLOPs to spend from here on")
+    budget.add_argument(
+        "--tokens", type=float, help="tokens, as the present model would be trained on; its FLOPs count"
+    )
+    budget.add_argument("--hours", type=float, help="device hours; needs --flops_per_second")
+    parser.add_argument("--flops_per_second", type=float, default=None, help="of a device, as training reaches it")
+    parser.add_argument("--out", type=Path, default=None, help="file for the YAML; standard output when not given")
+    options, rest = parser.parse_known_args(argv)
+    if not (options.ckpt_path or options.config):
+        raise ValueError("give --ckpt_path, --config, or both: what is to be trained")
+    if (options.hours is None) != (options.flops_per_second is None):
+        raise ValueError("--hours and --flops_per_second belong together")
+    return options, rest
+
+
+def _config_beside(checkpoint: Path) -> Path:
+    for folder in checkpoint.resolve().parents[:2]:
+        if (folder / "config.yaml").exists():
+            return folder / "config.yaml"
+    raise ValueError(f"there is no config.yaml beside {checkpoint}: give the run's with --config")
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    with without_gc():  # only now: --help needs no torch
+        from lit_recycle.checkpoints.native import load_whole_checkpoint
+
+    return load_whole_checkpoint(checkpoint)
+
+
+def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: argparse.Namespace) -> Situation:
+    shape = _shape(config, []).config
+    progress = Progress(0, 0, 0)
+    known: dict[str, Any] = {}
+    if saved:
+        from lit_recycle.training.weight_stats import norm_profile
+
+        shape = MoEConfig.from_dict(saved["hyper_parameters"]["config"])
+        counters = saved.get("progress", {"tokens_seen": 0, "flops_spent": 0})
+        progress = Progress(saved.get("global_step", 0), counters["tokens_seen"], counters["flops_spent"])
+        known["profile"] = norm_profile(saved["state_dict"]).tolist()
+        known["optimizer"] = bool(saved.get("optimizer_states"))
+        known["rate"] = _rate(saved)
+    if options.flops is not None:
+        budget = options.flops
+    elif options.tokens is not None:
+        budget = options.tokens * shape.num_flops_per_token(_shape(config, []).seq_len)
+    else:
+        budget = options.hours * 3600 * options.flops_per_second
+    if budget <= 0:
+        raise ValueError(f"the budget must be positive, got {budget:g} FLOPs")
+    return Situation(shape, progress, budget, **known)
+
+
+def _rate(saved: dict[str, Any]) -> float | None:
+    """The checkpoint's learning rate as a share of the full one."""
+    for schedule in saved.get("lr_schedulers", []):
+        if schedule.get("base_lrs") and schedule.get("_last_lr"):
+            return schedule["_last_lr"][0] / schedule["base_lrs"][0]
+    return None
+
+
+# --- the configuration -----------------------------------------------------------------------------------------------
+
+
+def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[str, Any] | None) -> str:
+    """The whole configuration, with the schedule in it and its sources as comments."""
+    past = [record["event"] for record in saved["hyper_parameters"]["growth"]] if saved else []
+    shape = _shape(config, [growth.event() for growth in advice.growths])
+    parts = stages(
+        now.config,
+        shape.events,
+        seq_len=shape.seq_len,
+        tokens_per_step=shape.tokens_per_step,
+        max_steps=NO_END,
+        start=now.progress,
+        first_event=len(past),
+    )
+    last = parts[-1]
+    per_step = shape.tokens_per_step * last.config.num_flops_per_token(shape.seq_len)
+    steps = last.start.steps + max(round((now.total - last.start.flops) / per_step), 1)
+    # The end of the decay is the end of the run, its beginning not before the last growth.
+    decay = min(round(DECAY * now.total / per_step), (steps - last.start.steps) // 2)
+    made = deepcopy(config)
+    made["trainer"]["max_steps"] = steps
+    schedule = (made.get("model") or {}).get("lr_scheduler") or {}
+    if SCHEDULE in str(schedule.get("class_path")):
+        schedule["init_args"] |= {"total_steps": steps, "decay_steps": decay}
+    made["trainer"]["callbacks"] = _callbacks(made["trainer"].get("callbacks") or [], bool(advice.growths or past))
+    dumped = yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+    dumped = _with_events(dumped, past, advice.growths)
+    comments = {
+        f"max_steps: {steps}": f"{now.budget:.3g} FLOPs from here on",
+        f"decay_steps: {decay}": f"the last {DECAY:.0%} of all FLOPs, or half of the last stage: our default",
+    }
+    for line, why in comments.items():
+        dumped = dumped.replace(f"{line}\n", f"{line}  # {why}\n", 1)
+    return "\n".join([*(f"# {remark}" for remark in advice.remarks), dumped])
+
+
+def _callbacks(callbacks: list[dict[str, Any]], grows: bool) -> list[dict[str, Any]]:
+    """The run's callbacks, with a GrowthCallback that keeps its place and its other settings, or without one."""
+    own = [c for c in callbacks if c["class_path"].endswith("GrowthCallback")]
+    others = [c for c in callbacks if c not in own]
+    if grows:
+        settings = own[0]["init_args"] if own else {}
+        place = callbacks.index(own[0]) if own else 0
+        others.insert(place, {"class_path": GROWTH, "init_args": settings | {"events": EVENTS}})
+    return others
+
+
+def _with_events(dumped: str, past: list[dict[str, Any]], growths: list[Growth]) -> str:
+    """Put the events in the place that was kept for them, each line with its source."""
+    place = next((line for line in dumped.splitlines() if line.strip() == f"events: {EVENTS}"), None)
+    if place is None:
+        return dumped
+    indent = " " * (len(place) - len(place.lstrip()))
+    lines = [f"{indent}events:"]
+    for event in past:
+        lines += [f"{indent}- {_flow(event)}  # has happened"]
+    for growth in growths:
+        sources = {line.key.split(".")[-1]: line.source for line in growth.lines}
+        event = growth.event()
+        lines.append(f"{indent}- at: {_flow(event.pop('at'))}  # {growth.when}")
+        for key, value in event.items():
+            if isinstance(value, dict) and key == growth.axis:
+                lines.append(f"{indent}  {key}:")
+                lines += [f"{indent}    {k}: {_flow(v)}  # {sources[k]}" for k, v in value.items()]
+            else:
+                lines.append(f"{indent}  {key}: {_flow(value)}  # {sources[key]}")
+    return dumped.replace(place, "\n".join(lines), 1)
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("...\n").strip()
+
+
+def _shape(config: dict[str, Any], events: list[dict[str, Any]]) -> RunShape:
+    """The run's shape with these events and no others."""
+    trainer = (config.get("trainer") or {}) | {"max_steps": NO_END}
+    trainer["callbacks"] = [{"class_path": GROWTH, "init_args": {"events": deepcopy(events)}}] if events else []
+    return run_shape(deepcopy(config | {"trainer": trainer}))

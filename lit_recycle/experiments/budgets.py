@@ -1,0 +1,153 @@
+"""From budgets in F_c to configurations of ``lit-recycle fit`` with numbers of steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from lit_recycle.commands.plan import RunShape, run_shape
+
+Fit = dict[str, Any]
+"""A configuration of ``lit-recycle fit``, without the paths of a machine."""
+
+GROWTH = "callbacks.GrowthCallback"
+NO_END = 10**12
+"""Steps of a run whose end is not known yet."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a variant of an experiment says, after merging.
+
+    Args:
+        fit: What is changed in the base configuration.
+        growths: Events of GrowthCallback without ``at``; ``after`` is in F_c since the first growth.
+        sunk: F_c before the first growth.
+        extra: F_c after it; of the whole run where nothing is sunk.
+        decay: F_c at the end in which the learning rate decays.
+    """
+
+    extra: float
+    sunk: float = 0.0
+    decay: float = 0.0
+    growths: Sequence[dict[str, Any]] = ()
+    fit: Fit = field(default_factory=dict)
+
+
+def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, tuple[int, ...], int, int, int]:
+    """The configuration of a run; its borders, steps, FLOPs and sunk FLOPs."""
+    fit = merge(base, settings.fit) | {"seed_everything": seed}
+    fit = merge(fit, {"data": {"seed": seed}})
+    events = [_event(growth, settings.sunk, unit) for growth in settings.growths]
+    total = round((settings.sunk + settings.extra) * unit)
+    shape = _endless_shape(fit, events)
+    stages = shape.stages()
+    last = stages[-1]
+    per_step = shape.tokens_per_step * last.config.num_flops_per_token(shape.seq_len)
+    if total <= last.start.flops:
+        raise ValueError(
+            f"a growth after {last.start.flops / unit:.2f} F_c of {total / unit:.2f} leaves nothing to train"
+        )
+    # Up to half a step from the budget: runs of other shapes are compared at the same FLOPs.
+    steps = last.start.steps + max(round((total - last.start.flops) / per_step), 1)
+    decay_steps = round(settings.decay * unit / per_step)
+    if steps - decay_steps < last.start.steps:
+        raise ValueError(f"a decay over {settings.decay} F_c begins before the last growth: shorten it, or raise extra")
+    first_growth = stages[1].start if len(stages) > 1 else None
+    schedule = {"lr_scheduler": {"init_args": {"total_steps": steps, "decay_steps": decay_steps}}}
+    fit = merge(fit, {"model": schedule, "trainer": {"max_steps": steps}})
+    if events:
+        callback = {"class_path": GROWTH, "init_args": {"events": events, "seed": seed, "save_anchor": False}}
+        fit["trainer"]["callbacks"] = [*(fit["trainer"].get("callbacks") or []), callback]
+    borders = (*(stage.start.steps for stage in stages[1:]), steps - decay_steps)
+    flops = last.start.flops + (steps - last.start.steps) * per_step
+    return fit, borders, steps, flops, first_growth.flops if first_growth else 0
+
+
+def _event(growth: Mapping[str, Any], sunk: float, unit: int) -> dict[str, Any]:
+    after = growth.get("after", 0.0)
+    return {"at": {"flops": round((sunk + after) * unit)}} | {k: v for k, v in growth.items() if k != "after"}
+
+
+def _endless_shape(fit: Fit, events: Sequence[Mapping[str, Any]]) -> RunShape:
+    """What follows from a configuration by arithmetic, as ``lit-recycle plan`` has it."""
+    callbacks = [{"class_path": GROWTH, "init_args": {"events": list(events)}}] if events else []
+    return shape_of(merge(fit, {"trainer": {"max_steps": NO_END, "callbacks": callbacks}}))
+
+
+def shape_of(fit: Fit) -> RunShape:
+    """What ``lit-recycle plan`` makes of a configuration."""
+    trainer = fit["trainer"]
+    events = [c["init_args"]["events"] for c in trainer.get("callbacks") or [] if c["class_path"] == GROWTH]
+    callbacks = [{"class_path": GROWTH, "init_args": {"events": each}} for each in events]
+    # Without seeds and rates, which change nothing of it: reading a configuration takes twenty milliseconds.
+    data = {key: value for key, value in fit["data"].items() if key != "seed"}
+    parts = {"trainer": trainer | {"callbacks": callbacks}, "model": {"config": fit["model"]["config"]}, "data": data}
+    return _read_shape(json.dumps(parts))
+
+
+@cache
+def _read_shape(parts: str) -> RunShape:
+    return run_shape(json.loads(parts))
+
+
+def phases(fit: Fit, borders: Sequence[int]) -> list[tuple[Fit, int]]:
+    """What a run is before its rate decays: from border to border, the configuration that led there, and its step.
+
+    It says nothing of what comes later, so that runs which differ only in that have it in common.
+    """
+    made: list[tuple[Fit, int]] = []
+    for grown, step in enumerate(borders):
+        if step > (made[-1][1] if made else 0):
+            made.append((_before_decay(fit, grown), step))
+    return made
+
+
+def _before_decay(fit: Fit, grown: int) -> Fit:
+    """The configuration with the first few of its growths, at constant rate after the warm-up, and without an end."""
+    fit = deepcopy(fit)
+    callbacks = []
+    for callback in fit["trainer"].pop("callbacks", None) or []:
+        if callback["class_path"] == GROWTH:
+            callback["init_args"]["events"] = callback["init_args"]["events"][:grown]
+            if not grown:
+                continue
+        callbacks.append(callback)
+    if callbacks:
+        fit["trainer"]["callbacks"] = callbacks
+    return merge(until(fit, None), nested("model.lr_scheduler.init_args.decay_steps", 0))
+
+
+def until(fit: Fit, step: int | None) -> Fit:
+    """The configuration, to end at a step."""
+    ends = {"model": {"lr_scheduler": {"init_args": {"total_steps": step}}}, "trainer": {"max_steps": step}}
+    return merge(fit, ends)
+
+
+# --- configurations as nested dicts
+
+
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """``second`` laid over ``first``, key by key; lists are replaced."""
+    merged = dict(first)
+    for key, value in second.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` for the dotted key ``a.b``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def key_of(fit: Mapping[str, Any]) -> str:
+    """A hash of a configuration; the order of keys does not count."""
+    return hashlib.blake2b(json.dumps(fit, sort_keys=True).encode(), digest_size=6).hexdigest()

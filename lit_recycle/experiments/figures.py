@@ -1,0 +1,205 @@
+"""Figures of an experiment, from its results: every seed's point, means with standard errors."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from lit_recycle.experiments.definition import Experiment
+from lit_recycle.experiments.results import METRICS, Result, Results, spread
+from lit_recycle.report.plots import COLOURS, STYLE, profiles
+
+DATA = "Data"
+"""Key in a PNG's metadata of the digest of what is drawn."""
+PANELS = {"loss": "validation loss (nats per byte)", "accuracy": "accuracy (one of four)"}
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure for the page: its file's name without ending, a caption, and the results that it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+    shown: Sequence[Result]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.shown)
+
+    def png(self) -> bytes:
+        """The file, with the digest of its data inside."""
+        buffer = io.BytesIO()
+        metadata = {DATA: self.digest, "Software": None}
+        self.figure.savefig(buffer, format="png", dpi=110, metadata=metadata)
+        return buffer.getvalue()
+
+
+def digest(results: Sequence[Result]) -> str:
+    """A hash of the numbers that figures are drawn from."""
+    numbers = [[r["key"], r["metrics"], r["curve"], r["growths"]] for r in results]
+    return hashlib.blake2b(json.dumps(numbers, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def plates(experiment: Experiment, results: Results) -> list[Plate]:
+    """The figures of an experiment; none without results."""
+    found = {label(point): results.at(experiment, point) for point, _ in experiment.variants}
+    found = {name: runs for name, runs in found.items() if runs}
+    if not found:
+        return _sweeps(experiment, results)
+    x = experiment.figure.get("x")
+    shown = [run for runs in found.values() for run in runs]
+    figure = _over_numbers(experiment, results, x) if x else _categories(found)
+    caption = "A dot is a seed; bars are the mean and its standard error."
+    made = [Plate(experiment.name, caption, figure, shown)]
+    if experiment.figure.get("curves"):
+        caption = "Validation loss over total training FLOPs; a line is a seed, triangles are growths."
+        made.append(Plate(f"{experiment.name}_curves", caption, _curves(found), shown))
+    if experiment.figure.get("profiles") and (grown := [run for run in shown if run["growths"]]):
+        caption = "Root mean square of the experts' weights, layer by layer, right before the growth; mean over seeds."
+        made.append(Plate(f"{experiment.name}_profiles", caption, _profiles(experiment, grown), grown))
+    return made + _sweeps(experiment, results)
+
+
+def label(point: Mapping[str, str]) -> str:
+    """A point in words."""
+    return ", ".join(point.values())
+
+
+# --- points ----------------------------------------------------------------------------------------------------------
+
+
+@mpl.rc_context(STYLE)
+def _categories(found: Mapping[str, Sequence[Result]]) -> Figure:
+    """A column per variant, a panel per metric."""
+    figure = Figure(figsize=(9.0, 1.3 + 0.42 * len(found)), layout="constrained")
+    names = list(found)
+    for number, (metric, axis_label) in enumerate(PANELS.items()):
+        axes = figure.add_subplot(1, len(PANELS), number + 1)
+        for row, name in enumerate(names):
+            values = [run["metrics"][metric] for run in found[name]]
+            _dots(axes, values, [row] * len(values), COLOURS[row % len(COLOURS)], upright=False)
+        axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel(axis_label)
+    return figure
+
+
+def _dots(axes: Axes, values: Sequence[float], at: Sequence[float], colour: str, *, upright: bool) -> None:
+    """Every seed, and the mean with its standard error beside them."""
+    mean, error, n = spread(values)
+    error = 0.0 if n < 2 else error
+    if upright:
+        axes.scatter(at, values, s=14, color=colour, alpha=0.55, linewidths=0)
+        axes.errorbar([at[0]], [mean], [error], fmt="_", color=colour, capsize=3, markersize=11)
+    else:
+        axes.scatter(values, at, s=22, color=colour, alpha=0.55, linewidths=0)
+        axes.errorbar([mean], [at[0] + 0.22], xerr=[error], fmt="|", color=colour, capsize=3, markersize=9)
+
+
+@mpl.rc_context(STYLE)
+def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
+    """Metrics over an axis whose labels are numbers, a line per label of the other axes."""
+    figure = Figure(figsize=(9.0, 3.9), layout="constrained")
+    lines: dict[str, dict[float, list[Result]]] = {}
+    for point, _ in experiment.variants:
+        name = label({axis: text for axis, text in point.items() if axis != x})
+        if runs := results.at(experiment, point):
+            lines.setdefault(name, {})[float(point[x])] = runs
+    for number, (metric, axis_label) in enumerate(PANELS.items()):
+        axes = figure.add_subplot(1, len(PANELS), number + 1)
+        for i, (name, by_x) in enumerate(lines.items()):
+            colour = COLOURS[i % len(COLOURS)]
+            means = [spread([run["metrics"][metric] for run in runs]).mean for runs in by_x.values()]
+            axes.plot(list(by_x), means, color=colour, label=name or None)
+            for position, runs in by_x.items():
+                values = [run["metrics"][metric] for run in runs]
+                _dots(axes, values, [position] * len(values), colour, upright=True)
+        if experiment.figure.get("log"):
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel=experiment.figure["xlabel"], ylabel=axis_label)
+        if number == 0 and len(lines) > 1:
+            figure.legend(loc="outside lower center", ncols=min(len(lines), 4))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def _curves(found: Mapping[str, Sequence[Result]]) -> Figure:
+    figure = Figure(figsize=(9.0, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    tops = []
+    for i, (name, runs) in enumerate(found.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        for number, run in enumerate(runs):
+            flops = [row[2] / 1e12 for row in run["curve"]]
+            losses = [row[4] for row in run["curve"]]
+            axes.plot(flops, losses, color=colour, linewidth=1.2, alpha=0.8, label=None if number else name)
+            tops.append(losses[len(losses) // 4])
+            marks = [growth["flops"] / 1e12 for growth in run["growths"]]
+            axes.plot(marks, np.interp(marks, flops, losses), linestyle="", marker="^", color=colour, markersize=6)
+    ends = [run["curve"][-1][4] for runs in found.values() for run in runs]
+    axes.set_ylim(min(ends) - 0.03, max(tops))
+    axes.set(xlabel="training FLOPs (10¹²)", ylabel=PANELS["loss"])
+    axes.legend()
+    return figure
+
+
+def _profiles(experiment: Experiment, runs: Sequence[Result]) -> Figure:
+    """Mean over seeds before the first growth, by budget; variants of one seed share what came before."""
+    by_budget: dict[str, dict[int, Sequence[float]]] = {}
+    for run in runs:
+        growth = run["growths"][0]
+        by_budget.setdefault(f"{growth['flops'] / experiment.unit:.1f} F_c", {})[run["seed"]] = growth["norms"]
+    named = {name: np.mean(list(by_seed.values()), axis=0).tolist() for name, by_seed in by_budget.items()}
+    return profiles(named, "Weight norms right before the growth")
+
+
+def _sweeps(experiment: Experiment, results: Results) -> list[Plate]:
+    """The loss by the tuned setting's value, a line per variant."""
+    if experiment.best_of is None:
+        return []
+    shown, lines = [], {}
+    for point, _ in experiment.variants:
+        by_value: dict[float, list[Result]] = {}
+        for value in sorted(experiment.best_of.values):
+            runs = (results.get(experiment.run(point, seed, value)) for seed in experiment.best_of.seeds)
+            if known := [run for run in runs if run]:
+                by_value[value] = known
+                shown += known
+        if by_value:
+            lines[label(point)] = by_value
+    if not lines:
+        return []
+    caption = f"The choice of {experiment.best_of.key.rpartition('.')[2]}: each variant has the best of its line."
+    return [Plate(f"{experiment.name}_sweep", caption, _sweep_figure(lines, experiment.best_of.key), shown)]
+
+
+@mpl.rc_context(STYLE)
+def _sweep_figure(lines: Mapping[str, Mapping[float, Sequence[Result]]], key: str) -> Figure:
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, by_value) in enumerate(lines.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        means = [spread([run["metrics"]["loss"] for run in runs]).mean for runs in by_value.values()]
+        axes.plot(list(by_value), means, marker="o", markersize=4, color=colour, label=name)
+    ticks = sorted({value for by_value in lines.values() for value in by_value})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="learning rate" if key.endswith(".lr") else key, ylabel=PANELS["loss"])
+    axes.legend()
+    return figure
+
+
+assert set(PANELS) <= set(METRICS)

@@ -1,0 +1,217 @@
+"""The page of evidence and its figures, made from the results and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_recycle.experiments.definition import Experiment
+from lit_recycle.experiments.figures import Plate, plates
+from lit_recycle.experiments.results import METRICS, Result, Results, spread
+from lit_recycle.experiments.saved import compute_saved
+from lit_recycle.experiments.verdicts import correlations, verdicts
+from lit_recycle.model.config import MoEConfig
+
+IMAGES = "images/evidence"
+MADE_BY = "<!-- Made by `make evidence` from results/ and configs/experiments/. Edit those, not this. -->"
+
+INTRODUCTION = """\
+# Evidence
+
+What this program finds when it repeats the claims of the method, at a size that two CPU cores can do. Every number is
+made from the files in `results/`, one per run; every run is a `lit-recycle fit` whose configuration stands in its file.
+
+```bash
+make experiments                  # all that has no result yet, resumable at any moment; first the plan of its time
+make experiments ONLY=headline    # one experiment
+make evidence                     # this page and its figures, from the results
+python -m lit_recycle.experiments run headline --results again --work runs/again    # the same runs once more, and
+python -m lit_recycle.experiments compare results again                             # how far they are from these
+```
+
+**Sizes.** Unless an experiment says otherwise, the small model has {active} active parameters, so that
+F_c = 120·N_a² is {unit:.2g} FLOPs; budgets are given in it. Runs of a seed share initial weights and the order of the
+data, so differences are taken seed by seed.
+
+**Text.** {text}
+
+**Metrics.** *Loss*: nats per byte over 400,000 bytes of held-out documents, the same for every model. *Bits per byte*:
+the same, over ln 2. *Accuracy*: 1,000 times, the true 32 bytes that follow 96 bytes of a held-out document stand among
+three other places of that document, and the model must find them the likeliest; chance is 25 %.
+
+**Words.** ± is the standard error of the mean over seeds. *Inside the noise*: zero lies in the 95 % interval of the
+difference (Student's t: for three seeds 4.3 standard errors to each side). *Agrees* and *contradicts* are said of the
+paper's claim, at this size. None of it says what happens at the paper's sizes.
+"""
+
+
+def write_page(experiments: Sequence[Experiment], results: Results, docs: Path) -> Path:
+    """Write ``evidence.md`` and its figures; figures that are no longer on it are removed."""
+    text, made = render(experiments, results)
+    folder = docs / IMAGES
+    folder.mkdir(parents=True, exist_ok=True)
+    for plate in made:
+        (folder / f"{plate.name}.png").write_bytes(plate.png())
+    for stray in {path.stem for path in folder.glob("*.png")} - {plate.name for plate in made}:
+        (folder / f"{stray}.png").unlink()
+    page = docs / "evidence.md"
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, list[Plate]]:
+    """The page's text, and the figures that it shows."""
+    ordered = sorted(experiments, key=lambda e: (e.letter != "e", e.letter, e.name))  # the main comparison comes first
+    parts, made = [MADE_BY, _introduction(ordered[0], results), _overview(ordered, results)], []
+    for experiment in ordered:
+        figures = plates(experiment, results)
+        parts.append(_section(experiment, results, figures))
+        made += figures
+    return "\n".join(parts), made
+
+
+def _introduction(main: Experiment, results: Results) -> str:
+    active = MoEConfig.from_dict(main.base["model"]["config"]).num_active_params()
+    return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, text=_text(results.folder / "corpus.json"))
+
+
+def _text(file: Path) -> str:
+    if not file.exists():
+        return "No run has been made yet."
+    said = []
+    for about in json.loads(file.read_text(encoding="utf-8")).values():
+        said.append(
+            f"The Python {about['python']} standard library, byte by byte: {about['documents']:,} files, "
+            f"{about['bytes'] / 1e6:.1f} MB. {about['held_out_documents']} whole files "
+            f"({about['held_out_bytes'] / 1e6:.2f} MB) are held out, chosen by a hash of their content. Before that, "
+            f"{about['near_duplicates']} files ({about['near_duplicate_bytes'] / 1e6:.2f} MB) were left out because "
+            "more than 30 % of their windows of three lines stand in another file too; what is left in common between "
+            f"held-out and training files is {about['mean_overlap']:.1%} of the windows on average, "
+            f"{about['max_overlap']:.0%} at the most."
+        )
+    if len(said) > 1:
+        said.append(
+            "**The results are from more than one text: differences between runs of different texts mean nothing.**"
+        )
+    return "\n".join(said)
+
+
+def _overview(experiments: Sequence[Experiment], results: Results) -> str:
+    lines = ["## What has been run", "", "| | experiment | results | command |", "| --- | --- | --- | --- |"]
+    for e in experiments:
+        done, planned = count(e, results)
+        cells = (
+            e.letter,
+            f"[{e.title}](#{_anchor(_heading(e))})",
+            f"{done} of {planned} runs",
+            f"`make experiments ONLY={e.name}`",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def count(experiment: Experiment, results: Results) -> tuple[int, int]:
+    """Runs with results, and runs in all."""
+    known = results.runs(experiment)
+    waiting = 0
+    if experiment.best_of:
+        waiting = len(experiment.seeds_after_sweep()) * len(experiment.variants)
+        waiting -= sum(run.seed not in experiment.best_of.seeds for run in known)
+    return sum(results.get(run) is not None for run in known), len(known) + waiting
+
+
+def _heading(experiment: Experiment) -> str:
+    return f"{experiment.letter}. {experiment.title}"
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it of a heading."""
+    kept = [c for c in heading.lower() if c.isalnum() or c in " -_"]
+    return "".join(kept).replace(" ", "-")
+
+
+def _section(experiment: Experiment, results: Results, figures: Sequence[Plate]) -> str:
+    done, planned = count(experiment, results)
+    parts = [f"## {_heading(experiment)}", "", experiment.question, "", f"*The paper*: {experiment.paper}", ""]
+    if not done:
+        return "\n".join([*parts, "Not run yet.", ""])
+    if done < planned:
+        parts += [f"**Incomplete: {done} of {planned} runs have results.** What follows may change.", ""]
+    parts += _table(experiment, results)
+    parts += verdicts(experiment, results)
+    parts += correlations(experiment, results)
+    parts += _saved(experiment, results)
+    for plate in figures:
+        parts += [f"![{plate.caption}]({IMAGES}/{plate.name}.png)", "", f"*{plate.caption}*", ""]
+    parts += [f"`make experiments ONLY={experiment.name}`; {_machines(experiment, results)}", ""]
+    return "\n".join(parts)
+
+
+def _table(experiment: Experiment, results: Results) -> list[str]:
+    tuned = experiment.best_of.key.rpartition(".")[2] if experiment.best_of else None
+    head = [
+        *experiment.axes,
+        "seeds",
+        *METRICS.values(),
+        "FLOPs / F_c",
+        "CPU time",
+        *([f"best {tuned}"] if tuned else []),
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for point, _ in experiment.variants:
+        runs = results.at(experiment, point)
+        if runs:
+            lines.append("| " + " | ".join([*point.values(), *_cells(experiment, results, point, runs)]) + " |")
+    if len(lines) == 2:
+        return ["No variant has results yet.", ""]
+    return [*lines, ""]
+
+
+def _cells(experiment: Experiment, results: Results, point: dict[str, str], runs: Sequence[Result]) -> list[str]:
+    cells = [str(len(runs))]
+    for metric in METRICS:
+        mean, error, n = spread([run["metrics"][metric] for run in runs])
+        scale, digits = (100, 1) if metric == "accuracy" else (1, 4)
+        unit = " %" if metric == "accuracy" else ""
+        cells.append(f"{mean * scale:.{digits}f}" + (f" ± {error * scale:.{digits}f}" if n > 1 else "") + unit)
+    cells.append(f"{spread([run['flops'] for run in runs]).mean / experiment.unit:.2f}")
+    cells.append(f"{spread([run['cpu_seconds'] for run in runs]).mean:.0f} s")
+    if experiment.best_of:
+        value, tried = results.best_value(experiment, point), results.tried(experiment, point)
+        edge = ", at the edge" if value in (min(tried), max(tried)) else ""
+        cells.append(f"{value:g} (of {len(tried)}{edge})")
+    return cells
+
+
+def _saved(experiment: Experiment, results: Results) -> list[str]:
+    if not (pair := experiment.figure.get("saved")):
+        return []
+    axis = next(iter(experiment.axes))
+    first, second = (results.at(experiment, {axis: name}) for name in (pair["of"], pair["against"]))
+    saved = compute_saved(first, second)
+    if saved is None:
+        return []
+    said = f"**Compute saved.** *{pair['of']}* reaches the final loss of *{pair['against']}*"
+    if not saved.reached:
+        return [f"{said} in none of {saved.seeds} seeds: nothing is saved.", ""]
+    n = len(saved.reached)
+    flops, cpu = spread([r.flops for r in saved.reached]), spread([r.cpu_seconds for r in saved.reached])
+    error = [f" ± {s.error:.2f}" if n > 1 else "" for s in (flops, cpu)]
+    return [
+        f"{said} in {n} of {saved.seeds} seeds, after {flops.mean:.2f}{error[0]} of its FLOPs and "
+        f"{cpu.mean:.2f}{error[1]} of its CPU time. Read off the curve of a run whose rate decays only at its end, so "
+        "that a run made for that loss would need less.",
+        "",
+    ]
+
+
+def _machines(experiment: Experiment, results: Results) -> str:
+    runs = [result for run in results.runs(experiment) if (result := results.get(run))]
+    machines = sorted(
+        {f"{r['machine']}, torch {r['versions']['torch']}, Python {r['versions']['python']}" for r in runs}
+    )
+    seconds = sum(r["cpu_seconds"] for r in runs)
+    return (
+        f"{len(runs)} runs, {seconds / 60:.0f} minutes of CPU time counted from step 0 of each; {'; '.join(machines)}."
+    )

@@ -1,0 +1,83 @@
+"""Rules of advice on cases whose answer follows by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from helpers import tiny
+
+from lit_recycle.advice.rules import Situation, advise, g_stack_tokens, profile_remarks
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model.config import MoEConfig
+
+CONFIG = tiny()
+UNIT = CONFIG.chinchilla_flops()
+
+
+def at(sunk: float, budget: float, **known: object) -> Situation:
+    return Situation(CONFIG, Progress(10, 100, round(sunk * UNIT)), budget * UNIT, **known)  # type: ignore[arg-type]
+
+
+def test_a_model_of_the_best_size_goes_on() -> None:
+    advice = advise(at(0, 1.2))
+    assert not advice.growths and any("go on with this model" in remark for remark in advice.remarks)
+
+
+def test_a_growth_with_less_than_the_sunk_compute_left_is_not_advised() -> None:
+    assert advise(at(40, 41)).growths
+    advice = advise(at(40, 39))
+    assert not advice.growths and any("at least the sunk FLOPs" in remark for remark in advice.remarks)
+
+
+def test_growth_begins_now_or_after_one_unit() -> None:
+    (now, *_) = advise(at(3, 60)).growths
+    assert now.at_flops == 3 * UNIT and now.axis == "depth"
+    (later, *_) = advise(at(0, 60)).growths
+    assert later.at_flops == UNIT
+    assert later.event()["depth"] == {"factor": 2, "method": "interposition"}
+
+
+@pytest.mark.parametrize(("sunk", "budget"), [(1, 30), (3, 60), (10, 200), (30, 60)])
+def test_after_every_growth_no_less_is_left_than_was_sunk_before(sunk: float, budget: float) -> None:
+    situation = at(sunk, budget)
+    growths = advise(situation).growths
+    assert growths
+    for growth in growths:
+        assert situation.total - growth.at_flops >= growth.at_flops * (1 - 1e-9)
+    assert [growth.at_flops for growth in growths] == sorted(growth.at_flops for growth in growths)
+
+
+def test_a_checkpoint_without_optimizer_is_reset_and_warmed_up() -> None:
+    (growth, *_) = advise(at(3, 60, optimizer=False)).growths
+    assert growth.event()["optimizer_state"] == "reset" and growth.event()["rewarm"] == {"steps": 100}
+    (growth, *_) = advise(at(3, 60, rate=0.1)).growths
+    assert growth.event()["optimizer_state"] == "carry" and growth.event()["rewarm"] == {"steps": 100}
+    (growth, *_) = advise(at(3, 60, rate=1.0)).growths
+    assert "rewarm" not in growth.event()
+
+
+def test_every_line_has_a_source() -> None:
+    for growth in advise(at(3, 60)).growths:
+        assert all(line.source for line in growth.lines)
+
+
+def test_profile_tells_how_a_stack_would_break_it() -> None:
+    rises, breaks = profile_remarks(at(1, 1, profile=[0.01, 0.02, 0.03, 0.04, 0.035]))
+    assert "rises at 3 of 4 steps" in rises
+    assert "-0.0250, 2.5 times the largest" in breaks
+    (short,) = profile_remarks(at(1, 1, profile=[0.01, 0.02]))
+    assert "too few layers" in short
+
+
+def test_g_stack_formula_gives_the_order_of_its_authors_choice() -> None:
+    """Some ten billion tokens for a model of seven billion parameters trained on 300 billion (arXiv 2405.15319)."""
+    dense = MoEConfig(
+        vocab_size=32000, hidden_size=4096, num_layers=32, num_heads=32, dense_layers=range(32), dense_size=11008
+    )
+    params = dense.num_params() - 2 * 32000 * 4096
+    tokens = g_stack_tokens(dense, 6 * params * 300e9)
+    assert math.log10(tokens) == pytest.approx(
+        0.88 * math.log10(params) + 163.27 / math.log10(6 * params * 300e9) - 5.74
+    )
+    assert 3e9 < tokens < 5e10

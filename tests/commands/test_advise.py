@@ -1,0 +1,102 @@
+"""Advice is a configuration that runs as it stands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from processes import config
+
+from lit_recycle.advice.rules import Situation, advise
+from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.cli import main
+from lit_recycle.commands.advise import to_yaml
+from lit_recycle.commands.plan import load_config
+from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.schedule import Progress
+from lit_recycle.model.config import MoEConfig
+
+ONE = ("--trainer.devices", "1")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a short run that has not grown yet."""
+    monkeypatch.setattr(sys, "argv", ["lit-recycle"])
+    saved = tmp_path / "run" / "checkpoints" / "end.ckpt"
+    record = {"class_path": "callbacks.RunRecord", "init_args": {"end": str(saved)}}
+    path = config(tmp_path / "run", trainer__max_steps=4, trainer__callbacks=[record])
+    assert main(["fit", "--config", str(path)]) == 0
+    return saved
+
+
+def test_advice_for_a_checkpoint_is_a_configuration_that_trains(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sunk = load_checkpoint(checkpoint)["progress"]["flops_spent"]
+    shape = load_checkpoint(checkpoint)["hyper_parameters"]["config"]
+    out = tmp_path / "advice.yaml"
+    # A budget for which the model is much too small, so that growth is advised; below it comes earlier, to be seen.
+    assert main(["advise", "--ckpt_path", str(checkpoint), "--flops", "1e12", "--out", str(out), *ONE]) == 0
+    said = capsys.readouterr().out
+    assert f"lit-recycle fit --config {out}" in said and "F_c are sunk" in said
+    text = out.read_text()
+    advised = yaml.safe_load(text)
+    (growth,) = [c for c in advised["trainer"]["callbacks"] if c["class_path"].endswith("GrowthCallback")]
+    first, *_ = growth["init_args"]["events"]
+    assert first["at"]["flops"] > sunk and first["depth"] == {"factor": 2, "method": "interposition"}
+    assert all(
+        "#" in line for line in text.splitlines() if line.strip().startswith(("- at:", "factor:", "method:", "noise:"))
+    )
+
+    first["at"]["flops"] = sunk
+    growth["init_args"]["events"] = [first]
+    advised["trainer"]["max_steps"] = 6
+    out.write_text(yaml.safe_dump(advised))
+    assert main(["fit", "--config", str(out)]) == 0
+    grown = load_checkpoint(checkpoint)
+    assert grown["global_step"] == 6
+    assert grown["hyper_parameters"]["config"]["num_layers"] == 2 * shape["num_layers"]
+
+
+def test_a_budget_in_tokens_and_in_hours(capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+    said = []
+    for budget in (["--tokens", "3e6"], ["--hours", "0.01", "--flops_per_second", "1e12"]):
+        assert main(["advise", "--config", quickstart, *budget]) == 0
+        said.append(yaml.safe_load(capsys.readouterr().out))
+    assert said[0]["trainer"]["max_steps"] == round(3e6 / (8 * 256))
+    assert all(one["model"] == said[0]["model"] | {"lr_scheduler": one["model"]["lr_scheduler"]} for one in said)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--flops", "1e12"], "give --ckpt_path, --config"),
+        (["--config", "configs/quickstart.yaml", "--hours", "1"], "--hours and --flops_per_second"),
+        (["--config", "configs/quickstart.yaml", "--flops", "-1"], "must be positive"),
+    ],
+)
+def test_mistakes_are_told(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", *argv]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
+    """Also where its steps had other batches, so that they do not tell its FLOPs."""
+    quickstart = load_config(["--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")])
+    shape = MoEConfig.from_dict(quickstart["model"]["config"])
+    unit, tokens = shape.chinchilla_flops(), 8 * 256
+    now = Situation(shape, Progress(10, 10**6, 3 * unit), 60.0 * unit)
+    advice = advise(now)
+    assert [growth.at_flops for growth in advice.growths] == [3 * unit, 6 * unit]
+    deep = grow_config(shape, Depth(2), None)[0]
+    wide = grow_config(deep, None, Width(2))[0]
+    deep_steps = -(-3 * unit // (tokens * deep.num_flops_per_token(256)))
+    left = 60 * unit - deep_steps * tokens * deep.num_flops_per_token(256)
+    wide_steps = round(left / (tokens * wide.num_flops_per_token(256)))
+    made = yaml.safe_load(to_yaml(quickstart, now, advice, None))
+    assert made["trainer"]["max_steps"] == 10 + deep_steps + wide_steps

@@ -1,0 +1,80 @@
+"""What an experiment's file means: points, budgets, shared configurations, and mistakes in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_recycle.experiments.budgets import shape_of
+from lit_recycle.experiments.definition import Experiment, load_experiment, load_experiments
+from lit_recycle.growth.event import GrowthEvent
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "experiments"
+EXPERIMENTS = load_experiments(SHIPPED)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
+def test_shipped_experiments_spend_what_they_say(experiment: Experiment) -> None:
+    for run in list(experiment.sweep())[: len(experiment.variants)]:
+        settings = next(s for point, s in experiment.variants if point == run.point)
+        last = shape_of(run.fit).stages()[-1]
+        assert last.end.flops == run.flops and last.end.steps == run.steps
+        total = (settings.sunk + settings.extra) * experiment.unit
+        step = (last.end.flops - last.start.flops) / (last.end.steps - last.start.steps)
+        assert abs(run.flops - total) <= step / 2 + 1, "equal budgets are equal to half a step"
+        if settings.growths:
+            assert 0 <= run.sunk_flops - settings.sunk * experiment.unit <= step
+        assert all(better in labels for better, labels in _claims(experiment))
+
+
+def _claims(experiment: Experiment) -> list[tuple[str, list[str]]]:
+    labels = [label for axis in experiment.axes.values() for label in axis]
+    return [(name, labels) for claim in experiment.expect for name in (claim.better, claim.worse)]
+
+
+def test_names_of_results_differ() -> None:
+    names = [(e.name, run.name) for e in EXPERIMENTS for run in e.sweep()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_run_that_two_experiments_ask_for_is_one() -> None:
+    optimizer, noise = (next(e for e in EXPERIMENTS if e.name == name) for name in ("optimizer", "noise"))
+    phases = {yaml.safe_dump(fit) for e in (optimizer, noise) for run in e.sweep() for fit, _ in run.phases()[:1]}
+    assert len(phases) == len(optimizer.seeds), "both grow from the same small model after the same training"
+
+
+def test_growths_are_events_of_the_callback() -> None:
+    (order,) = load_experiments(SHIPPED, ["order"])
+    run = order.run({"order": "width, depth"}, seed=2)
+    (callback,) = run.fit["trainer"]["callbacks"]
+    assert [event["at"]["flops"] for event in callback["init_args"]["events"]] == [order.unit, 2 * order.unit]
+    events = shape_of(run.fit).events
+    assert [type(event) for event in events] == [GrowthEvent] * 2 and events[0].width and events[1].depth
+    assert run.fit["seed_everything"] == run.fit["data"]["seed"] == callback["init_args"]["seed"] == 2
+    assert len(run.borders) == 3 and run.sunk_flops >= order.unit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vary": {"a": {"b": {"extra": 1, "colour": 2}}}}, "unknown settings: colour"),
+        ({"vary": {"a": {"b": {}}}}, "says no extra"),
+        ({"colour": 2}, "unknown keys: colour"),
+        ({"vary": {"a": {"b": {"extra": 1, "growths": [{"after": 2, "depth": {}}]}}}}, "leaves nothing to train"),
+        ({"vary": {"a": {"b": {"sunk": 1, "extra": 1, "decay": 1.5, "growths": [{"depth": {}}]}}}}, "before the last"),
+        ({"vary": {"a": {"b": {"extra": 1, "growths": [{"depth": {"factor": 1}}]}}}}, "depth.factor"),
+    ],
+)
+def test_mistakes_are_told_with_the_file(tmp_path: Path, change: dict, message: str) -> None:
+    said = {"letter": "x", "title": "X", "question": "?", "paper": "!", "seeds": [1]}
+    (tmp_path / "base.yaml").write_text((SHIPPED / "base.yaml").read_text())
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(said | {"vary": {"a": {"b": {"extra": 1}}}} | change))
+    with pytest.raises(ValueError, match=rf"(?s)x\.yaml: .*{message}"):
+        load_experiment(tmp_path / "x.yaml")
+
+
+def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no experiment headlines .* headline"):
+        load_experiments(SHIPPED, ["headlines"])

@@ -1,0 +1,133 @@
+"""The page, its figures and the results agree; and what it says of a claim follows from the numbers."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lit_recycle.experiments.__main__ import main
+from lit_recycle.experiments.definition import Expectation, load_experiments
+from lit_recycle.experiments.figures import DATA
+from lit_recycle.experiments.page import IMAGES, render
+from lit_recycle.experiments.results import Results, spread
+from lit_recycle.experiments.saved import compute_saved, reaching
+from lit_recycle.experiments.verdicts import correlations, verdict
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def test_page_figures_and_results_agree() -> None:
+    text, made = render(load_experiments(ROOT / "configs" / "experiments"), Results(ROOT / "results"))
+    assert (DOCS / "evidence.md").read_text(encoding="utf-8") == text, "run `make evidence`"
+    drawn = {}
+    for path in (DOCS / IMAGES).glob("*.png"):
+        with Image.open(path) as image:
+            drawn[path.stem] = image.text[DATA]
+    assert drawn == {plate.name: plate.digest for plate in made}, "run `make evidence`"
+
+
+def test_results_are_of_runs_that_there_are() -> None:
+    results = Results(ROOT / "results")
+    keys = {run.key for e in load_experiments(ROOT / "configs" / "experiments") for run in results.runs(e)}
+    stale = [str(path.relative_to(ROOT)) for path, key in results.files.items() if key not in keys]
+    assert not stale, "no experiment asks for these runs any more: remove them, or restore the configuration"
+    for result in results.by_key.values():
+        assert abs(result["curve"][-1][4] - result["metrics"]["loss"]) < 0.2, "the curve ends at the run's end"
+        assert result["curve"][-1][2] == result["flops"]
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def result(seed: int, loss: float, accuracy: float = 0.5) -> dict[str, Any]:
+    return {"seed": seed, "metrics": {"loss": loss, "accuracy": accuracy}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([1.00, 1.10, 1.20], [1.05, 1.15, 1.26], "agrees with the claim"),
+        ([1.05, 1.15, 1.26], [1.00, 1.10, 1.20], "contradicts the claim"),
+        ([1.00, 1.10, 1.20], [1.10, 1.00, 1.21], "inside the noise"),
+        ([1.00, 1.10, 1.20], [1.02, 1.14, 1.26], "inside the noise"),  # 3.5 standard errors, but of three seeds
+        ([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], [1.02, 1.14, 1.26, 1.32, 1.44, 1.56], "agrees with the claim"),
+        ([1.00], [1.10], "one seed only"),
+        ([1.00], [], "not measured yet"),
+    ],
+)
+def test_verdicts(first: list[float], second: list[float], said: str) -> None:
+    runs = [[result(seed, loss, 2 - loss) for seed, loss in enumerate(losses)] for losses in (first, second)]
+    for metric in ("loss", "accuracy"):  # of which the one is better when low, the other when high
+        assert said in verdict(Expectation("a", "b", metric), "", *runs)
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    far_apart = [result(1, 1.0), result(2, 3.0), result(3, 2.0)]
+    other = [result(2, 3.1), result(3, 2.11), result(1, 1.1)]
+    assert "-0.1033 ± 0.0033 (3 seeds); **agrees" in verdict(Expectation("a", "b"), "", far_apart, other)
+
+
+def test_spread_is_the_standard_error_of_the_mean() -> None:
+    assert spread([1.0, 2.0, 3.0]) == pytest.approx((2.0, 3**-0.5, 3))
+
+
+CURVE = [[1, 10, 100, 1.0, 3.0], [2, 20, 200, 2.0, 2.0], [3, 30, 300, 4.0, 2.5], [4, 40, 400, 5.0, 1.5]]
+"""Steps, tokens, FLOPs, CPU seconds, loss; the loss jumps up at a growth."""
+
+
+def test_a_loss_is_reached_where_it_is_not_left_again() -> None:
+    assert reaching(CURVE, 2.25) == (325, 4.25)
+    assert reaching(CURVE, 1.5) == (400, 5.0)
+    assert reaching(CURVE, 1.4) is None
+    assert reaching(CURVE, 4.0) == (100, 1.0)
+
+
+def test_compute_saved_is_a_ratio_per_seed() -> None:
+    rival = {"seed": 1, "curve": [[9, 90, 650, 8.5, 2.25]]}
+    unreached = {"seed": 2, "curve": [[9, 90, 650, 8.5, 1.0]]}
+    runs = [{"seed": seed, "curve": copy.deepcopy(CURVE)} for seed in (1, 2, 3)]
+    saved = compute_saved(runs, [rival, unreached])
+    assert saved and saved.seeds == 2 and saved.reached == [(0.5, 0.5)]
+    assert compute_saved(runs[2:], [rival]) is None
+
+
+def test_the_same_runs_made_twice_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    results = str(ROOT / "results")
+    assert main(["compare", results, results]) == 0
+    assert "+0.0000" in capsys.readouterr().out
+    assert main(["compare", results, str(tmp_path)]) == 1
+
+
+def test_correlation_is_each_seeds_own() -> None:
+    """Seeds that differ from each other, and in which more sunk compute always gives a lower loss."""
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["sunk_extra"])
+    results = Results(ROOT / "no-results")
+
+    def at(_: object, point: dict[str, str]) -> list[dict[str, Any]]:
+        return [result(seed, seed - float(point["sunk"]), 0.1 + seed * float(point["sunk"])) for seed in (1, 2, 9)]
+
+    results.at = at  # type: ignore[assignment, method-assign]
+    loss, accuracy, _ = correlations(experiment, results)
+    assert "validation loss with F_c before the growth: -1.00 ± 0.00 (3 seeds)" in loss
+    assert "+1.00 ± 0.00 (3 seeds)" in accuracy
+
+
+def test_later_seeds_wait_for_the_sweep_and_take_its_best() -> None:
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["headline"])
+    assert experiment.best_of
+    results, point = Results(ROOT / "no-results"), dict(experiment.variants[0][0])
+    losses = {value: 1.0 + abs(value - 2.0e-3) for value in experiment.best_of.values}
+    for value, loss in list(losses.items())[:-1]:
+        results.by_key[experiment.run(point, 1, value).key] = result(1, loss)
+    assert results.best_value(experiment, point) == 2.0e-3
+    assert len(results.runs(experiment)) == len(list(experiment.sweep()))
+    value, loss = list(losses.items())[-1]
+    results.by_key[experiment.run(point, 1, value).key] = result(1, loss)
+    known = results.runs(experiment)[len(list(experiment.sweep())) :]
+    assert known == [experiment.run(point, seed, 2.0e-3) for seed in (2, 3)]
+    assert [r["seed"] for r in results.at(experiment, point)] == [1]

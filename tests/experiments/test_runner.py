@@ -1,0 +1,153 @@
+"""Experiments end to end on tiny models: shared beginnings, a kill, and what is finished is not repeated."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from processes import TEXT
+from runs import assert_same_training_state
+
+from lit_recycle import cli
+from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.experiments.budgets import merge
+from lit_recycle.experiments.definition import Run, load_experiments
+from lit_recycle.experiments.launch import Settings
+from lit_recycle.experiments.runner import Runner, alone
+from lit_recycle.experiments.tasks import END, tasks_for
+
+BASE = Path(__file__).parents[2] / "configs" / "experiments" / "base.yaml"
+
+TINY = {
+    "trainer": {"val_check_interval": 10, "limit_val_batches": 2},
+    "model": {
+        "config": {
+            "hidden_size": 16,
+            "num_heads": 2,
+            "num_kv_heads": 1,
+            "num_experts": 2,
+            "top_k": 1,
+            "expert_size": 8,
+        },
+        "lr_scheduler": {"init_args": {"warmup_steps": 2}},
+    },
+    "data": {"seq_len": 32, "batch_size": 4, "val_fraction": 0.3},
+}
+
+TINY_EXPERIMENT = """
+letter: x
+title: Tiny
+question: Does the machinery work?
+paper: It does not say.
+seeds: [1]
+common: {decay: 0.01}
+vary:
+  arm:
+    grown:
+      sunk: 0.02
+      extra: 0.03
+      growths: [{depth: {factor: 2}, width: {factor: 2, noise: 0.01}, rewarm: {steps: 4}}]
+    small: {extra: 0.05}
+expect: [{better: grown, worse: small}]
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "base.yaml").write_text(yaml.safe_dump(merge(yaml.safe_load(BASE.read_text()), TINY)))
+    (folder / "tiny.yaml").write_text(TINY_EXPERIMENT)
+    return folder
+
+
+def runner(configs: Path, root: Path, workers: int = 2) -> Runner:
+    settings = Settings(root / "work", root / "results", workers, items=4, checkpoint_steps=5, text=TEXT)
+    return Runner(load_experiments(configs), settings)
+
+
+def run(configs: Path, root: Path) -> None:
+    assert runner(configs, root, workers=1).run() == 0
+
+
+def wait_for(found: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not found():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.005)
+
+
+def in_one_piece(one: Run, root: Path, work: Path) -> Path:
+    """The end of the same run, trained by one call of fit."""
+    end = root / "end.ckpt"
+    callbacks = [{"class_path": "callbacks.RunRecord", "init_args": {"end": str(end)}}]
+    callbacks += one.fit["trainer"].get("callbacks") or []
+    paths = {
+        "trainer": {"default_root_dir": str(root), "callbacks": callbacks},
+        "data": {"path": str(work / "corpus" / "documents.jsonl"), "cache_dir": str(work / "corpus" / "cache")},
+    }
+    root.mkdir()
+    (root / "fit.yaml").write_text(yaml.safe_dump(merge(one.fit, paths)))
+    assert cli.main(["fit", "--config", str(root / "fit.yaml")]) == 0
+    return end
+
+
+def test_a_killed_experiment_goes_on_and_ends_as_runs_in_one_piece(
+    configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = mp.get_context("spawn").Process(target=run, args=(configs, tmp_path))
+    killed.start()
+    first = runner(configs, tmp_path)
+    grown, small = first.open_runs()
+    trunk = first.open_tasks()[0]
+    assert trunk.run is None and trunk.steps == grown.borders[0]
+    saved = tmp_path / "work" / grown.key / "checkpoints"
+    wait_for(lambda: list(saved.glob("step=*.ckpt")))
+    assert trunk.steps < int(next(saved.glob("step=*.ckpt")).stem.partition("=")[2]) < grown.steps
+    assert killed.pid
+    os.kill(killed.pid, signal.SIGKILL)
+    trained = (tmp_path / "work" / trunk.key / END).stat().st_mtime_ns
+    killed.join()
+
+    second = runner(configs, tmp_path)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # checkpoints of finished runs are looked at below
+    assert second.run() == 0
+    assert (tmp_path / "work" / trunk.key / END).stat().st_mtime_ns == trained
+    results = sorted((tmp_path / "results" / "tiny").iterdir())
+    assert [path.name for path in results] == ["grown_seed=1.json", "small_seed=1.json"]
+    log = (tmp_path / "work" / grown.key / "log.txt").read_text()
+    assert f"{grown.key}/checkpoints/step=" in log, "the killed run went on from its own checkpoint"
+    result = second.results.get(grown)
+    assert result and result["flops"] == grown.flops and result["steps"] == grown.steps
+    assert [growth["steps"] for growth in result["growths"]] == [grown.borders[0]]
+    steps = [row[0] for row in result["curve"]]
+    assert steps == sorted(set(steps)) and steps[0] == 10 and steps[-1] == grown.steps
+
+    for one in (grown, small):
+        whole = in_one_piece(one, tmp_path / one.name, tmp_path / "work")
+        assert_same_training_state(tmp_path / "work" / one.key / END, whole)
+
+    third = runner(configs, tmp_path)
+    assert not third.open_tasks() and third.plan()[0]["done"] == 2
+    assert load_whole_checkpoint(whole)["global_step"] == small.steps
+
+
+def test_two_runners_on_one_folder_are_refused(configs: Path, tmp_path: Path) -> None:
+    with alone(tmp_path / "work"), pytest.raises(ValueError, match="already running"):
+        runner(configs, tmp_path).run()
+
+
+def test_what_runs_have_in_common_is_trained_once(configs: Path, tmp_path: Path) -> None:
+    (experiment,) = load_experiments(configs)
+    runs = list(experiment.sweep())
+    tasks = tasks_for(runs, tmp_path)
+    assert [task.parent for task in tasks] == [None, tasks[0].key, tasks[0].key]
+    assert tasks_for(runs[:1], tmp_path)[0].parent is None, "nothing is shared, so nothing is split"
+    (tmp_path / tasks[0].key).mkdir()
+    (tmp_path / tasks[0].key / END).touch()
+    (left,) = tasks_for(runs[:1], tmp_path)
+    assert left.parent == tasks[0].key and left.start == tasks[0].steps
