@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operators import DuplicateExperts, Interpose
+from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
@@ -112,10 +113,9 @@ def advise(now: Situation) -> Advice:
 
 def _shapes(config: MoEConfig) -> list[MoEConfig]:
     """As it is; twice as deep; twice as deep and, where there are experts, as wide."""
-    shapes = [config, grow_config(config, Depth(factor=2), None)[0]]
-    if config.num_moe_layers:
-        shapes.append(grow_config(shapes[1], None, Width(factor=2))[0])
-    return shapes
+    operators = [Interpose(2)] + ([DuplicateExperts(2)] if config.num_moe_layers else [])
+    plan = plan_growth(NativeModel(config), operators)
+    return [config, *(step.after.config for step in plan.steps if isinstance(step.after, NativeModel))]
 
 
 def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advice) -> None:

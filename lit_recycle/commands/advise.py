@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from lit_recycle.advice.rules import DECAY, Advice, Growth, Situation, advise
-from lit_recycle.commands.plan import RunShape, load_config, run_shape
+from lit_recycle.commands.merged_config import load_config
+from lit_recycle.commands.plan import RunShape, run_shape
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.schedule import Progress, stages
 from lit_recycle.model.config import MoEConfig

@@ -29,7 +29,11 @@ def end_with_parent() -> None:
     external = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun, which starts the first process, too
     if not external and os.environ.get("LOCAL_RANK", "0") == "0":
         return
-    parent = os.getppid() if external or launcher is None else int(launcher)
+    end_with(os.getppid() if external or launcher is None else int(launcher))
+
+
+def end_with(parent: int) -> None:
+    """End this process when ``parent``, which has started it, is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     else:

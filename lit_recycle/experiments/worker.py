@@ -24,8 +24,8 @@ import yaml
 
 from lit_recycle import cli
 from lit_recycle.checkpoints.native import load_model, load_whole_checkpoint
-from lit_recycle.commands.trainer import end_with_parent
-from lit_recycle.data.batches import Samples
+from lit_recycle.commands.parent import end_with
+from lit_recycle.data.batches import Samples, batch_of
 from lit_recycle.data.order import shuffled
 from lit_recycle.experiments.choice import choice_accuracy, choice_items
 from lit_recycle.experiments.corpus import documents_of, open_corpus
@@ -42,7 +42,7 @@ VERSIONS = ("lit-recycle", "torch", "lightning", "numpy")
 
 def main(folder: Path) -> int:
     """Train and measure what ``folder/task.json`` describes; 0 when ``folder`` holds what it should."""
-    end_with_parent()
+    end_with(os.getppid())
     task = json.loads((folder / TASK).read_text(encoding="utf-8"))
     if not (folder / END).exists():
         code = cli.main(["fit", "--config", str(folder / FIT), *_ckpt_path(folder, task["parent"])])
@@ -77,7 +77,8 @@ def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: i
     record = next(state for name, state in saved["callbacks"].items() if name.startswith("RunRecord"))
     model, tokenizer = load_model(checkpoint)
     corpus = open_corpus(corpus_folder, tokenizer, fit["data"]["val_fraction"])
-    samples = Samples(corpus.val, fit["data"]["seq_len"])
+    held_out = corpus.val.ids(below=tokenizer.vocab_size)
+    samples = Samples(held_out, fit["data"]["seq_len"], "the held-out text")
     loss = held_out_loss(model, samples, HELD_OUT_TOKENS // samples.seq_len)
     on_the_curve = held_out_loss(model, samples, fit["trainer"]["limit_val_batches"] * fit["data"]["batch_size"])
     documents = documents_of(corpus.val, tokenizer.eos_id)
@@ -115,7 +116,7 @@ def held_out_loss(model: MoETransformer, samples: Samples, count: int, batch_siz
     chosen = shuffled(np.arange(min(count, len(samples))), len(samples), seed=0)
     total = 0.0
     for first in range(0, len(chosen), batch_size):
-        batch = samples.batch(chosen[first : first + batch_size])
+        batch = batch_of([samples.ids(int(i)) for i in chosen[first : first + batch_size]])
         logits, _ = model(batch["input_ids"])
         total += F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum").double().item()
     return total / (len(chosen) * samples.seq_len)

@@ -13,7 +13,7 @@ from lit_recycle.advice.rules import Situation, advise
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.commands.advise import to_yaml
-from lit_recycle.commands.plan import load_config
+from lit_recycle.commands.merged_config import load_config
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.plan import grow_config
 from lit_recycle.growth.schedule import Progress

@@ -1,0 +1,34 @@
+"""Configuration files merged as ``fit`` merges them, without the classes that they name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def load_config(argv: list[str]) -> dict[str, Any]:
+    """The configuration as ``fit`` would see it: files merged in order, overrides, then interpolation."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged, files, rest = OmegaConf.create(), 0, list(argv)
+    try:
+        while rest:
+            key, _, value = rest.pop(0).partition("=")
+            if not key.startswith("--") or (not value and not rest):
+                raise ValueError(f"{key!r} is no option with a value: write --key value, as for `lit-recycle fit`")
+            value = value or rest.pop(0)
+            if key == "--config":
+                merged, files = _merge(merged, OmegaConf.load(value)), files + 1
+            else:
+                merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:].replace('-', '_')}={value}"]))
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the configuration cannot be read: {error}") from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _merge(first: Any, second: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.merge(first, second)
