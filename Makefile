@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test campaign bench experiments evidence check types clean
+.PHONY: demo test campaign bench experiments evidence check clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -36,11 +36,9 @@ experiments: $(VENV)/.installed  ## what has no result yet, resumable: ONLY="hea
 evidence: $(VENV)/.installed  ## docs/evidence.md and its figures, from results/
 	$(BIN)/python -m lit_recycle.experiments page
 
-check: $(VENV)/.installed-test  ## format and lint
+check: $(VENV)/.installed-test  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-types: $(VENV)/.installed-test  ## what mypy has to say
 	$(BIN)/mypy lit_recycle callbacks
 
 clean:

@@ -108,7 +108,7 @@ class GrowthCallback(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         return stages(
             module.config,
-            [] if trainer.fast_dev_run else self._open_events(module),  # it ends before they come
+            [] if trainer.fast_dev_run else self._open_events(module),  # type: ignore[attr-defined]  # it ends before they come
             seq_len=data.seq_len,
             tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
             max_steps=trainer.max_steps,
@@ -240,7 +240,8 @@ def _loss(trainer: L.Trainer, module: LitMoE, batch: Batch) -> float:
 
 def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
     after = MoEConfig.from_dict(record.after)
-    values = {
+    assert record.loss_before is not None and record.loss_after is not None
+    values: dict[str, float] = {
         "loss_before": record.loss_before,
         "loss_after": record.loss_after,
         "loss_jump": record.loss_after - record.loss_before,

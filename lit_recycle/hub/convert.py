@@ -134,7 +134,7 @@ def _check_complete(folder: HFFolder, parts: Mapping[str, Parts]) -> None:
     used: set[str] = set()
     for part in parts.values():
         names = {name for names in part.names for name in names}
-        used |= {part.fused} if part.fused in folder.tensors else names
+        used |= {part.fused} if part.fused is not None and part.fused in folder.tensors else names
     missing = sorted(used - folder.tensors.keys())
     if missing:
         raise ValueError(f"{folder.path} has no tensor {missing[0]}; fetch its files again")

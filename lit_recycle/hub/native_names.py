@@ -89,8 +89,11 @@ def _parts(name: str, config: MoEConfig, family: str) -> Parts:
             names = tuple((f"{moe}.experts.{e}.{gate}.weight", f"{moe}.experts.{e}.{up}.weight") for e in experts)
             return Parts(names, stacked=True, fused=f"{at}.mlp.experts.gate_up_proj")
         case ["moe", "experts", "down"]:
-            names = tuple((f"{moe}.experts.{e}.{down}.weight",) for e in experts)
-            return Parts(names, stacked=True, fused=f"{at}.mlp.experts.down_proj")
+            return Parts(
+                tuple((f"{moe}.experts.{e}.{down}.weight",) for e in experts),
+                stacked=True,
+                fused=f"{at}.mlp.experts.down_proj",
+            )
         case ["moe", "shared", matrix, "weight"]:
             shared = f"{moe}.{'shared_experts' if family == 'dots1' else 'shared_expert'}"
             matrices = (f"{shared}.gate_proj.weight", f"{shared}.up_proj.weight")

@@ -77,14 +77,20 @@ class MoEConfig:
         object.__setattr__(self, "dense_layers", tuple(sorted(set(self.dense_layers))))
         self._validate()
 
+    @property
+    def _heads(self) -> tuple[int, int, int]:
+        """Query heads, key and value heads, and the size of one, which are all known once the config is made."""
+        assert self.num_kv_heads is not None and self.head_dim is not None
+        return self.num_heads, self.num_kv_heads, self.head_dim
+
     def _validate(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(
-            self.num_heads % self.num_kv_heads == 0,
+            self._heads[0] % self._heads[1] == 0,
             f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}",
         )
-        _require(self.head_dim % 2 == 0, f"head_dim {self.head_dim} must be even for rotary embeddings")
+        _require(self._heads[2] % 2 == 0, f"head_dim {self.head_dim} must be even for rotary embeddings")
         _require(
             all(0 <= i < self.num_layers for i in self.dense_layers),
             f"dense_layers {list(self.dense_layers)} must lie in 0..{self.num_layers - 1} (num_layers - 1)",
@@ -133,7 +139,8 @@ class MoEConfig:
         (Chowdhery et al. 2022, appendix B). Embedding look-ups and norms are no matrix products.
         """
         matrices = self._matrices(self.top_k) + self.vocab_size * self.hidden_size
-        return 6 * matrices + 12 * self.num_layers * self.num_heads * self.head_dim * seq_len
+        heads, _, head_dim = self._heads
+        return 6 * matrices + 12 * self.num_layers * heads * head_dim * seq_len
 
     def chinchilla_flops(self) -> int:
         """FLOPs of compute-optimal training: F_c = 6·N_a·20·N_a for N_a active parameters (arXiv 2510.08008)."""
@@ -155,8 +162,8 @@ class MoEConfig:
 
     def _matrices(self, experts: int) -> int:
         """Weights of the matrix products in all blocks, with so many experts counted per layer."""
-        heads = self.num_heads + self.num_kv_heads
-        attention = 2 * self.hidden_size * heads * self.head_dim
+        heads, kv_heads, head_dim = self._heads
+        attention = 2 * self.hidden_size * (heads + kv_heads) * head_dim
         width = experts * self.expert_size + self.shared_expert_size
         moe = 3 * self.hidden_size * width + self.num_experts * self.hidden_size  # the router scores every expert
         moe += self.hidden_size if self.shared_expert_gate else 0
@@ -165,10 +172,10 @@ class MoEConfig:
 
     def _count(self, experts: int) -> int:
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        heads = self.num_heads + self.num_kv_heads
+        heads, kv_heads, head_dim = self._heads
         vectors = 2 * self.hidden_size  # the two norms of a block
-        vectors += {"none": 0, "head": 2, "full": heads}[self.qk_norm] * self.head_dim
-        vectors += (heads + self.num_kv_heads) * self.head_dim if self.qkv_bias else 0
+        vectors += {"none": 0, "head": 2, "full": heads + kv_heads}[self.qk_norm] * head_dim
+        vectors += (heads + 2 * kv_heads) * head_dim if self.qkv_bias else 0
         return embeddings + self._matrices(experts) + self.num_layers * vectors + self.hidden_size
 
 

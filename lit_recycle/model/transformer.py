@@ -116,7 +116,7 @@ class MoETransformer(nn.Module):
             documents = document_mask(documents_BS, in_product_type(x_BSD[:0]).dtype)
         routings: list[Routing] = []
         for i, block in enumerate(self.layers):
-            past = cache[i] if start else None
+            past = cache[i] if cache and start else None
             x_BSD, key_values, routing = block(x_BSD, rotation, past, documents)
             if cache is not None:
                 cache[i : i + 1] = [key_values]

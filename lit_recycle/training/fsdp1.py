@@ -46,6 +46,7 @@ def layout(model: FSDP) -> dict[str, Slice]:
         # Where a process's slice of a parameter begins is told nowhere in public.
         flat = unit._handle.flat_param if unit._handle else None
         if flat is not None:
+            assert flat._params is not None  # with use_orig_params, as Lightning sets it
             for param, shape, info in zip(flat._params, flat._shapes, flat._shard_param_infos, strict=True):
                 parts[id(param)] = Slice(param, info.intra_param_start_idx or 0, info.numel_in_shard or 0, shape)
     return {clean_name(name): parts[id(param)] for name, param in model.named_parameters()}
@@ -102,6 +103,7 @@ class FlatGrowth:
         self.states: MutableMapping[str, ParamState] = _complete(state, parts)
         self.relaid = not plan.is_elementwise
         if self.relaid:
+            assert model.compute_device is not None
             self.weights = Whole(dict(self.weights), parts, model.compute_device)
             self.states = Whole(dict(self.states), parts, model.compute_device)
 
@@ -111,6 +113,7 @@ class FlatGrowth:
         trainer.strategy.growing = True
         trainer.strategy.setup(trainer)
         model = trainer.model
+        assert isinstance(model, FSDP)
         parts, buffers = layout(model), {clean_name(n): b for n, b in model.named_buffers()}
         with torch.no_grad():
             for name, tensor in grow_tensors(self.plan, self.weights):

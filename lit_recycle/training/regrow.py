@@ -34,11 +34,15 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: Op
         ValueError: For an optimizer whose state cannot be grown, before anything is changed.
     """
     strategy = trainer.strategy
-    assert isinstance(plan.after, NativeModel)
+    assert isinstance(plan.after, NativeModel) and trainer.model is not None
     (optimizer,) = trainer.optimizers
     if policy != "reset":
         check_growable(module, optimizer, divides=not plan.is_elementwise)
-    small = (FlatGrowth if isinstance(trainer.model, FSDP) else NamedGrowth)(trainer.model, optimizer, plan)
+    small: FlatGrowth | NamedGrowth
+    if isinstance(trainer.model, FSDP):
+        small = FlatGrowth(trainer.model, optimizer, plan)
+    else:
+        small = NamedGrowth(trainer.model, optimizer, plan)
     groups = [named_state.options(group) for group in optimizer.param_groups]
     schedules = [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]
     parameters = [weakref.ref(p) for p in module.parameters()]
@@ -61,7 +65,7 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: Op
     (optimizer,) = trainer.optimizers
     for group, options in zip(optimizer.param_groups, groups, strict=True):
         group.update(options)
-    small.give_states(trainer.model, optimizer, policy)
+    small.give_states(trainer.model, optimizer, policy)  # type: ignore[arg-type]  # wrapped as it was
     for scheduler, state in zip(trainer.lr_scheduler_configs, schedules, strict=True):
         scheduler.scheduler.load_state_dict(state)
 
@@ -116,7 +120,7 @@ def refuse_incompatible(trainer: L.Trainer) -> None:
     Raises:
         ValueError: Naming what is in the way.
     """
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set where mypy does not look
         if isinstance(callback, (StochasticWeightAveraging, WeightAveraging)):
             raise ValueError(
                 f"{type(callback).__name__} keeps a copy of the module as it was set up and cannot follow a growth: "

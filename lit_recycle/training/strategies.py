@@ -81,7 +81,7 @@ class NamedCheckpoints:
         """Nothing: `load_checkpoint` has read the optimizer's state."""
 
 
-class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
+class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[misc]  # model is set before use
     """Lightning's ``FSDPStrategy`` (FSDP1), wrapped per transformer block.
 
     Args:
@@ -145,7 +145,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):
         """Nothing, likewise."""
 
 
-class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):
+class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):  # type: ignore[misc]  # likewise
     """Lightning's ``ModelParallelStrategy`` with all processes in data parallelism: FSDP2 per transformer block.
 
     Args:
