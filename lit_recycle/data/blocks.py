@@ -45,22 +45,15 @@ class VerifiedBlocks:
     def __init__(self, path: Path, sums: Path) -> None:
         self.path, self._content = path, _mapped(path)
         self._sums = np.fromfile(sums, dtype="<u8")
-        self._seen = np.zeros(len(self._sums), dtype=bool)
+        self._seen = bytearray(len(self._sums))
         if len(self._sums) != _count(self._content):
             raise ValueError(damaged(path))
 
-    def verify(self, starts_N: np.ndarray, ends_N: np.ndarray) -> None:
-        """Look at the blocks of byte ranges; raises `ValueError` where one is damaged.
-
-        Args:
-            starts_N: first byte of each range.
-            ends_N: the byte after its last one.
-        """
-        first_N, last_N = starts_N // BLOCK, (ends_N - 1) // BLOCK
-        for offset in range(int((last_N - first_N).max(initial=-1)) + 1):
-            blocks = np.minimum(first_N + offset, last_N)
-            for block in np.unique(blocks[~self._seen[blocks]]):
-                if _sum(self._content, int(block)) != self._sums[block]:
+    def verify(self, start: int, end: int) -> None:
+        """Look at the blocks of the bytes `start` to `end`; raises `ValueError` where one is damaged."""
+        for block in range(start // BLOCK, -(-end // BLOCK)):
+            if not self._seen[block]:
+                if _sum(self._content, block) != self._sums[block]:
                     raise ValueError(damaged(self.path))
                 self._seen[block] = True
 

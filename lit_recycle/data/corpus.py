@@ -1,7 +1,8 @@
 """Tokenise once into a flat file of ids per split, memory-mapped ever after.
 
     <cache_dir>/corpus-<key>/train.bin, val.bin    ids of all documents, each followed by the end-of-document id
-                             meta.json             counts that tell whether the files are whole
+                             train.sums, val.sums  checksums of their blocks
+                             meta.json             counts and checksums that tell whether the files are whole
     <cache_dir>/digests.json                       what `digests` knows of the files that were read
 
 The key is a hash of what was read (contents, not names or dates), the tokenizer and the split, so another corpus gets
@@ -12,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,14 +25,19 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from lit_recycle.checksums import file_checksum
+from lit_recycle.data.blocks import damaged, write_sums
 from lit_recycle.data.digests import content_digests, known_digests
-from lit_recycle.data.sources import PIECE, SourceFile, find_files, read_documents, rows_of_ids
+from lit_recycle.data.oddities import Oddities
+from lit_recycle.data.sources import PIECE, SourceFile, find_files, other_files, read_documents, rows_of_ids
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.data.tokens import Piece, Tokens
+from lit_recycle.data.workspace import room_beside
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # part of the key: raise it when the same input would give other files
+FORMAT = 2  # part of the key: raise it when the same input would give other files
+SPLITS = ("train", "val")
 LEAVES_OUT = "int32"  # type of ids some of which are not to be predicted, and are written as ~id
 BATCH = 1 << 20  # characters given to the tokenizer at a time: what it needs for them, 40 bytes each, is used again
 AHEAD = 4  # batches that are tokenised while the one before them is written: enough to keep all cores busy
@@ -47,6 +52,7 @@ class Split:
         tokens: number of ids, the end-of-document ones included.
         documents: number of documents.
         bytes: length of the documents' text in UTF-8; 0 where ids were copied and not counted.
+        sums: checksums of the file's blocks.
     """
 
     path: Path
@@ -54,10 +60,12 @@ class Split:
     tokens: int
     documents: int
     bytes: int
+    sums: Path
 
     def ids(self, below: int) -> Tokens:
         """The ids, all of which are smaller than `below`."""
-        return Tokens.of((Piece(self.path, self.dtype, self.tokens),), below, leaves_out=self.dtype == LEAVES_OUT)
+        piece = Piece(self.path, self.dtype, self.tokens, sums=self.sums)
+        return Tokens.of((piece,), below, leaves_out=self.dtype == LEAVES_OUT)
 
     @property
     def bytes_per_token(self) -> float:
@@ -81,10 +89,18 @@ class Corpus:
             ValueError: the folder is missing or damaged.
         """
         try:
-            meta = json.loads((folder / "meta.json").read_text())
+            meta = _read_meta(folder)
+            for name, checksum in meta["sums"].items():
+                if file_checksum(folder / name) != checksum:
+                    raise ValueError(damaged(folder / name))
             splits = {
-                name: Split(path=folder / f"{name}.bin", dtype=meta["dtype"], **meta["splits"][name])
-                for name in ("train", "val")
+                name: Split(
+                    path=folder / f"{name}.bin",
+                    dtype=meta["dtype"],
+                    sums=folder / f"{name}.sums",
+                    **meta["splits"][name],
+                )
+                for name in SPLITS
             }
             whole = all(
                 split.path.stat().st_size == split.tokens * np.dtype(split.dtype).itemsize for split in splits.values()
@@ -119,6 +135,7 @@ def prepare_corpus(
     key = corpus_key(files, tokenizer, cache_dir, text_field, val_fraction)
 
     def make(made: Path) -> dict[str, Any]:
+        other_files(path)
         if rows := rows_of_ids(files, text_field):
             return _copy(rows, sum(file.path.stat().st_size for file in files), tokenizer, val_fraction, made)
         meta = _tokenise(files, tokenizer, text_field, val_fraction, made)
@@ -166,14 +183,34 @@ def _cached(cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]) -
         if _is_whole(folder):
             return folder
         log.warning("%s is damaged and is made anew.", folder)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as beside:
-        made = Path(beside, "corpus")
+    with room_beside(folder) as beside:
+        made = beside / "corpus"
         made.mkdir()
-        meta = make(made)
-        (made / "meta.json").write_text(json.dumps({"key": key, **meta}, indent=2))
+        _seal(made, {"key": key, **make(made)})
         _publish(made, folder)
     return folder
+
+
+def _seal(made: Path, meta: dict[str, Any]) -> None:
+    """Write the checksums of the splits, and meta.json with those of the checksums and its own."""
+    for name in SPLITS:
+        write_sums(made / f"{name}.bin", made / f"{name}.sums")
+    meta = {**meta, "sums": {f"{name}.sums": file_checksum(made / f"{name}.sums") for name in SPLITS}}
+    (made / "meta.json").write_text(json.dumps({**meta, "checksum": _checksum(meta)}, indent=2))
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """What `_seal` was given, and more; raises ValueError, KeyError or TypeError where it is not what was written."""
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    if meta["checksum"] != _checksum(meta):
+        raise ValueError(damaged(folder / "meta.json"))
+    return meta
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    """Of everything that meta.json says, but for this."""
+    said = {name: value for name, value in meta.items() if name != "checksum"}
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def corpus_key(
@@ -254,11 +291,11 @@ def _tokenise(
 ) -> dict[str, Any]:
     """Write train.bin and val.bin into `folder`; returns what meta.json holds besides the key."""
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    oddities: Counter[str] = Counter()
+    oddities = Oddities()
     documents = (document for file in files for document in read_documents(file, text_field, oddities))
     with ExitStack() as stack:
         train, val = (
-            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in ("train", "val")
+            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS
         )
         bar = stack.enter_context(_progress_bar())
         total = sum(file.path.stat().st_size for file in files)
@@ -269,8 +306,8 @@ def _tokenise(
                 (val if _is_validation(data, val_fraction) else train).add(ids, len(data))
             bar.advance(task, size)
         bar.update(task, completed=total)
-    for reason, count in oddities.items():
-        log.warning("%s: %d", reason, count)
+    for line in oddities.lines():
+        log.warning(line)
     splits = {"train": dict(train.counts), "val": dict(val.counts)}
     if not val.counts["documents"]:
         _cut_off_tail(folder, splits, dtype, tokenizer, val_fraction)
@@ -295,7 +332,7 @@ def _copy(
     dtype = LEAVES_OUT if leaves_out else "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     with ExitStack() as stack:
         train, val = (
-            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in ("train", "val")
+            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS
         )
         bar = stack.enter_context(_progress_bar())
         task = bar.add_task("Copying", total=size)

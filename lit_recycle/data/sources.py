@@ -7,7 +7,6 @@ import logging
 import os
 import sysconfig
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from lit_recycle.data.formats.datasets import IDS, arrow_files, column_type, is_ids
 from lit_recycle.data.formats.optional import pyarrow_for
 from lit_recycle.data.formats.zstd import zstd_lines
+from lit_recycle.data.oddities import Oddities, counted
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ Record = tuple[tuple[str | None, ...], int]
 PYTHON_STDLIB = "python-stdlib"
 PIECE = 1 << 20  # characters; a longer text file is cut at line ends, so that memory does not grow with it
 
+JSON = (".json",)  # one array of documents, or JSON lines by another name
 JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 PARQUET = (".parquet",)
 ARROW = (".arrow",)
@@ -37,6 +38,7 @@ _TEXT = """
     .clj .lisp .el .scm .sh .bash .zsh .fish .ps1 .sql .f90 .f95 .zig .nim .dart .asm .s .v .sv .vhd .cmake
 """
 TEXT = tuple(_TEXT.split())
+_READ_FROM_FOLDERS = TEXT + JSON_LINES + PARQUET
 _NOT_SOURCE = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
 
 
@@ -54,8 +56,8 @@ class SourceFile:
 
     @property
     def kind(self) -> str:
-        """ "jsonl", "parquet", "arrow" or "text"; a file with an unknown ending, if asked for, is text."""
-        kinds = {"jsonl": JSON_LINES, "parquet": PARQUET, "arrow": ARROW}
+        """ "jsonl", "json", "parquet", "arrow" or "text"; a file with an unknown ending, if asked for, is text."""
+        kinds = {"jsonl": JSON_LINES, "json": JSON, "parquet": PARQUET, "arrow": ARROW}
         return next((kind for kind, endings in kinds.items() if self.path.name.lower().endswith(endings)), "text")
 
 
@@ -83,7 +85,7 @@ def _find(entry: str) -> list[SourceFile]:
     if files := arrow_files(root):
         return [SourceFile(file) for file in files]
     if root.is_dir():
-        return _walk(root, endings=TEXT + JSON_LINES + PARQUET)
+        return _walk(root, endings=_READ_FROM_FOLDERS)
     if root.exists():
         return [SourceFile(root, named=True)]
     if not glob.has_magic(entry):
@@ -96,28 +98,39 @@ def _find(entry: str) -> list[SourceFile]:
 
 def holds_text(root: Path) -> bool:
     """Whether there is anything in a folder that would be read as text."""
-    return next(_walked(root, TEXT + JSON_LINES + PARQUET), None) is not None
+    return any(file.name.lower().endswith(_READ_FROM_FOLDERS) for file in _visible(root))
 
 
-def _walked(root: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+def other_files(path: str | list[str]) -> None:
+    """Say which files of the folders in `path` are not read, because their endings are not those of text."""
+    for entry in [path] if isinstance(path, str) else path:
+        root = Path(entry).expanduser()
+        if entry == PYTHON_STDLIB or not root.is_dir() or arrow_files(root):
+            continue
+        if others := sorted(file for file in _visible(root) if not file.name.lower().endswith(_READ_FROM_FOLDERS)):
+            log.warning(counted("files left out because their endings are not those of text", others, len(others)))
+
+
+def _visible(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_SOURCE]
-        yield from (Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(endings))
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
-    found = list(_walked(root, endings))
+    found = [file for file in _visible(root) if file.name.lower().endswith(endings)]
     if not found:
         raise ValueError(f"path={str(root)!r} holds no text: no file in it ends in .txt, .md, .py, .jsonl, .parquet ….")
     return [SourceFile(file) for file in sorted(found, key=lambda file: file.relative_to(root).parts)]
 
 
-def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) -> Iterator[tuple[str, int]]:
+def read_documents(file: SourceFile, text_field: str, oddities: Oddities) -> Iterator[tuple[str, int]]:
     """Yield (document, bytes of the file that it took) of one file; the bytes sum up to about the file's size.
 
     Args:
-        file: what to read. Text is one document per `PIECE` characters, JSON lines one per line, Parquet one per row.
-        text_field: key or column of the text in JSON lines and Parquet.
+        file: what to read. Text is one document per `PIECE` characters, JSON lines one per line, a JSON array one
+            per element, Parquet one per row.
+        text_field: key or column of the text in JSON and Parquet.
         oddities: counts, by reason, what was left out or mended.
 
     Raises:
@@ -128,37 +141,39 @@ def read_documents(file: SourceFile, text_field: str, oddities: Counter[str]) ->
         yield text, size
 
 
-def read_records(file: SourceFile, fields: tuple[str, ...], oddities: Counter[str]) -> Iterator[tuple[str, ...]]:
+def read_records(file: SourceFile, fields: tuple[str, ...], oddities: Oddities) -> Iterator[tuple[str, ...]]:
     """Yield the texts in some fields of every record; raises as `read_documents`. A field that is null is empty."""
     for texts, _ in _read(file, fields, oddities):
         yield texts
 
 
-def _read(file: SourceFile, fields: tuple[str, ...], oddities: Counter[str]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _read(file: SourceFile, fields: tuple[str, ...], oddities: Oddities) -> Iterator[tuple[tuple[str, ...], int]]:
     """The texts of every record that is not empty, and its size."""
-    readers = {"jsonl": _read_json_lines, "parquet": _read_parquet, "arrow": _read_arrow}
+    readers = {"jsonl": _read_json_lines, "json": _read_json, "parquet": _read_parquet, "arrow": _read_arrow}
     records = readers[file.kind](file.path, fields) if file.kind in readers else _read_text(file, oddities)
     try:
+        if not file.path.stat().st_size:
+            oddities.note("empty files left out", file.path)
         for texts, size in records:
             if not any(texts):
-                oddities["empty documents left out"] += 1
+                oddities.note("empty documents left out", file.path)
                 continue
-            yield tuple(_without_lone_surrogates(text or "", oddities) for text in texts), size
+            yield tuple(_without_lone_surrogates(text or "", file.path, oddities) for text in texts), size
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file.path} cannot be read ({error}).") from error
 
 
-def _without_lone_surrogates(text: str, oddities: Counter[str]) -> str:
+def _without_lone_surrogates(text: str, path: Path, oddities: Oddities) -> str:
     """JSON can spell half of a UTF-16 pair, which no UTF-8 text can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        oddities["documents with broken UTF-16 escapes mended"] += 1
+        oddities.note("documents with broken UTF-16 escapes mended", path)
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 
-def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[Record]:
+def _read_text(file: SourceFile, oddities: Oddities) -> Iterator[Record]:
     begun = False
     try:
         with open(file.path, encoding="utf-8-sig", newline="") as stream:
@@ -171,7 +186,7 @@ def _read_text(file: SourceFile, oddities: Counter[str]) -> Iterator[Record]:
         if file.named or begun:
             raise ValueError(f"{file.path} is not UTF-8 text ({error}); convert it, or leave it out.") from error
         log.info("%s is left out because it is not UTF-8 text (%s)", file.path, error)
-        oddities["files left out because they are not UTF-8 text"] += 1
+        oddities.note("files left out because they are not UTF-8 text", file.path)
 
 
 def _read_json_lines(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
@@ -186,13 +201,37 @@ def _read_json_lines(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
                 done = at
 
 
+def _read_json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
+    """An array of objects or texts, which is held in memory; or objects, one per line."""
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+        while (start := stream.read(1)).isspace():
+            pass
+    if start != "[":
+        yield from _read_json_lines(path, fields)
+        return
+    try:
+        records = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from error
+    size = path.stat().st_size // max(len(records), 1)
+    for number, record in enumerate(records):
+        is_text = isinstance(record, str) and len(fields) == 1
+        yield (record,) if is_text else _texts_of(record, fields, f"{path}, element {number}"), size
+
+
 def _texts_of_line(line: bytes, fields: tuple[str, ...], where: str) -> tuple[str | None, ...]:
     try:
         record = json.loads(line)
     except ValueError as error:  # bad JSON and bad UTF-8 alike
         raise ValueError(f"{where}: not JSON ({error}).") from error
+    if isinstance(record, list):
+        raise ValueError(f"{where}: a JSON object is expected on every line, not an array; name such a file .json.")
+    return _texts_of(record, fields, where)
+
+
+def _texts_of(record: object, fields: tuple[str, ...], where: str) -> tuple[str | None, ...]:
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: a JSON object is expected on every line, not {type(record).__name__}.")
+        raise ValueError(f"{where}: a JSON object is expected, not {type(record).__name__}.")
     for field in fields:
         if field not in record:
             raise ValueError(f"{where}: no field {field!r} among {sorted(record)}; set text_field.")

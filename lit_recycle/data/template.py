@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import string
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lit_recycle.data.corpus import corpus_key, prepare_ids
-from lit_recycle.data.sources import SourceFile, find_files, read_records
+from lit_recycle.data.oddities import Oddities
+from lit_recycle.data.sources import SourceFile, find_files, other_files, read_records
 from lit_recycle.data.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -91,16 +91,19 @@ def prepare_records(
     """
     files, cache_dir = find_files(path), Path(cache_dir)
     if plain := [file.path for file in files if file.kind == "text"]:
-        raise ValueError(f"{plain[0]} has no fields for a template: give .jsonl, .parquet or a dataset.")
+        raise ValueError(f"{plain[0]} has no fields for a template: give .jsonl, .json, .parquet or a dataset.")
     key = corpus_key(files, tokenizer, cache_dir, template.key, val_fraction)
     size = sum(file.path.stat().st_size for file in files)
-    documents = _documents(files, template, tokenizer)
+    documents = _documents(path, files, template, tokenizer)
     return prepare_ids(documents, size, key, tokenizer, cache_dir, val_fraction, leaves_out=bool(template.loss_on))
 
 
-def _documents(files: Sequence[SourceFile], template: Template, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Ids of every document; ~id where it is not predicted."""
-    oddities: Counter[str] = Counter()
+def _documents(
+    path: str | list[str], files: Sequence[SourceFile], template: Template, tokenizer: Tokenizer
+) -> Iterator[np.ndarray]:
+    """Ids of every document; ~id where it is not predicted. Says what is left out."""
+    other_files(path)
+    oddities = Oddities()
     records = (record for file in files for record in read_records(file, template.fields, oddities))
     while some := list(islice(records, AT_ONCE)):
         documents = [template.segments(record) for record in some]
@@ -108,5 +111,5 @@ def _documents(files: Sequence[SourceFile], template: Template, tokenizer: Token
         for document in documents:
             parts = [next(encoded).astype(np.int64) for _ in document]
             yield np.concatenate([ids if kept else ~ids for ids, (_, kept) in zip(parts, document, strict=True)])
-    for reason, count in oddities.items():
-        log.warning("%s: %d", reason, count)
+    for line in oddities.lines():
+        log.warning(line)

@@ -12,15 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from lit_recycle.data.blocks import VerifiedBlocks
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Ids of type `dtype` one after the other, from byte `offset` of a file on."""
+    """Ids of type `dtype` one after the other, from byte `offset` of a file on.
+
+    Attributes:
+        sums: checksums of the file's blocks, where there are any; see `lit_recycle.data.blocks`.
+    """
 
     path: Path
     dtype: str
     tokens: int
     offset: int = 0
+    sums: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Tokens:
         """The ids `start` to `start + count`: a view where they lie in one piece.
 
         Raises:
-            ValueError: an id is not in the vocabulary.
+            ValueError: a file with checksums is damaged where the ids lie, or an id is not in the vocabulary.
         """
         assert start >= 0 and start + count <= len(self), (start, count, len(self))
         parts = [part for _, part in self._parts(self.start + start, count)]
@@ -83,6 +90,9 @@ class Tokens:
             piece = self.pieces[number]
             begin = start - (self._ends[number] - piece.tokens)
             part = self._mapped(piece)[begin : begin + count]
+            if piece.sums is not None and len(part):
+                first = piece.offset + begin * part.itemsize
+                self._verified(piece.path, piece.sums).verify(first, first + part.nbytes)
             yield piece, part
             start, count, number = start + len(part), count - len(part), number + 1
 
@@ -101,6 +111,15 @@ class Tokens:
             self._maps[piece.path] = np.asarray(np.memmap(piece.path, dtype=np.uint8, mode="r"))
         size = piece.tokens * np.dtype(piece.dtype).itemsize
         return self._maps[piece.path][piece.offset : piece.offset + size].view(piece.dtype)
+
+    @cached_property
+    def _blocks(self) -> dict[Path, VerifiedBlocks]:
+        return {}
+
+    def _verified(self, path: Path, sums: Path) -> VerifiedBlocks:
+        if path not in self._blocks:
+            self._blocks[path] = VerifiedBlocks(path, sums)
+        return self._blocks[path]
 
     def _refuse(self, start: int, count: int) -> None:
         for piece, part in self._parts(self.start + start, count):

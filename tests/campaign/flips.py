@@ -10,7 +10,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from campaign.verdicts import Trial
 from damage import flip, zero
@@ -19,7 +18,7 @@ from runs import assert_equal
 
 from lit_recycle import checksums
 from lit_recycle.checkpoints.native import load_whole_checkpoint
-from lit_recycle.data.batches import Samples
+from lit_recycle.data.batches import Samples, batch_of
 from lit_recycle.data.corpus import Corpus, prepare_corpus
 from lit_recycle.data.digests import SETTLED_NS
 from lit_recycle.data.tokenizer import ByteTokenizer
@@ -78,11 +77,12 @@ def _cache(name: str, harm: Harm, seed: int) -> Trial:
 def _everything(text: Path, cache: Path) -> dict[str, Any]:
     """All that a run takes from a cache: every batch of both splits, and the counts."""
     with redirect_stdout(io.StringIO()):  # a progress bar for each of two hundred
-        corpus = Corpus.open(prepare_corpus(str(text), ByteTokenizer(), cache, "text", 0.1))
+        tokenizer = ByteTokenizer()
+        corpus = Corpus.open(prepare_corpus(str(text), tokenizer, cache, "text", 0.1))
     found: dict[str, Any] = {}
     for name, split in (("train", corpus.train), ("val", corpus.val)):
-        samples = Samples(split, 32)
-        found[name] = samples.batch(np.arange(len(samples)))
+        samples = Samples(split.ids(tokenizer.vocab_size), 32, name)
+        found[name] = batch_of([samples.ids(i) for i in range(len(samples))])
         found[f"{name} counts"] = [split.tokens, split.documents, split.bytes]
     return found
 

@@ -9,7 +9,8 @@ import pytest
 import zstandard
 
 from lit_recycle.data import sources
-from lit_recycle.data.sources import Oddities, SourceFile, find_files, read_documents
+from lit_recycle.data.oddities import Oddities
+from lit_recycle.data.sources import SourceFile, find_files, read_documents
 
 
 def read(path: str | list[str], text_field: str = "text") -> tuple[list[str], Counter]:
@@ -47,7 +48,7 @@ def test_long_text_is_cut_at_line_ends_and_nothing_is_lost(tmp_path, monkeypatch
     text = "\r\n".join(f"é line {i} of many" for i in range(50))
     path = tmp_path / "long.txt"
     path.write_bytes(text.encode())
-    documents = list(read_documents(SourceFile(path), "text", Counter()))
+    documents = list(read_documents(SourceFile(path), "text", Oddities()))
     pieces = [piece for piece, _ in documents]
     assert len(pieces) > 5 and "".join(pieces) == text
     assert all(piece.endswith("\n") and len(piece) >= 100 for piece in pieces[:-1])
