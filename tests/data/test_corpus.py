@@ -1,14 +1,20 @@
+import errno
+import fcntl
 import json
 import logging
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flip
 
+from lit_recycle.data import blocks, digests
 from lit_recycle.data import corpus as corpus_module
-from lit_recycle.data import digests
-from lit_recycle.data.corpus import Corpus, Split, known_corpus, prepare_corpus
+from lit_recycle.data.batches import Samples
+from lit_recycle.data.blocks import BLOCK
+from lit_recycle.data.corpus import Corpus, Split, known_corpus, prepare_corpus, prepare_ids
 from lit_recycle.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 
@@ -25,6 +31,10 @@ def prepare(
 def made(cache: Path) -> list[Path]:
     """All that is in a cache but the digests, which are kept of files of some age."""
     return [path for path in cache.iterdir() if path.name != "digests.json"]
+
+
+def samples_of(split: Split, seq_len: int) -> Samples:
+    return Samples(split.ids(ByteTokenizer().vocab_size), seq_len, "the split")
 
 
 def documents(split: Split, tokenizer: Tokenizer) -> list[str]:
@@ -109,7 +119,7 @@ def test_a_known_corpus_is_found_without_reading_a_file(books, tmp_path, monkeyp
     assert known() is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "meta", "missing", "json"])
+@pytest.mark.parametrize("damage", ["cut", "meta", "missing", "json", "a digit", "sums"])
 def test_a_damaged_cache_is_refused_and_made_anew(books, tmp_path, damage, caplog):
     folder = prepare(books, tmp_path / "cache")
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -119,6 +129,12 @@ def test_a_damaged_cache_is_refused_and_made_anew(books, tmp_path, damage, caplo
         (folder / "meta.json").unlink()
     elif damage == "missing":
         (folder / "val.bin").unlink()
+    elif damage == "sums":
+        flip(folder / "train.sums", 0)
+    elif damage == "a digit":
+        bytes_of_val = json.loads(whole["meta.json"])["splits"]["val"]["bytes"]
+        said, wrong = (f'"bytes": {n}'.encode() for n in (bytes_of_val, bytes_of_val + 1))
+        (folder / "meta.json").write_bytes(whole["meta.json"].replace(said, wrong))
     else:
         (folder / "meta.json").write_bytes(whole["meta.json"][:50])
     with pytest.raises(ValueError, match="is not a whole tokenised corpus"):
@@ -196,3 +212,76 @@ def test_no_text_at_all(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="holds no text to train on"):
         prepare(tmp_path / "empty.txt", tmp_path / "cache")
+
+
+def test_a_damaged_block_is_found_when_it_is_read_and_no_sooner(books, tmp_path):
+    for i in range(40):
+        (books / f"long-{i}.txt").write_text(f"{i} " * 8000)
+    corpus = Corpus.open(prepare(books, tmp_path / "cache"))
+    content = corpus.train.path.read_bytes()
+    assert len(content) > 4 * BLOCK
+    seq_len = 16
+    for block in (0, 2, len(content) // BLOCK):
+        spoilt = bytearray(content)
+        at = block * BLOCK + 10
+        spoilt[at] ^= 4
+        corpus.train.path.write_bytes(spoilt)
+        samples, width = samples_of(corpus.train, seq_len), seq_len * 2
+        for row in range(len(samples)):
+            if block not in (row * width // BLOCK, (row * width + width + 1) // BLOCK):
+                samples.ids(row)
+        with pytest.raises(ValueError, match=r"train\.bin is damaged.*remove .*made anew"):
+            samples.ids(at // width)
+        if block:
+            with pytest.raises(ValueError, match=r"train\.bin is damaged"):
+                samples.ids((block * BLOCK - 2) // width)
+    corpus.train.path.write_bytes(content)
+    samples = samples_of(corpus.train, seq_len)
+    for row in range(len(samples)):
+        samples.ids(row)
+
+
+def test_a_block_is_looked_at_once(books, tmp_path, monkeypatch):
+    corpus = Corpus.open(prepare(books, tmp_path / "cache"))
+    samples, looked = samples_of(corpus.train, 16), []
+    monkeypatch.setattr(
+        blocks, "_sum", lambda content, block, sum_of=blocks._sum: looked.append(block) or sum_of(content, block)
+    )
+    for _ in range(2):
+        for row in range(len(samples)):
+            samples.ids(row)
+    assert looked == list(range(-(-corpus.train.path.stat().st_size // BLOCK)))
+
+
+def test_leftovers_of_a_killed_process_go_and_work_of_a_living_one_stays(books, tmp_path):
+    cache = tmp_path / "cache"
+    dead, alive, young = (cache / f".corpus-{name}" for name in ("dead", "alive", "young"))
+    for left in (dead, alive, young):
+        (left / "corpus").mkdir(parents=True)
+    (dead / "lock").touch()
+    with open(alive / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepare(books, cache)
+        assert not dead.exists() and alive.exists() and young.exists()
+
+
+def test_a_full_disk_is_told_with_its_place(books, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(corpus_module._Writer, "add", full)
+    with pytest.raises(OSError) as caught:
+        prepare(books, tmp_path / "cache")
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "cache")
+    assert made(tmp_path / "cache") == []
+
+
+def test_copied_ids_carry_checksums_too(tmp_path):
+    documents = [np.arange(10, 10 + n) for n in range(1, 200)]
+    folder = prepare_ids(iter(documents), 1, "key", ByteTokenizer(), tmp_path, 0.1, leaves_out=True)
+    for split in (Corpus.open(folder).train, Corpus.open(folder).val):
+        assert split.dtype == "int32"
+        samples_of(split, 8).ids(3)
+        flip(split.path, 0)
+        with pytest.raises(ValueError, match=rf"{split.path.name} is damaged"):
+            list(map(samples_of(split, 1).ids, range(split.tokens - 1)))
