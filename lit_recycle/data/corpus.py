@@ -294,9 +294,7 @@ def _tokenise(
     oddities = Oddities()
     documents = (document for file in files for document in read_documents(file, text_field, oddities))
     with ExitStack() as stack:
-        train, val = (
-            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS
-        )
+        train, val = (stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS)
         bar = stack.enter_context(_progress_bar())
         total = sum(file.path.stat().st_size for file in files)
         task = bar.add_task("Tokenising", total=total)
@@ -331,9 +329,7 @@ def _copy(
     """Write ids that are there already; the bytes of text that they stand for are counted for validation only."""
     dtype = LEAVES_OUT if leaves_out else "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     with ExitStack() as stack:
-        train, val = (
-            stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS
-        )
+        train, val = (stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS)
         bar = stack.enter_context(_progress_bar())
         task = bar.add_task("Copying", total=size)
         for ids in documents:

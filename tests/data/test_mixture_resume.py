@@ -22,8 +22,14 @@ STAGES = [
 
 @pytest.fixture
 def options(books: Path, tmp_path: Path) -> dict[str, Any]:
-    """Three sources of different formats in two stages; the second begins in the middle of the third step."""
-    texts = [f"record {i} of many: " + " ".join(str(j * i) for j in range(20)) for i in range(80)]
+    """Three sources of different formats in two stages; the second begins in the middle of the third step.
+
+    No two samples have the same text, in whatever way the sources' keys shuffle them.
+    """
+    letters = np.random.default_rng(0).integers(97, 123, (140, 200), dtype=np.uint8)
+    texts = [row.tobytes().decode() for row in letters]
+    for path in sorted(books.iterdir()):
+        path.write_text(texts.pop())
     lines = "".join(json.dumps({"body": text}) + "\n" for text in texts[:40])
     (tmp_path / "lines.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
     ids = [np.array([*text.encode(), 256]) for text in texts[40:]]
