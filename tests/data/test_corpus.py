@@ -203,8 +203,10 @@ def test_large_vocabularies_get_wider_ids(books, tmp_path):
 
 def test_what_was_left_out_is_said_and_kept(books, tmp_path, caplog):
     (books / "bad.txt").write_bytes(b"\xff")
+    (books / "weights.bin").write_bytes(b"ids")
     folder = prepare(books, tmp_path / "cache")
-    assert "files left out because they are not UTF-8 text: 1" in caplog.text
+    assert f"files left out because they are not UTF-8 text: 1 ({books / 'bad.txt'})" in caplog.text
+    assert f"endings are not those of text: 1 ({books / 'weights.bin'})" in caplog.text
     assert json.loads((folder / "meta.json").read_text())["oddities"].popitem()[1] == 1
 
 

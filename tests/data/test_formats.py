@@ -13,6 +13,7 @@ from data.token_files import COPIED, EOS, FORMATS, KNOWS_DOCUMENTS, flat, llm_c,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_recycle.data.blocks import BLOCK, write_sums
 from lit_recycle.data.config import Source
 from lit_recycle.data.formats.find import find_tokens
 from lit_recycle.data.opened import OpenSource, Preparation
@@ -99,6 +100,20 @@ def test_any_stretch_of_any_pieces(tmp_path_factory, data):
     begin = data.draw(st.integers(0, stop - start))
     count = data.draw(st.integers(0, stop - start - begin))
     assert tokens.read(begin, count).tolist() == whole[start:stop][begin : begin + count]
+
+
+def test_a_piece_is_verified_where_it_lies_in_its_file(tmp_path):
+    path, offset = tmp_path / "ids", 6
+    path.write_bytes(b"\xff" * offset + np.arange(BLOCK, dtype=np.uint16).tobytes())
+    write_sums(path, tmp_path / "sums")
+    with path.open("r+b") as file:
+        file.seek(BLOCK)  # the first byte of the second block
+        file.write(b"\xff")
+    tokens = Tokens.of((Piece(path, "uint16", BLOCK, offset, tmp_path / "sums"),), below=BLOCK)
+    border = (BLOCK - offset) // 2
+    assert tokens.read(border - 9, 9).tolist() == [*range(border - 9, border)]
+    with pytest.raises(ValueError, match="ids is damaged"):
+        tokens.read(border - 8, 9)
 
 
 def test_text_stays_text(books, tmp_path):

@@ -185,6 +185,7 @@ def test_kinds():
     [
         ('[{"text": "one"}, {"text": "two"}]', ["one", "two"]),
         ('\n  ["one",\n "two"]', ["one", "two"]),
+        ('\ufeff["one",\n "two"]', ["one", "two"]),
         ('{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
     ],
 )
@@ -206,9 +207,24 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, caplog):
         (tmp_path / name).write_text(name)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "bad.txt").write_bytes(b"\xff")
-    sources.other_files(str(tmp_path))
+    sources.other_files([str(tmp_path), str(tmp_path / "a.txt")])
     assert "endings are not those of text: 2 (" in caplog.text
     assert "weights.bin" in caplog.text and "picture.png" in caplog.text
     lines = read(str(tmp_path))[1].lines()
     assert any("empty files left out: 1" in line and "empty.txt" in line for line in lines)
     assert any("not UTF-8 text: 1" in line and "bad.txt" in line for line in lines)
+
+
+def test_of_a_dataset_nothing_is_left_out(tmp_path, caplog):
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one"]}).save_to_disk(tmp_path / "saved")
+    sources.other_files([str(tmp_path / "saved"), "python-stdlib"])
+    assert not caplog.text
+
+
+def test_only_the_first_few_names_are_said(tmp_path):
+    oddities = Oddities()
+    for i in range(9):
+        oddities.note("left out", tmp_path / str(i // 2))
+    assert oddities.lines() == [f"left out: 9 ({tmp_path / '0'}, {tmp_path / '1'}, {tmp_path / '2'}, …)"]

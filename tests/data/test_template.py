@@ -27,6 +27,8 @@ def write(folder: Path, kind: str) -> Path:
     lines = "".join(json.dumps(record) + "\n" for record in RECORDS)
     if kind == "jsonl":
         (folder / "x.jsonl").write_text(lines)
+    elif kind == "json":
+        (folder / "x.json").write_text(json.dumps(RECORDS))
     elif kind == "zst":
         (folder / "x.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
     elif kind == "parquet":
@@ -61,7 +63,7 @@ def plain(ids: list[int]) -> str:
 EXPECTED = [f"{r['document']}\n<think>{r['thinking'] or ''}</think>" for r in RECORDS]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "zst", "parquet", "dataset"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "zst", "parquet", "dataset"])
 @pytest.mark.parametrize("loss_on", [[], ["thinking"], ["document", "thinking"]])
 def test_fields_are_joined_and_chosen(tmp_path, kind, loss_on):
     source = opened(write(tmp_path, kind), loss_on=loss_on)
@@ -144,6 +146,9 @@ def test_what_has_no_such_fields(tmp_path, books):
         opened(path, template="{answer}")
     with pytest.raises(ValueError, match=r"00\.txt has no fields for a template"):
         opened(books)
+    (tmp_path / "texts.json").write_text('["one", "two"]')
+    with pytest.raises(ValueError, match=r"texts\.json, element 0: a JSON object is expected, not str"):
+        opened(tmp_path / "texts.json")
     with pytest.raises(ValueError, match="loss_on of source 'it' needs a template"):
         Source("it", "x", loss_on=["a"])
     with pytest.raises(ValueError, match="a template or a text_field, not both"):
