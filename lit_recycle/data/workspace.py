@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = "lock"
@@ -55,5 +55,7 @@ def _is_abandoned(left: Path) -> bool:
             return True
     except BlockingIOError:
         return False
-    except OSError:  # its process is about to make the lock, or was killed right before
-        return left.is_dir() and time.time() - left.stat().st_mtime > YOUNG
+    except OSError:  # its process is about to make the lock, was killed right before, or has just finished
+        with suppress(FileNotFoundError):
+            return time.time() - left.stat().st_mtime > YOUNG
+        return False

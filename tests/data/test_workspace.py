@@ -61,3 +61,7 @@ def test_what_no_process_has_locked_for_a_minute_goes(tmp_path):
     os.utime(old, (0, 0))
     with room_beside(tmp_path / "corpus-a"):
         assert not old.exists() and young.exists()
+
+
+def test_a_room_that_is_gone_meanwhile_is_nobodys_business(tmp_path):
+    assert not workspace._is_abandoned(tmp_path / ".corpus-gone")
