@@ -41,14 +41,14 @@ class TextData(LightningDataModule):
     Args:
         path: A file, a folder (read recursively), a glob or a list of these; or "python-stdlib", the standard library
             of the running Python. Text and source files are documents; .jsonl (also .gz) and .parquet hold one each
-            per line or row. Or tokenised data: see `lit_recycle.data.formats`. "python-stdlib" when neither this nor
-            `sources` is given.
+            per line or row, and the array in a .json file one per element. Or tokenised data: see
+            `lit_recycle.data.formats`. "python-stdlib" when neither this nor `sources` is given.
         sources: Several sources and their weights, instead of `path`.
         stages: Weights that change during the run; see `DataStage`.
         val: Further validation sets by name, each a path; all of it is for validation. Files without a header are of
             the type that the tokenizer suggests.
         tokenizer: "bytes", or the path of a Hugging Face tokenizer.json.
-        text_field: Key or column that holds the text in .jsonl and .parquet.
+        text_field: Key or column that holds the text in .jsonl, .json and .parquet.
         documents: "pack" lets the documents in a sample see those before them; "mask" keeps attention and positions
             inside each document, and leaves out the label after its end.
         seq_len: Tokens per sample that the model reads, and predicts.
