@@ -201,16 +201,18 @@ def _observers(trainer: L.Trainer) -> list[GrowthHooks]:
 def hook_rewarm(trainer: L.Trainer, module: LitMoE) -> None:
     """Let each optimizer step use the scheduled rate times the re-warm factors of past growths.
 
-    The rate is put back after the step, because a schedule may compute the next rate from the present one.
+    The rate is put back after the step, because a schedule may compute the next rate from the present one. An optimizer
+    whose step calls that of its base class runs the hooks twice, one pair within the other: the inner one counts.
     """
 
     def warm(optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
-            group["scheduled_lr"], group["lr"] = group["lr"], group["lr"] * rewarm_factor(module)
+            if "scheduled_lr" not in group:
+                group["scheduled_lr"], group["lr"] = group["lr"], group["lr"] * rewarm_factor(module)
 
     def restore(optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = group.pop("scheduled_lr")
+            group["lr"] = group.pop("scheduled_lr", group["lr"])
 
     for optimizer in trainer.optimizers:
         optimizer.register_step_pre_hook(warm)

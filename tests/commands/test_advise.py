@@ -14,8 +14,9 @@ from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.commands.advise import to_yaml
 from lit_recycle.commands.merged_config import load_config
-from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.plan import grow_config
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operators import DuplicateExperts, Interpose
+from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.model.config import MoEConfig
 
@@ -93,8 +94,7 @@ def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
     now = Situation(shape, Progress(10, 10**6, 3 * unit), 60.0 * unit)
     advice = advise(now)
     assert [growth.at_flops for growth in advice.growths] == [3 * unit, 6 * unit]
-    deep = grow_config(shape, Depth(2), None)[0]
-    wide = grow_config(deep, None, Width(2))[0]
+    deep, wide = (s.after.config for s in plan_growth(NativeModel(shape), [Interpose(2), DuplicateExperts(2)]).steps)
     deep_steps = -(-3 * unit // (tokens * deep.num_flops_per_token(256)))
     left = 60 * unit - deep_steps * tokens * deep.num_flops_per_token(256)
     wide_steps = round(left / (tokens * wide.num_flops_per_token(256)))

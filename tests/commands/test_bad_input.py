@@ -420,7 +420,7 @@ def test_of_sharded_checkpoints_too_the_newest_whole_one(runs: Path, tmp_path: P
     assert run.wait() == [0, 0], run.output
     for name in ("step=6.ckpt/__1_0.distcp", "step=5.ckpt/meta.pt"):
         assert run.output.count(f"passed over: {checkpoints / name} is ") == 1, run.output
-    assert run.output.count("growth in width at step 4") == 1
+    assert run.output.count("growth: experts ×2, at step 4") == 1
 
 
 def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def test_fields_are_set_and_the_others_stay(tmp_path: Path, capsys: pytest.Captu
     rows = planned(capsys, "--config", path, "--growth.events.0.at.steps", 3, "--growth.events.1.width.noise=0.5")
     assert [row["start_step"] for row in rows] == [0, 3, 4]
     before = planned(capsys, "--config", path)
-    assert rows[1]["event"]["depth"] == before[1]["event"]["depth"]
-    assert rows[2]["event"] == before[2]["event"] | {"width": before[2]["event"]["width"] | {"noise": 0.5}}
+    assert rows[1]["event"]["grow"] == before[1]["event"]["grow"]
+    (now,), (then,) = (row["event"]["grow"] for row in (rows[2], before[2]))
+    assert now["init_args"] == then["init_args"] | {"noise": 0.5}
 
 
 def test_another_unit_takes_the_place_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

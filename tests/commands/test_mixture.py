@@ -93,8 +93,8 @@ def test_tokens_and_epochs_are_those_of_the_plan(whole: Path, capsys: pytest.Cap
 
 def test_a_plan_knows_sizes_only_of_what_is_there(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = "[{name: a, path: /nowhere}, {name: b, path: THERE, weight: 3, max_epochs: 0.001}]".replace("THERE", TEXT)
-    options = ["--config", str(whole.with_suffix(".yaml")), f"--data.sources={sources}", "--data.stages=null"]
-    assert main(["plan", *options]) == 2
+    options = ["--config", str(whole.with_suffix(".yaml")), "--data.stages=null"]
+    assert main(["plan", *options, f"--data.sources={sources}"]) == 2
     assert "through source 'b'" in (told := capsys.readouterr().err) and "its max_epochs is 0.001" in told
     assert main(["plan", *options, "--json", f"--data.sources={sources.replace(', max_epochs: 0.001', '')}"]) == 0
     first, second = json.loads(capsys.readouterr().out)["data"]
