@@ -1,4 +1,4 @@
-"""What a run has spent: tokens, FLOPs, time; and its losses over them."""
+"""Compute monitor: tokens, FLOPs and time that a run has spent, and losses over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a run has read of each of its data sources."""
+"""Data monitor: tokens and epochs that a run has read of each source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How evenly the routers spread tokens over the experts."""
+"""Expert load monitor: how evenly the routers spread tokens over the experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model forgets: validation losses against those before training and those before the last growth."""
+"""Forgetting monitor: validation losses against those before training and before the last growth."""
 
 from __future__ import annotations
 

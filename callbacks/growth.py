@@ -1,4 +1,4 @@
-"""Grow the model during training."""
+"""Growth callback: grows the model during training."""
 
 from __future__ import annotations
 

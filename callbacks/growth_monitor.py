@@ -1,4 +1,4 @@
-"""What a growth costs and gives: the loss until it is back, and how copies part from their originals."""
+"""Growth monitor: recovery of the loss, and cosines of copies with their originals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say how to go on."""
+"""Graceful interruption: Ctrl-C and SIGTERM finish the step, save, and say how to go on."""
 
 from __future__ import annotations
 

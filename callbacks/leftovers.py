@@ -1,4 +1,4 @@
-"""What a killed run has left among its checkpoints."""
+"""Removal of what a killed run has left among its checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all monitors share: when they look, and where what they see goes."""
+"""Base class of monitors: when they look, and which loggers they write to."""
 
 from __future__ import annotations
 

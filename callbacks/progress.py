@@ -1,4 +1,4 @@
-"""The console during a run."""
+"""Progress bar of a run in the console."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in numbers, kept in its checkpoints: what an experiment is made from."""
+"""Record of a run in numbers, kept in its checkpoints, from which experiments are made."""
 
 from __future__ import annotations
 

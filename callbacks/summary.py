@@ -1,4 +1,4 @@
-"""The story of a run, told at its end."""
+"""Summary of a run, printed at its end."""
 
 from __future__ import annotations
 

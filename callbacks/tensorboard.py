@@ -1,4 +1,4 @@
-"""TensorBoard, laid out on purpose."""
+"""TensorBoard layout: custom scalars, hyperparameters, and the plan of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of every token, as `lit-recycle predict` writes it."""
+"""Per-token losses, as `lit-recycle predict` writes them."""
 
 from __future__ import annotations
 

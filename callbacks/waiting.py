@@ -1,4 +1,4 @@
-"""How long processes wait for each other."""
+"""Time that processes wait for each other within a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer-wise weight norms by which a trained model can be told, and what a growth makes of them."""
+"""Weight norm monitor: the layer-wise profile by which a trained model can be told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a name: no order of draws, no number of processes enters."""
+"""Seeded generators that belong to a name: no order of draws, no number of processes enters."""
 
 from __future__ import annotations
 

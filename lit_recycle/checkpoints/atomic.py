@@ -1,4 +1,4 @@
-"""Writing so that a full disk or a killed process never leaves half a checkpoint in the place of a whole one."""
+"""Atomic writes: a full disk or a killed process never leaves half a checkpoint in the place of a whole one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user did wrong, out of the exception that tells of it, in one sentence."""
+"""Error messages: a user's mistake in one sentence, out of the exception that tells of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of a run end with the one that has started them: nobody else would end them. Needs no torch."""
+"""Parent-death signal: the processes of a run end with the one that has started them. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making what lives as long as the process, without the garbage collector in between."""
+"""Garbage collection disabled while objects are made that live as long as the process."""
 
 from __future__ import annotations
 

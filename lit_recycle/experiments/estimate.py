@@ -1,4 +1,4 @@
-"""How long tasks will take: measured FLOPs per second, of this machine, by the size of the model."""
+"""Estimates of the time that tasks take, from measured FLOPs per second by the size of the model."""
 
 from __future__ import annotations
 

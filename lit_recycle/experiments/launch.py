@@ -1,4 +1,4 @@
-"""A task's process: what it is told, where it writes, how far it is."""
+"""Process of a task: what it is told, where it writes, how far it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the paper says, held against results: agrees, contradicts, or inside the noise."""
+"""Verdicts on the paper's claims: results agree with one, contradict it, or lie inside the noise."""
 
 from __future__ import annotations
 

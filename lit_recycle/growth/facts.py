@@ -1,4 +1,4 @@
-"""What is known of a model's weights and of its run, for operators that choose by it. No torch."""
+"""Facts of a model's weights and of its run, for operators that choose by them. No torch."""
 
 from __future__ import annotations
 

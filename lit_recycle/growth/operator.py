@@ -1,4 +1,4 @@
-"""The operator of a growth: what a class must say to be one. No torch.
+"""Operator base class, and what it may know of a model. No torch.
 
 See ``docs/write-an-operator.md`` for a complete example.
 """

@@ -1,4 +1,4 @@
-"""The state of an optimizer, grown by the same map as the weights that it belongs to."""
+"""Optimizer state, grown by the same recipes as the weights that it belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may become of an optimizer's state at a growth."""
+"""Policies for an optimizer's state at a growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads two folders with transformers and compares what they compute."""
+"""Comparison of the logits of two folders, loaded with transformers."""
 
 from __future__ import annotations
 

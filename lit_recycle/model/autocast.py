@@ -1,4 +1,4 @@
-"""What autocast does to the inputs of torch's own products, for functions with gradients written by hand."""
+"""Autocast for functions with gradients written by hand: the type of a product's inputs."""
 
 from __future__ import annotations
 

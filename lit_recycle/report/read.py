@@ -1,4 +1,4 @@
-"""What a run has logged, read back from its TensorBoard files."""
+"""Reader of a run's logs: scalars, texts and pictures from its TensorBoard files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report itself: what is on the page, in which order."""
+"""Report of one or several runs: what is on the page, in which order."""
 
 from __future__ import annotations
 

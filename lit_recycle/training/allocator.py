@@ -1,4 +1,4 @@
-"""Memory that is kept between training steps instead of being given back to the system and taken again."""
+"""Memory allocator settings: what training steps free is kept, not given back to the system and taken again."""
 
 from __future__ import annotations
 

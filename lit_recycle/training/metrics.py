@@ -1,4 +1,4 @@
-"""What a language model is judged by."""
+"""Metrics of a language model: loss, perplexity, bits per byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of a model in training, by name, however they are wrapped and sharded.
+"""Named state: weights and optimizer state of a model in training by name, however it is wrapped and sharded.
 
 Plain modules, DDP and FSDP2 hold whole or sharded (``DTensor``) parameters under their names. FSDP1 holds flat slices,
 and gives named shards when asked; all that it takes is in this file.

@@ -1,4 +1,4 @@
-"""What TensorBoard needs besides points: runs that continue, axes other than steps, pages laid out on purpose."""
+"""TensorBoard writers: runs that continue, axes other than steps, the layout of pages."""
 
 from __future__ import annotations
 

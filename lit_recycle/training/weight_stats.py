@@ -1,4 +1,4 @@
-"""Numbers that say how weights look: norms and cosines, from shards, without assembling a matrix.
+"""Weight statistics: norms of layers and cosines of copies, from shards, without assembling a matrix.
 
 Tensors come by name, whole or sharded on their first axis; all processes must take part.
 Axes: E experts, F inner width, D hidden size, R rows (the first axis of a tensor), L layers.
