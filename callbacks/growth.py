@@ -31,6 +31,16 @@ from lit_recycle.training.module import Batch, LitMoE
 from lit_recycle.training.regrow import check_growable, grow_in_run, refuse_incompatible
 from lit_recycle.training.utility import GRADIENTS, ExpertUtility
 
+WIDTHS = {
+    "hidden_size": "hidden size",
+    "num_heads": "query heads",
+    "num_kv_heads": "key heads",
+    "expert_size": "expert width",
+    "shared_expert_size": "shared width",
+    "dense_size": "dense width",
+}
+"""What is told of a growth where it has changed, by keys of the config."""
+
 
 class GrowthCallback(L.Callback):
     """Expands the model at configured moments of a run that goes on.
@@ -268,6 +278,11 @@ def announcement(record: GrowthRecord, seconds: float) -> str:
     rows = {
         "layers": (str(before.num_layers), str(after.num_layers)),
         "experts (top-k)": (f"{before.num_experts} ({before.top_k})", f"{after.num_experts} ({after.top_k})"),
+        **{
+            name: (str(record.before[key]), str(record.after[key]))
+            for key, name in WIDTHS.items()
+            if record.before[key] != record.after[key]
+        },
         "parameters": (human(before.num_params()), human(after.num_params())),
         "active parameters": (human(before.num_active_params()), human(after.num_active_params())),
         "loss, same batch": (f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"),

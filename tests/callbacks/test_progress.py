@@ -12,7 +12,9 @@ from runs import fit
 
 from callbacks import RunProgressBar
 from callbacks.growth import announcement
+from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.history import GrowthRecord
+from lit_recycle.growth.operators import WidenHidden, WidenInner
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,15 @@ def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
     text = announcement(GrowthRecord(**module.growth[1]), seconds=1.25)
     assert "growth: experts ×2, at step 6, 768 tokens (1.2 s)" in text
     assert re.search(r"experts \(top-k\)\s+3 \(2\) → 6 \(4\)", text)
+    assert "width" not in text, "only what has changed"
     before, after = re.search(r"loss, same batch\s+([\d.]+) → ([\d.]+)", text).groups()
     assert float(before) == pytest.approx(module.growth[1]["loss_before"], abs=1e-4)
     assert float(after) == pytest.approx(module.growth[1]["loss_after"], abs=1e-4)
+
+
+def test_widths_are_announced_where_they_change(tmp_path: Path) -> None:
+    events = [GrowthEvent(Trigger(steps=1), grow=[WidenHidden(2), WidenInner("shared", size=12)])]
+    _, module, _ = fit(tmp_path, steps=2, events=events, save_every=100)
+    text = announcement(GrowthRecord(**module.growth[0]), seconds=1.0)
+    assert re.search(r"hidden size\s+16 → 32", text) and re.search(r"shared width\s+8 → 12", text)
+    assert "expert width" not in text
