@@ -80,6 +80,7 @@ class GrowthCallback(L.Callback):
         if not events:
             raise ValueError("GrowthCallback.events is empty: list at least one growth, or leave the callback out")
         self.events: Sequence[GrowthEvent] = tuple(events)
+        self._written = [event.to_dict() for event in events]  # asked for several times in each step
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
         self.utility, self._checked = ExpertUtility(utility_steps), False
 
@@ -131,9 +132,9 @@ class GrowthCallback(L.Callback):
         """The configured events that the model has not been through, matched by what they say."""
         past = [record["event"] for record in module.growth]
         open_events = []
-        for event in self.events:
-            if event.to_dict() in past:
-                past.remove(event.to_dict())
+        for event, written in zip(self.events, self._written, strict=True):
+            if written in past:
+                past.remove(written)
             else:
                 open_events.append(event)
         return open_events
@@ -167,8 +168,10 @@ class GrowthCallback(L.Callback):
 
     def _check_optimizer(self, trainer: L.Trainer, module: LitMoE) -> None:
         """After the first step, when its state is there: not at an event that is weeks away."""
+        if self._checked:
+            return
         events = [event for event in self._open_events(module) if event.optimizer_state != "reset"]
-        if events and not self._checked:
+        if events:
             operators = [operator for event in events for operator in event.operators]
             check_growable(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))
         self._checked = True

@@ -15,22 +15,6 @@ PRESERVING = [name for name in MOE if name != "phimoe"]  # its router takes two 
 FUSED_ON_THE_HUB = ("gpt_oss", "granitemoe", "granitemoeshared")
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Each family's model as the hub has it, with its logits; built when asked for."""
-    made = {}
-
-    def source(family):
-        if family not in made:
-            folder = tmp_path_factory.mktemp(family) / "source"
-            model = pico.build(family)
-            model.save_pretrained(folder)
-            made[family] = folder, pico.logits(model)
-        return made[family]
-
-    return source
-
-
 def test_every_family_is_tried():
     assert set(pico.FAMILIES) == set(FAMILIES)
 

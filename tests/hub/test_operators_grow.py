@@ -33,22 +33,6 @@ EXPERTS = [name for name in WIDENED if FAMILIES[name].routing]
 DENSE = [name for name in WIDENED if not FAMILIES[name].routing]
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Each family's model as the hub has it, with its logits; built when asked for."""
-    made = {}
-
-    def source(family):
-        if family not in made:
-            folder = tmp_path_factory.mktemp(family) / "source"
-            model = pico.build(family)
-            model.save_pretrained(folder)
-            made[family] = folder, pico.logits(model)
-        return made[family]
-
-    return source
-
-
 def widenings(family):
     networks = {"F": "experts", "I": "dense", "S": "shared"}
     inner = [WidenInner(networks[a], factor=2, symmetry_break=0.2) for a in "FIS" if a in FAMILIES[family].sizes]
