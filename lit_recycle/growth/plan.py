@@ -102,6 +102,8 @@ def plan_growth(
     steps: list[Step] = []
     for number, operator in enumerate(operators):
         try:
+            if steps and operator.asks and maps is None:  # facts are of the model as it is
+                raise ValueError("it chooses by the model's weights or load, so it must stand first in its event")
             sources = SourceMap.from_dict(maps[number]) if maps else operator.sources(model, facts(model))
             change = Change(model, operator.resized(model, sources), sources)
         except ValueError as error:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from maps import Shape
 
 from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.facts import Unmeasured
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.sources import AxisMap, SourceMap
@@ -65,6 +66,13 @@ def test_recorded_maps_are_followed():
     assert again.maps() == maps
     with pytest.raises(ValueError, match="1 recorded maps do not belong to 2 operators"):
         plan_growth(Shape((2, 2)), operators, maps=maps[:1])
+
+
+def test_an_operator_that_chooses_by_weights_stands_first():
+    chooses = DuplicateExperts(num_experts=3, by="norm", top_k=1)
+    with pytest.raises(ValueError, match=r"DuplicateExperts: it chooses by the model's weights .* must stand first"):
+        plan_growth(Shape((2, 2)), [Interpose(2), chooses], facts=Unmeasured)
+    assert plan_growth(Shape((2, 2)), [chooses, Interpose(2)], facts=Unmeasured).after.experts == (3,) * 4
 
 
 def test_growth_of_experts_that_there_are_none_of_is_refused():

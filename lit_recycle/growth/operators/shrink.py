@@ -99,12 +99,16 @@ class PruneInner(Operator):
         if self.networks not in ("dense", "shared") or self.size < 1:
             raise ValueError(f"networks must be dense or shared and size at least 1, got {self.networks}, {self.size}")
 
+    @property
+    def asks(self) -> Sequence[str]:
+        return (f"channel_norm_{INNER[self.networks]}",)
+
     def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:
         axis = INNER[self.networks]
         widths = [model.size(axis, i) for i in range(model.num_layers + model.num_tail_layers)]
         if not any(n > self.size for n in widths):
             raise ValueError(f"size {self.size} leaves nothing out of {max(widths)} inner channels ({self.networks})")
-        return SourceMap.identity(len(widths), {axis: best(facts(f"channel_norm_{axis}"), widths, self.size)})
+        return SourceMap.identity(len(widths), {axis: best(facts(self.asks[0]), widths, self.size)})
 
     def label(self, model: GrowableModel, after: GrowableModel) -> str:
         axis = INNER[self.networks]
