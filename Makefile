@@ -39,7 +39,7 @@ evidence: $(VENV)/.installed  ## docs/evidence.md and its figures, from results/
 check: $(VENV)/.installed-test  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy lit_recycle callbacks
+	$(BIN)/mypy lit_recycle
 
 clean:
 	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -37,8 +37,8 @@ from table import Row
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks import growth
-from callbacks.growth import GrowthCallback
+from lit_recycle.callbacks import growth
+from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.training import regrow

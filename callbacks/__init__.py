@@ -1,17 +1,17 @@
 """Lightning callbacks of lit-recycle, one per file."""
 
-from callbacks.compute import ComputeMonitor
-from callbacks.data import DataMonitor
-from callbacks.expert_load import ExpertLoadMonitor
-from callbacks.forgetting import ForgettingMonitor
-from callbacks.growth import GrowthCallback
-from callbacks.growth_monitor import GrowthMonitor
-from callbacks.progress import RunProgressBar
-from callbacks.run_record import RunRecord
-from callbacks.tensorboard import TensorBoardLayout
-from callbacks.token_losses import TokenLossWriter
-from callbacks.waiting import WaitingTime
-from callbacks.weight_norm import WeightNormMonitor
+from lit_recycle.callbacks.compute import ComputeMonitor
+from lit_recycle.callbacks.data import DataMonitor
+from lit_recycle.callbacks.expert_load import ExpertLoadMonitor
+from lit_recycle.callbacks.forgetting import ForgettingMonitor
+from lit_recycle.callbacks.growth import GrowthCallback
+from lit_recycle.callbacks.growth_monitor import GrowthMonitor
+from lit_recycle.callbacks.progress import RunProgressBar
+from lit_recycle.callbacks.run_record import RunRecord
+from lit_recycle.callbacks.tensorboard import TensorBoardLayout
+from lit_recycle.callbacks.token_losses import TokenLossWriter
+from lit_recycle.callbacks.waiting import WaitingTime
+from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
     "ComputeMonitor",

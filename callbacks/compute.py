@@ -12,7 +12,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from callbacks.monitor import Monitor
+from lit_recycle.callbacks.monitor import Monitor
 from lit_recycle.data.batches import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import lightning as L
 from typing_extensions import override
 
-from callbacks.monitor import Monitor
+from lit_recycle.callbacks.monitor import Monitor
 from lit_recycle.data.module import TextData
 from lit_recycle.training.module import LitMoE
 

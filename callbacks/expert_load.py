@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.monitor import Monitor, Picture, moe_layers, some_layers
+from lit_recycle.callbacks.monitor import Monitor, Picture, moe_layers, some_layers
 from lit_recycle.training.module import LitMoE
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
-from callbacks.monitor import GrowthHooks, write_scalars
+from lit_recycle.callbacks.monitor import GrowthHooks, write_scalars
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training.module import LitMoE
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from callbacks.monitor import GrowthHooks
+from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent, Rewarm
@@ -59,7 +59,7 @@ class GrowthCallback(L.Callback):
 
     Example::
 
-        >>> from callbacks import GrowthCallback
+        >>> from lit_recycle.callbacks import GrowthCallback
         >>> from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
         >>> growth = GrowthCallback([
         ...     GrowthEvent(at=Trigger(steps=400), depth=Depth(factor=2)),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.monitor import Monitor, Picture, is_multiple, moe_layers, some_layers, write_scalars
+from lit_recycle.callbacks.monitor import Monitor, Picture, is_multiple, moe_layers, some_layers, write_scalars
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.originals import Originals, find_originals
 from lit_recycle.training import named_state

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
-from callbacks.summary import resume_command
+from lit_recycle.callbacks.summary import resume_command
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.training.module import Batch, LitMoE
 

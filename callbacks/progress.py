@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn, RichProgressBarTheme
 from typing_extensions import override
 
-from callbacks.compute import seconds_waited
-from callbacks.growth import GrowthCallback
-from callbacks.monitor import GrowthHooks
+from lit_recycle.callbacks.compute import seconds_waited
+from lit_recycle.callbacks.growth import GrowthCallback
+from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.text import human

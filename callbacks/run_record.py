@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from typing_extensions import override
 
-from callbacks.monitor import GrowthHooks
+from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training import named_state
 from lit_recycle.training.module import Batch, LitMoE

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from callbacks.monitor import writers
+from lit_recycle.callbacks.monitor import writers
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.generate import generate

@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
-from callbacks.growth import GrowthCallback
-from callbacks.monitor import writers
+from lit_recycle.callbacks.growth import GrowthCallback
+from lit_recycle.callbacks.monitor import writers
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.text import human
 from lit_recycle.training.module import LitMoE

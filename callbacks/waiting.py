@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
-from callbacks.monitor import GrowthHooks
+from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training.module import Batch, LitMoE
 from lit_recycle.training.peers import set_timeout

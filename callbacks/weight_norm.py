@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.monitor import Monitor, Picture, some_layers, write_pictures, writers
+from lit_recycle.callbacks.monitor import Monitor, Picture, some_layers, write_pictures, writers
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training import named_state
 from lit_recycle.training.module import LitMoE

@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: there is no command {argv[0]!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _ = COMMANDS[argv[0]]
+    if os.getcwd() not in sys.path:  # a user's own classes are found as with `python main.py`
+        sys.path.insert(0, os.getcwd())
     end_with_parent()
     try:
         with without_gc():

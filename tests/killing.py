@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 
-import callbacks.growth
+import lit_recycle.callbacks.growth
 from lit_recycle.checkpoints import atomic, sharded
 
 
@@ -33,7 +33,7 @@ class Kill(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.trainer = trainer
         if self.moment == "grown":
-            self._after(callbacks.growth, "grow_in_run")
+            self._after(lit_recycle.callbacks.growth, "grow_in_run")
         elif self.moment == "anchor":
             self._after(trainer, "save_checkpoint", name=f"anchor-step={self.step}.ckpt")
         elif self.moment == "saving":

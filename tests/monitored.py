@@ -13,7 +13,7 @@ from runs import PROCESSES, fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from callbacks import ComputeMonitor, ExpertLoadMonitor, GrowthMonitor, TensorBoardLayout, WeightNormMonitor
+from lit_recycle.callbacks import ComputeMonitor, ExpertLoadMonitor, GrowthMonitor, TensorBoardLayout, WeightNormMonitor
 from lit_recycle.model.experts import Router
 from lit_recycle.training.module import LitMoE
 

@@ -20,7 +20,7 @@ TEXT = str(Path(json.__file__).parent)
 
 BIN = Path(sys.executable).parent / "lit-recycle"
 PROCESSES = mp.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lit_recycle.commands.trainer", "callbacks"])
+PROCESSES.set_forkserver_preload(["lit_recycle.commands.trainer", "lit_recycle.callbacks"])
 
 EVENTS = [
     {"at": {"steps": 2}, "depth": {"factor": 2}},
@@ -49,7 +49,7 @@ def config(root: Path, **changes: Any) -> Path:
             "limit_val_batches": 0,
             "num_sanity_val_steps": 0,
             "callbacks": [
-                {"class_path": "callbacks.GrowthCallback", "init_args": {"events": EVENTS}},
+                {"class_path": "lit_recycle.callbacks.GrowthCallback", "init_args": {"events": EVENTS}},
                 {
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                     "init_args": {

@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.growth import GrowthCallback
+from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import load_whole_checkpoint, read_hyperparameters
 from lit_recycle.data.module import TextData

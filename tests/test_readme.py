@@ -97,6 +97,8 @@ def test_the_growth_in_the_readme_is_that_of_the_shipped_config() -> None:
     (shown,) = blocks("yaml")
     events = yaml.safe_load(shown)["trainer"]["callbacks"][0]["init_args"]["events"]
     config = yaml.safe_load((ROOT / "configs/paper_70b.yaml").read_text())
-    shipped = next(c for c in config["trainer"]["callbacks"] if c["class_path"] == "callbacks.GrowthCallback")
+    shipped = next(
+        c for c in config["trainer"]["callbacks"] if c["class_path"] == "lit_recycle.callbacks.GrowthCallback"
+    )
     for event, expected in zip(events, shipped["init_args"]["events"], strict=True):
         assert {k: event[k] for k in expected} == expected

@@ -17,7 +17,7 @@ from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.schedule import Progress, stages
 from lit_recycle.model.config import MoEConfig
 
-GROWTH = "callbacks.GrowthCallback"
+GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SCHEDULE = "WarmupStableDecay"
 EVENTS = "EVENTS"
 NO_END = 10**15

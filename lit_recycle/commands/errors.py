@@ -13,7 +13,7 @@ from dataclasses import fields
 
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 
-SPEAKS_TO_USERS = ("lit_recycle.", "callbacks.", "lightning.", "torch.optim.")
+SPEAKS_TO_USERS = ("lit_recycle.", "lightning.", "torch.optim.")
 """Modules whose ``ValueError`` says what a user did wrong."""
 
 _EVENT_PARTS = (GrowthEvent, Trigger, Depth, Width, Rewarm)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-CALLBACK = ("callbacks.GrowthCallback", "callbacks.growth.GrowthCallback")
+CALLBACK = ("lit_recycle.callbacks.GrowthCallback", "lit_recycle.callbacks.growth.GrowthCallback")
 
 _OPTION = re.compile(r"--growth\.(\w.*)")
 
@@ -44,7 +44,7 @@ def apply(options: dict[str, Any], config: dict[str, Any]) -> None:
     growth = next((c for c in callbacks if isinstance(c, dict) and c.get("class_path") in CALLBACK), None)
     for path, value in options.items():
         if growth is None:
-            raise ValueError(f"--growth.{path}: the run has no callbacks.GrowthCallback among trainer.callbacks")
+            raise ValueError(f"--growth.{path}: trainer.callbacks has no lit_recycle.callbacks.GrowthCallback")
         *parents, last = path.split(".")
         below: Any = growth.setdefault("init_args", {})
         for number, part in enumerate(parents):

@@ -24,7 +24,7 @@ from lit_recycle.growth.schedule import Stage, stages
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
-CALLBACK = "callbacks.GrowthCallback"
+CALLBACK = "lit_recycle.callbacks.GrowthCallback"
 BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
 """Bytes of a parameter by trainer.precision; the mixed ones keep parameters in 32 bits."""
 
@@ -155,7 +155,7 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     parser.add_argument("--events", type=list[GrowthEvent], default=[])
     values: dict[str, Any] = {"model": {"config": (config.get("model") or {}).get("config") or {}}}
     for callback in trainer.get("callbacks") or []:
-        if callback.get("class_path") in (CALLBACK, "callbacks.growth.GrowthCallback"):
+        if callback.get("class_path") in (CALLBACK, "lit_recycle.callbacks.growth.GrowthCallback"):
             values["events"] = callback["init_args"]["events"]
     try:
         parsed = parser.instantiate(parser.parse_object(values))

@@ -19,11 +19,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
-from callbacks.interrupt import SaveOnInterrupt
-from callbacks.leftovers import RemoveLeftovers
-from callbacks.summary import RunSummary
-from callbacks.token_losses import TokenLossWriter
-from callbacks.waiting import WaitingTime
+from lit_recycle.callbacks.interrupt import SaveOnInterrupt
+from lit_recycle.callbacks.leftovers import RemoveLeftovers
+from lit_recycle.callbacks.summary import RunSummary
+from lit_recycle.callbacks.token_losses import TokenLossWriter
+from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.errors import sentence
@@ -109,7 +109,7 @@ class RecycleCLI(LightningCLI):
             "--waiting_minutes",
             type=float,
             default=2.0,
-            help="How long a process waits for the others within a training step; see callbacks.WaitingTime.",
+            help="How long a process waits for the others within a training step; see WaitingTime.",
         )
         parser.set_defaults({"trainer.max_epochs": -1})  # the stream of batches never ends; trainer.max_steps does it
 

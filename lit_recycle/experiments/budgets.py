@@ -15,7 +15,7 @@ from lit_recycle.commands.plan import RunShape, run_shape
 Fit = dict[str, Any]
 """A configuration of ``lit-recycle fit``, without the paths of a machine."""
 
-GROWTH = "callbacks.GrowthCallback"
+GROWTH = "lit_recycle.callbacks.GrowthCallback"
 NO_END = 10**12
 """Steps of a run whose end is not known yet."""
 

@@ -118,7 +118,7 @@ def _with_paths(fit: Fit, folder: Path, settings: Settings) -> Fit:
         "mode": "max",
     }
     callbacks = [
-        {"class_path": "callbacks.RunRecord", "init_args": record},
+        {"class_path": "lit_recycle.callbacks.RunRecord", "init_args": record},
         *(fit["trainer"].get("callbacks") or []),
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoint},
     ]

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from monitored import Log
 from runs import fit
 
-from callbacks import ComputeMonitor, RunProgressBar
+from lit_recycle.callbacks import ComputeMonitor, RunProgressBar
 from lit_recycle.data.batches import TokenBatches
 
 SLOW = 0.2
@@ -44,7 +44,7 @@ def test_slow_data_is_logged_and_shown(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_fast_data_is_logged_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callbacks.progress.WAIT_SHOWN_FROM", 0.5)
+    monkeypatch.setattr("lit_recycle.callbacks.progress.WAIT_SHOWN_FROM", 0.5)
     shares, shown = run(tmp_path)
     assert len(shares) == 3 and all(0 < share < 0.5 for share in shares)
     assert "tokens/s: " in shown and "waiting for data" not in shown

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from monitored import Log
 from runs import TEXT, fit
 
-from callbacks import ComputeMonitor, DataMonitor, ForgettingMonitor, TensorBoardLayout
+from lit_recycle.callbacks import ComputeMonitor, DataMonitor, ForgettingMonitor, TensorBoardLayout
 from lit_recycle.data.config import Source
 from lit_recycle.report.figures import plates
 from lit_recycle.report.read import read_run

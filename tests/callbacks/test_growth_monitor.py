@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks import GrowthMonitor
-from callbacks.growth_monitor import SmoothLoss
-from callbacks.monitor import some_layers
+from lit_recycle.callbacks import GrowthMonitor
+from lit_recycle.callbacks.growth_monitor import SmoothLoss
+from lit_recycle.callbacks.monitor import some_layers
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.native import NativeModel

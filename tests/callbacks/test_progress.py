@@ -10,8 +10,8 @@ import pytest
 import rich
 from runs import fit
 
-from callbacks import RunProgressBar
-from callbacks.growth import announcement
+from lit_recycle.callbacks import RunProgressBar
+from lit_recycle.callbacks.growth import announcement
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.operators import WidenHidden, WidenInner

@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a short run that has not grown yet."""
     monkeypatch.setattr(sys, "argv", ["lit-recycle"])
     saved = tmp_path / "run" / "checkpoints" / "end.ckpt"
-    record = {"class_path": "callbacks.RunRecord", "init_args": {"end": str(saved)}}
+    record = {"class_path": "lit_recycle.callbacks.RunRecord", "init_args": {"end": str(saved)}}
     path = config(tmp_path / "run", trainer__max_steps=4, trainer__callbacks=[record])
     assert main(["fit", "--config", str(path)]) == 0
     return saved

@@ -23,7 +23,7 @@ from lit_recycle.cli import main
 from lit_recycle.training.module import LitMoE
 
 Refused = Callable[..., None]
-GROWTH = "callbacks.GrowthCallback"
+GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SHARDED = ("--trainer.strategy", "fsdp2", "--trainer.devices", "2", "--data.batch_size", "2")
 
 
@@ -63,7 +63,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "abbreviated": (("--trainer.max_step", "3"), ("did you mean 'trainer.max_steps'?",)),
     "misspelt group": (("--modle.config.top_k", "3"), ("'modle.config.top_k'", "did you mean")),
     "misspelt in the model": (("--model.config.num_layer", "3"), ("model.config", "did you mean 'num_layers'?")),
-    "misspelt class": (("--trainer.callbacks+", "callbacks.Growth"), ("trainer.callbacks", "'Growth'")),
+    "misspelt class": (("--trainer.callbacks+", "lit_recycle.callbacks.Growth"), ("trainer.callbacks", "'Growth'")),
     "misspelt module": (("--trainer.logger", "nowhere.Logger"), ("trainer.logger", "'nowhere'")),
     "not a number": (("--trainer.max_steps", "many"), ("trainer.max_steps must be of type int, got 'many'",)),
     "not a number in the model": (("--model.config.top_k", "two"), ("model.config.top_k", "int", "'two'")),
@@ -242,7 +242,9 @@ def test_a_plan_reads_the_same_files(refused: Refused, tmp_path: Path, case: str
 
 def test_a_plan_without_its_growth_is_none(refused: Refused, tmp_path: Path) -> None:
     path = config(tmp_path / "run")
-    path.write_text(path.read_text().replace("callbacks.GrowthCallback", "callbacks.GrowthCallbak"))
+    path.write_text(
+        path.read_text().replace("lit_recycle.callbacks.GrowthCallback", "lit_recycle.callbacks.GrowthCallbak")
+    )
     refused("plan", "--config", path, says=("trainer.callbacks", "GrowthCallbak"))
 
 

@@ -55,14 +55,16 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tu
 def test_without_a_growth_there_is_none_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config(tmp_path / "run", trainer__callbacks=[])
     assert main(["plan", "--config", str(path), "--growth.events.0.at.steps", "1"]) == 2
-    assert "no callbacks.GrowthCallback" in capsys.readouterr().err
+    assert "no lit_recycle.callbacks.GrowthCallback" in capsys.readouterr().err
 
 
 def test_a_second_file_can_add_a_callback_to_those_of_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = tmp_path / "more.yaml"
-    more.write_text(yaml.safe_dump({"trainer": {"callbacks+": [{"class_path": "callbacks.WeightNormMonitor"}]}}))
+    more.write_text(
+        yaml.safe_dump({"trainer": {"callbacks+": [{"class_path": "lit_recycle.callbacks.WeightNormMonitor"}]}})
+    )
     rows = planned(capsys, "--config", config(tmp_path / "run"), "--config", more)
     assert len(rows) == 3, "the growth of the first file is still there"
 

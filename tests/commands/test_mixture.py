@@ -47,7 +47,7 @@ def write_config(root: Path) -> Path:
         {"name": "email", "path": str(root.parent / "corpus_text_document")},
         {"name": "lines", "path": str(lines), "max_epochs": 2},
     ]
-    values["trainer"]["callbacks"].append({"class_path": "callbacks.DataMonitor"})
+    values["trainer"]["callbacks"].append({"class_path": "lit_recycle.callbacks.DataMonitor"})
     path.write_text(yaml.safe_dump(values))
     return path
 

@@ -84,7 +84,7 @@ def wait_for(found: object, seconds: float = 60) -> None:
 def in_one_piece(one: Run, root: Path, work: Path) -> Path:
     """The end of the same run, trained by one call of fit."""
     end = root / "end.ckpt"
-    callbacks = [{"class_path": "callbacks.RunRecord", "init_args": {"end": str(end)}}]
+    callbacks = [{"class_path": "lit_recycle.callbacks.RunRecord", "init_args": {"end": str(end)}}]
     callbacks += one.fit["trainer"].get("callbacks") or []
     paths = {
         "trainer": {"default_root_dir": str(root), "callbacks": callbacks},

@@ -16,7 +16,7 @@ import torch
 from runs import CONFIG, EVENTS, PROCESSES, assert_equal, fit, on_processes
 from torch.distributed.tensor import DTensor
 
-from callbacks import growth
+from lit_recycle.callbacks import growth
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint, load_whole_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.growth.cost import Ledger

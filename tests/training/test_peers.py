@@ -13,7 +13,7 @@ import torch.distributed as dist
 from processes import config, start
 from runs import on_processes
 
-from callbacks.waiting import WaitingTime
+from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.training import peers
 
 

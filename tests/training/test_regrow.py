@@ -18,8 +18,8 @@ from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from callbacks.monitor import GrowthHooks
-from callbacks.weight_norm import WeightNormMonitor
+from lit_recycle.callbacks.monitor import GrowthHooks
+from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.growth import optimizer as optimizer_growth
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width

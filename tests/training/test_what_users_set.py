@@ -12,7 +12,7 @@ from runs import CONFIG, TEXT, assert_equal, assert_same_training_state, fit
 from torch import nn
 from torch.optim import ASGD, Adafactor
 
-from callbacks.growth import GrowthCallback
+from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width

@@ -1,0 +1,45 @@
+"""A user's own classes, in the folder where a command is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from processes import config
+
+from lit_recycle.cli import main
+
+MINE = """
+from pathlib import Path
+
+import lightning as L
+
+
+class Mine(L.Callback):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        Path(self.path).write_text(str(trainer.global_step))
+"""
+
+
+def test_a_package_called_callbacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commonest name for such a folder; this project's own are at lit_recycle.callbacks."""
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks/__init__.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "callbacks", raising=False)
+    mine = {"class_path": "callbacks.Mine", "init_args": {"path": str(tmp_path / "steps")}}
+    growth = {
+        "class_path": "lit_recycle.callbacks.GrowthCallback",
+        "init_args": {"events": [{"at": {"steps": 1}, "depth": {"factor": 2}}]},
+    }
+    path = config(tmp_path / "run", trainer__callbacks=[mine, growth], trainer__max_steps=2)
+    assert main(["fit", "--config", str(path)]) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "steps").read_text()) == 2
