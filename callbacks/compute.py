@@ -16,8 +16,8 @@ from lit_recycle.callbacks.monitor import Monitor
 from lit_recycle.data.batches import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress
-from lit_recycle.model.config import MoEConfig
-from lit_recycle.training.module import LitMoE
+from lit_recycle.growth.shape import Shape, sizes
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.tensorboard import GIGA, AxisWriter
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
@@ -50,7 +50,7 @@ class ComputeMonitor(Monitor):
         self._waited = 0.0
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         super().on_train_start(trainer, pl_module)
         now = self._before = pl_module.progress
         self._peak = self.peak_flops or _peak_flops(pl_module.device, str(trainer.precision))
@@ -62,16 +62,16 @@ class ComputeMonitor(Monitor):
         self._waited = seconds_waited(trainer) or 0.0
 
     @override
-    def on_step(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def on_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
         self._began, self._before = self._before, module.progress
 
     @override
-    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+    def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         self._write_losses(trainer)
         if module.device.type != "cpu":
             torch.accelerator.synchronize(module.device)
         seconds, tokens, flops = self._clock.lap(module.progress)
-        values = spent(module.config, module.growth, module.progress)
+        values = spent(module.shape, module.growth, module.progress)
         values["compute/tokens_per_second"] = tokens / seconds
         if (waited := seconds_waited(trainer)) is not None:
             values["compute/data_wait_share"] = (waited - self._waited) / seconds
@@ -92,7 +92,7 @@ class ComputeMonitor(Monitor):
                 axis.flush()
 
     @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._clock.go_on()
         if self.axes and not trainer.sanity_checking:
             losses = {k: float(v) for k, v in trainer.callback_metrics.items() if _is_validation(k)}
@@ -101,7 +101,7 @@ class ComputeMonitor(Monitor):
                 axis.flush()
 
     @override
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         self._clock.go_on()
         losses = [record["loss_before"], record["loss_after"]]
         for axis in self.axes:
@@ -112,11 +112,11 @@ class ComputeMonitor(Monitor):
     # --- the stopwatch stands still ----------------------------------------------------------------------------------
 
     @override
-    def on_validation_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._clock.pause()
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self._clock.pause()
 
     @override
@@ -154,20 +154,20 @@ def seconds_waited(trainer: L.Trainer) -> float | None:
     return loader.seconds_waited if isinstance(loader, StreamLoader) else None
 
 
-def spent(config: MoEConfig, growth: list[dict[str, Any]], now: Progress) -> dict[str, float]:
+def spent(shape: Shape, growth: list[dict[str, Any]], now: Progress) -> dict[str, float]:
     """The values of :class:`ComputeMonitor` that follow from a run's history alone.
 
     The mean number of parameters N̄ over training is what a loss law of growing models goes by (arXiv 2501.12486).
     """
     sunk = growth[0]["flops"] if growth else now.flops  # before the first growth nothing is extra
-    shapes = [MoEConfig.from_dict(record["before"]) for record in growth] + [config]
+    stages = [record["sizes_before"] for record in growth] + [sizes(shape)]
     ends = [record["tokens"] for record in growth] + [now.tokens]
     tokens = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def mean(sizes: list[int]) -> float:
-        return sum(size * count for size, count in zip(sizes, tokens, strict=True)) / max(sum(tokens), 1)
+    def mean(counts: list[int]) -> float:
+        return sum(size * count for size, count in zip(counts, tokens, strict=True)) / max(sum(tokens), 1)
 
-    params, active = [s.num_params() for s in shapes], [s.num_active_params() for s in shapes]
+    params, active = [stage["params"] for stage in stages], [stage["active_params"] for stage in stages]
     return {
         "compute/tokens": float(now.tokens),
         "compute/flops": float(now.flops),

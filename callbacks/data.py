@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import Monitor
 from lit_recycle.data.module import TextData
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 
 
 class DataMonitor(Monitor):
@@ -26,7 +26,7 @@ class DataMonitor(Monitor):
         super().__init__(every_n_steps)
 
     @override
-    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+    def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TextData):
             return {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import Monitor, Picture, moe_layers, some_layers
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 
 
 class ExpertLoadMonitor(Monitor):
@@ -38,7 +38,7 @@ class ExpertLoadMonitor(Monitor):
         self.max_layers = max_layers
 
     @override
-    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+    def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         if module.counts_LE is None:
             return {}
         layers = moe_layers(module)
@@ -52,7 +52,7 @@ class ExpertLoadMonitor(Monitor):
         return values
 
     @override
-    def pictures(self, trainer: L.Trainer, module: LitMoE) -> Iterable[Picture]:
+    def pictures(self, trainer: L.Trainer, module: GrowableModule) -> Iterable[Picture]:
         if module.counts_LE is not None:
             load_LE = relative_load(module.counts_LE).float().cpu()
             yield Picture("experts/load", load_LE, partial(_draw, load_LE, moe_layers(module)))

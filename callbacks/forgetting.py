@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks, write_scalars
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import LitMoE
 
 
@@ -39,16 +40,16 @@ class ForgettingMonitor(GrowthHooks, L.Callback):
         self.at_start, self.before_growth = dict(state_dict["at_start"]), dict(state_dict["before_growth"])
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         if not self.at_start:
             self.at_start = measure(trainer, pl_module)
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self.before_growth = measure(trainer, module)
 
     @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         values = {}
@@ -61,12 +62,12 @@ class ForgettingMonitor(GrowthHooks, L.Callback):
 
 
 @torch.no_grad()
-def measure(trainer: L.Trainer, module: LitMoE) -> dict[str, float]:
+def measure(trainer: L.Trainer, module: GrowableModule) -> dict[str, float]:
     """Loss on each validation set by name, and on the split, over all processes; nothing where none is validated on."""
     loaders = trainer.val_dataloaders or []
     loaders = loaders if isinstance(loaders, list) else [loaders]
     limits = trainer.num_val_batches
-    if not loaders or not sum(limits):
+    if not loaders or not sum(limits) or not isinstance(module, LitMoE):
         return {}
     module.eval()
     module.on_validation_epoch_start()

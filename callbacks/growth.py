@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -20,26 +21,16 @@ from lit_recycle.growth.event import GrowthEvent, Rewarm
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.measure import norms, weight_facts
-from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.schedule import Stage, is_due, stages
-from lit_recycle.model.config import MoEConfig
+from lit_recycle.growth.sources import AXIS_NAMES
 from lit_recycle.text import human
 from lit_recycle.training import named_state
-from lit_recycle.training.module import Batch, LitMoE
-from lit_recycle.training.regrow import check_growable, grow_in_run, refuse_incompatible
+from lit_recycle.training.growable import GrowableModule, check_growable
+from lit_recycle.training.module import Batch
+from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
 from lit_recycle.training.utility import GRADIENTS, ExpertUtility
-
-WIDTHS = {
-    "hidden_size": "hidden size",
-    "num_heads": "query heads",
-    "num_kv_heads": "key heads",
-    "expert_size": "expert width",
-    "shared_expert_size": "shared width",
-    "dense_size": "dense width",
-}
-"""What is told of a growth where it has changed, by keys of the config."""
 
 
 class GrowthCallback(L.Callback):
@@ -98,19 +89,18 @@ class GrowthCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if not isinstance(pl_module, LitMoE):
-            raise ValueError(f"GrowthCallback grows a LitMoE, not a {type(pl_module).__name__}")
+        check_growable(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         refuse_incompatible(trainer)
 
     @override
-    def on_fit_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         hook_rewarm(trainer, pl_module)
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self.stages(trainer, pl_module)
 
-    def stages(self, trainer: L.Trainer, module: LitMoE) -> list[Stage]:
+    def stages(self, trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
         """What is left of the run, the present stage first.
 
         Raises:
@@ -118,7 +108,7 @@ class GrowthCallback(L.Callback):
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         return stages(
-            module.config,
+            module.shape,
             [] if trainer.fast_dev_run else self._open_events(module),  # type: ignore[attr-defined]  # it ends before they come
             seq_len=data.seq_len,
             tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
@@ -128,7 +118,7 @@ class GrowthCallback(L.Callback):
             first_event=len(module.growth),
         )
 
-    def _open_events(self, module: LitMoE) -> list[GrowthEvent]:
+    def _open_events(self, module: GrowableModule) -> list[GrowthEvent]:
         """The configured events that the model has not been through, matched by what they say."""
         past = [record["event"] for record in module.growth]
         open_events = []
@@ -143,7 +133,7 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if whole_step:
@@ -155,32 +145,32 @@ class GrowthCallback(L.Callback):
             trainer.save_checkpoint(path, weights_only=False)
 
     @override
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: GrowableModule, batch: Batch, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return
         while event := self._due(pl_module):
             self._grow(trainer, pl_module, event, batch)
 
     @override
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LitMoE, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: GrowableModule, optimizer: Optimizer) -> None:
         if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module)):
             self.utility.observe_gradients(pl_module)
 
-    def _check_optimizer(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def _check_optimizer(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """After the first step, when its state is there: not at an event that is weeks away."""
         if self._checked:
             return
         events = [event for event in self._open_events(module) if event.optimizer_state != "reset"]
         if events:
             operators = [operator for event in events for operator in event.operators]
-            check_growable(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))
+            check_optimizer(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))
         self._checked = True
 
-    def _due(self, module: LitMoE) -> GrowthEvent | None:
+    def _due(self, module: GrowableModule) -> GrowthEvent | None:
         event = next(iter(self._open_events(module)), None)
-        return event if event and is_due(event.at, module.progress, module.config) else None
+        return event if event and is_due(event.at, module.progress, module.shape) else None
 
-    def _grow(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent, batch: Batch) -> None:
+    def _grow(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent, batch: Batch) -> None:
         for observer in _observers(trainer):
             observer.on_growth_start(trainer, module, event)
         progress, loss_before = module.progress, _loss(trainer, module, batch)
@@ -191,27 +181,26 @@ class GrowthCallback(L.Callback):
         seconds = time.perf_counter() - started
         losses = (loss_before, _loss(trainer, module, batch))
         record = GrowthRecord.of(event, progress, plan, losses)
-        module.set_shape(module.config, [*module.growth, record.to_dict()])
+        module.set_shape(module.shape, [*module.growth, record.to_dict()])
         self.utility.clear()
         _log(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])
 
-    def _plan(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> GrowthPlan:
+    def _plan(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> GrowthPlan:
         def facts(model: GrowableModel) -> Facts:
             assert trainer.model is not None
             weights = named_state.weights(trainer.model)
             return weight_facts(model, weights, self.utility.facts(lambda: norms(model, weights, EXPERTS)))
 
-        model = NativeModel(module.config)
-        return plan_growth(model, event.operators, seed=self.seed, event=len(module.growth), facts=facts)
+        return plan_growth(module.shape, event.operators, seed=self.seed, event=len(module.growth), facts=facts)
 
 
 def _observers(trainer: L.Trainer) -> list[GrowthHooks]:
     return [callback for callback in trainer.callbacks if isinstance(callback, GrowthHooks)]  # type: ignore[attr-defined]
 
 
-def hook_rewarm(trainer: L.Trainer, module: LitMoE) -> None:
+def hook_rewarm(trainer: L.Trainer, module: GrowableModule) -> None:
     """Let each optimizer step use the scheduled rate times the re-warm factors of past growths.
 
     The rate is put back after the step, because a schedule may compute the next rate from the present one. An optimizer
@@ -232,7 +221,7 @@ def hook_rewarm(trainer: L.Trainer, module: LitMoE) -> None:
         optimizer.register_step_post_hook(restore)
 
 
-def rewarm_factor(module: LitMoE) -> float:
+def rewarm_factor(module: GrowableModule) -> float:
     """Product of the re-warm factors of all growths so far, at the module's present step."""
     factor = 1.0
     for record in module.growth:
@@ -242,30 +231,38 @@ def rewarm_factor(module: LitMoE) -> float:
 
 
 @torch.no_grad()
-def _loss(trainer: L.Trainer, module: LitMoE, batch: Batch) -> float:
-    """Loss on a batch, mean over all processes, in evaluation mode and through the strategy's own wrapping."""
+def _loss(trainer: L.Trainer, module: GrowableModule, batch: Batch) -> float | None:
+    """Loss on a batch, mean over all processes, in evaluation mode and through the strategy's own wrapping.
+
+    None where the module's ``validation_step`` returns none. What that logs is of no validation, and is left out.
+    """
     module.eval()
-    module.val_metrics.reset()
-    trainer.strategy.validation_step(batch, 0)
-    loss = module.val_metrics.compute()["loss"].item()
-    module.val_metrics.reset()
+    with _unlogged(module):
+        told: Any = trainer.strategy.validation_step(batch, 0)
     module.train()
-    return loss
+    values = told if isinstance(told, dict) else {"loss": told}
+    if values.get("loss") is None:
+        return None
+    weight = torch.as_tensor(values.get("weight", 1), device=module.device).double()
+    total = trainer.strategy.reduce(torch.stack([values["loss"].double() * weight, weight]), reduce_op="sum")
+    return (total[0] / total[1]).item()
+
+
+@contextmanager
+def _unlogged(module: L.LightningModule) -> Iterator[None]:
+    module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del module.log, module.log_dict
 
 
 def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
-    after = MoEConfig.from_dict(record.after)
-    assert record.loss_before is not None and record.loss_after is not None
-    values: dict[str, float] = {
-        "loss_before": record.loss_before,
-        "loss_after": record.loss_after,
-        "loss_jump": record.loss_after - record.loss_before,
-        "params": after.num_params(),
-        "active_params": after.num_active_params(),
-        "layers": after.num_layers,
-        "experts": after.num_experts,
-        "seconds": seconds,
-    }
+    values = {name: float(record.sizes_after[name]) for name in ("params", "active_params", "layers", "experts")}
+    values["seconds"] = seconds
+    if record.loss_before is not None and record.loss_after is not None:
+        values |= {"loss_before": record.loss_before, "loss_after": record.loss_after}
+        values["loss_jump"] = record.loss_after - record.loss_before
     for logger in trainer.loggers:
         logger.log_metrics({f"growth/{name}": value for name, value in values.items()}, step=record.steps)
         if isinstance(logger, TensorBoardLogger):
@@ -277,19 +274,15 @@ def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
 
 def announcement(record: GrowthRecord, seconds: float) -> str:
     """A growth in a few lines: what it was, and the model before → after."""
-    before, after = MoEConfig.from_dict(record.before), MoEConfig.from_dict(record.after)
-    rows = {
-        "layers": (str(before.num_layers), str(after.num_layers)),
-        "experts (top-k)": (f"{before.num_experts} ({before.top_k})", f"{after.num_experts} ({after.top_k})"),
-        **{
-            name: (str(record.before[key]), str(record.after[key]))
-            for key, name in WIDTHS.items()
-            if record.before[key] != record.after[key]
-        },
-        "parameters": (human(before.num_params()), human(after.num_params())),
-        "active parameters": (human(before.num_active_params()), human(after.num_active_params())),
-        "loss, same batch": (f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"),
-    }
-    lines = [f"  {name:<18}{old:>9} → {new}" for name, (old, new) in rows.items()]
+    stages = record.sizes_before, record.sizes_after
+    rows = {"layers": [str(size["layers"]) for size in stages]}
+    rows["experts (top-k)"] = [f"{size['experts']} ({size['top_k']})" for size in stages]
+    rows |= {name: [str(size.get(name, 0)) for size in stages] for name in AXIS_NAMES.values() if name != "experts"}
+    rows["parameters"] = [human(size["params"]) for size in stages]
+    rows["active parameters"] = [human(size["active_params"]) for size in stages]
+    if record.loss_before is not None:
+        rows["loss, same batch"] = [f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"]
+    told = {name: row for name, row in rows.items() if row[0] != row[1] or name not in AXIS_NAMES.values()}
+    lines = [f"  {name:<24}{old:>9} → {new}" for name, (old, new) in told.items()]
     head = f"growth: {record.label}, at step {record.steps:,}, {human(record.tokens)} tokens ({seconds:.1f} s)"
     return "\n".join(["", head, *lines, ""])

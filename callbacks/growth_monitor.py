@@ -15,7 +15,7 @@ from lit_recycle.callbacks.monitor import Monitor, Picture, is_multiple, moe_lay
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.originals import Originals, find_originals
 from lit_recycle.training import named_state
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.weight_stats import copy_cosines
 
 if TYPE_CHECKING:
@@ -85,8 +85,10 @@ class GrowthMonitor(Monitor):
     # --- the loss until it is back -----------------------------------------------------------------------------------
 
     @override
-    def on_step(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def on_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Keeps the loss where it is, on its device, until somebody wants to know: no step waits for another."""
+        if not module.step_losses:
+            return
         progress = module.progress
         now = {"steps": progress.steps, "tokens": progress.tokens, "flops": progress.flops}
         self._pending.append((now, torch.stack(module.step_losses).mean()))
@@ -95,7 +97,7 @@ class GrowthMonitor(Monitor):
             write_scalars(trainer, self._cosine_scalars(trainer, module), progress.steps - 1)
 
     @override
-    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+    def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         self._take_in(trainer)
         values = self._token_shares(module)
         if self.old_loss is not None:
@@ -120,12 +122,12 @@ class GrowthMonitor(Monitor):
         self._pending = []
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self._take_in(trainer)
         self.old_loss = self.loss.value if self.loss.weight else None
 
     @override
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         self.loss = SmoothLoss(self.smoothing)
         self.start = {unit: record[unit] for unit in ("steps", "tokens", "flops")}
 
@@ -136,13 +138,13 @@ class GrowthMonitor(Monitor):
             0 < since < self.compare_every_n_steps and since & (since - 1) == 0
         )
 
-    def _originals(self, module: LitMoE) -> Originals:
+    def _originals(self, module: GrowableModule) -> Originals:
         growths = len(module.growth)
         if self._known is None or self._known[0] != growths:
-            self._known = growths, find_originals(module.config, module.growth)
+            self._known = growths, find_originals(module.shape, module.growth)
         return self._known[1]
 
-    def _cosines(self, trainer: L.Trainer, module: LitMoE) -> dict[str, Tensor]:
+    def _cosines(self, trainer: L.Trainer, module: GrowableModule) -> dict[str, Tensor]:
         """By name, each ``[layers]``, NaN for layers without copies; computed once per step."""
         if self._compared[0] == trainer.global_step:
             return self._compared[1]
@@ -158,7 +160,7 @@ class GrowthMonitor(Monitor):
         self._compared = trainer.global_step, found
         return found
 
-    def _cosine_scalars(self, trainer: L.Trainer, module: LitMoE) -> dict[str, float]:
+    def _cosine_scalars(self, trainer: L.Trainer, module: GrowableModule) -> dict[str, float]:
         cosines, values = self._cosines(trainer, module), {}
         if not cosines:
             return {}
@@ -172,7 +174,7 @@ class GrowthMonitor(Monitor):
                 values[f"growth/{name}/layer_{copies[i][0]:02d}"] = copies[i][1]
         return values
 
-    def _token_shares(self, module: LitMoE) -> dict[str, float]:
+    def _token_shares(self, module: GrowableModule) -> dict[str, float]:
         originals, layers = self._originals(module), moe_layers(module)
         if module.counts_LE is None or not any(originals.expert_copies(j) for j in layers):
             return {}
@@ -183,7 +185,7 @@ class GrowthMonitor(Monitor):
         return values
 
     @override
-    def pictures(self, trainer: L.Trainer, module: LitMoE) -> Iterable[Picture]:
+    def pictures(self, trainer: L.Trainer, module: GrowableModule) -> Iterable[Picture]:
         cosines = self._cosines(trainer, module) if module.growth else {}
         if not cosines:
             return

@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.summary import resume_command
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.module import Batch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,7 +36,7 @@ class SaveOnInterrupt(L.Callback):
         self._previous: dict[signal.Signals, Any] = {}
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._speaks = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -49,7 +50,7 @@ class SaveOnInterrupt(L.Callback):
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -58,11 +59,11 @@ class SaveOnInterrupt(L.Callback):
             raise KeyboardInterrupt
 
     @override
-    def on_exception(self, trainer: L.Trainer, pl_module: LitMoE, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: GrowableModule, exception: BaseException) -> None:
         self._restore()
 
     @override
-    def teardown(self, trainer: L.Trainer, pl_module: LitMoE, stage: str) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: GrowableModule, stage: str) -> None:
         self._restore()
 
     def _save(self, trainer: L.Trainer) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from lit_recycle.checkpoints.native import checkpoints_of, is_leftover
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 
 
 class RemoveLeftovers(L.Callback):
@@ -23,7 +23,7 @@ class RemoveLeftovers(L.Callback):
     """
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         if not trainer.is_global_zero or trainer.ckpt_path is None:
             return
         source = Path(trainer.ckpt_path)

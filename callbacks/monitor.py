@@ -12,7 +12,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.growth.shape import experts_by_layer
+from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.module import Batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +32,10 @@ class Picture(NamedTuple):
 class GrowthHooks:
     """What GrowthCallback calls on every callback that has it, wherever it stands in the list."""
 
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         """Right before a growth, the model still small."""
 
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         """Right after a growth; ``record`` is its :class:`GrowthRecord` as a dict."""
 
 
@@ -59,26 +61,26 @@ class Monitor(GrowthHooks, L.Callback):
 
     # --- what a monitor fills in -------------------------------------------------------------------------------------
 
-    def on_step(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def on_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """After every optimizer step. Must not wait for the device."""
 
-    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+    def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         """Values of the step that has just been taken, equal on all processes."""
         return {}
 
-    def pictures(self, trainer: L.Trainer, module: LitMoE) -> Iterable[Picture]:
+    def pictures(self, trainer: L.Trainer, module: GrowableModule) -> Iterable[Picture]:
         """What is drawn; the numbers are computed by all processes, the drawing is done by the first."""
         return ()
 
     # --- when --------------------------------------------------------------------------------------------------------
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._seen = trainer.global_step
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         step = trainer.global_step
         if step == self._seen:  # in the middle of accumulating gradients
@@ -130,6 +132,6 @@ def some_layers(layers: Sequence[Any], at_most: int) -> list[int]:
     return [round(i * (count - 1) / (at_most - 1)) for i in range(at_most)]
 
 
-def moe_layers(module: LitMoE) -> list[int]:
+def moe_layers(module: GrowableModule) -> list[int]:
     """Numbers of the layers that have experts: the rows of ``module.counts_LE``."""
-    return [i for i in range(module.config.num_layers) if not module.config.is_dense(i)]
+    return [i for i, count in enumerate(experts_by_layer(module.shape)) if count]

@@ -18,8 +18,10 @@ from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Stage
+from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.text import human
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.module import Batch
 
 SPEED_OVER = 20
 """Optimizer steps that the speed shown is a mean of."""
@@ -61,21 +63,21 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         return "training"
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._plan(trainer, pl_module)
 
-    def _plan(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def _plan(self, trainer: L.Trainer, module: GrowableModule) -> None:
         growth = next((c for c in trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
         self._stages = growth.stages(trainer, module) if growth else []
         self._steps.clear()
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self._describe("growing: " + ", ".join(type(operator).__name__ for operator in event.operators))
 
     @override
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         self._plan(trainer, module)
 
     @override
@@ -83,7 +85,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         self._describe("saving")
 
     @override
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: GrowableModule, batch: Batch, batch_idx: int) -> None:
         if self._doing != "training":
             self._describe("training")
 
@@ -101,7 +103,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if not self._steps or self._steps[-1][1] != trainer.global_step:
             waited = seconds_waited(trainer) or 0.0
@@ -111,13 +113,15 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
             self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
 
     @override
-    def get_metrics(self, trainer: L.Trainer, pl_module: LitMoE) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: GrowableModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """What stands beside the bar, by its label."""
-        config, growths = pl_module.config, len(pl_module.growth)
+        shape, growths = pl_module.shape, len(pl_module.growth)
         stages = growths + max(len(self._stages), 1)
         shown: dict[str, int | str | float | dict[str, float]] = {
             "stage": f"{growths + 1}/{stages}",
-            "layers×experts": f"{config.num_layers}×{config.num_experts if config.num_moe_layers else 0}",
+            "layers×experts": f"{shape.num_layers}×{max(experts_by_layer(shape))}",
         }
         values = trainer.progress_bar_metrics
         shown |= {label: values[name] for label, name in (("loss", "loss"), ("val", "loss/val")) if name in values}

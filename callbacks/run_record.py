@@ -15,7 +15,8 @@ from typing_extensions import override
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training import named_state
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.module import Batch
 from lit_recycle.training.weight_stats import norm_profile
 
 COLUMNS = ("steps", "tokens", "flops", "cpu_seconds", "loss")
@@ -58,7 +59,7 @@ class RunRecord(GrowthHooks, L.Callback):
         self.seconds, self.cpu_seconds = state_dict["seconds"], state_dict["cpu_seconds"]
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._clock, self._cpu = time.perf_counter(), time.process_time()
 
     def _lap(self) -> None:
@@ -68,7 +69,7 @@ class RunRecord(GrowthHooks, L.Callback):
         self._clock, self._cpu = clock, cpu
 
     @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         if trainer.sanity_checking:
             return
         self._lap()
@@ -77,19 +78,19 @@ class RunRecord(GrowthHooks, L.Callback):
         self.curve.append([done.steps, done.tokens, done.flops, round(self.cpu_seconds, 2), loss])
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         assert trainer.model is not None
         with torch.no_grad():
             norms = norm_profile(named_state.weights(trainer.model)).tolist()
         self.profiles.append({"steps": trainer.global_step, "flops": module.flops_spent, "norms": norms})
 
     @override
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         self.profiles[-1] |= {"loss_before": record["loss_before"], "loss_after": record["loss_after"]}
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if self.progress and trainer.is_global_zero and time.monotonic() > self._told + 1:
             self._told = time.monotonic()

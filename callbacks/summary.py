@@ -18,10 +18,13 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import writers
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.model.config import MoEConfig
+from lit_recycle.data.module import TextData
+from lit_recycle.growth.shape import sizes
 from lit_recycle.model.generate import generate
+from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.text import human
-from lit_recycle.training.module import Batch, LitMoE, ShardingStrategy
+from lit_recycle.training.growable import GrowableModule, ShardingStrategy
+from lit_recycle.training.module import Batch
 
 
 class RunSummary(L.Callback):
@@ -49,23 +52,23 @@ class RunSummary(L.Callback):
         self.val_losses, self.seconds = list(state_dict["val_losses"]), dict(state_dict["seconds"])
 
     @override
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitMoE, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: GrowableModule, batch: Batch, batch_idx: int) -> None:
         self._started = time.perf_counter()
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         stage = len(pl_module.growth)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - self._started
 
     @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         if not trainer.sanity_checking:
             self.val_losses.append((trainer.global_step, float(trainer.callback_metrics["loss/val"])))
 
     @override
-    def on_fit_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         sample = self._sample(trainer, pl_module)
         for writer in writers(trainer) if sample else ():
             writer.add_text("run/sample", f"```\n{sample}\n```", trainer.global_step)  # `lit-recycle report` shows it
@@ -80,11 +83,11 @@ class RunSummary(L.Callback):
             if commands := next_commands(trainer):
                 print(commands, flush=True)
 
-    def _stages(self, module: LitMoE) -> Table:
+    def _stages(self, module: GrowableModule) -> Table:
         """One column per stage: sizes, speed, and the losses at its beginning and end."""
         ends = [(record["steps"], record["tokens"]) for record in module.growth]
         ends.append((module.trainer.global_step, module.tokens_seen))
-        configs = [record["before"] for record in module.growth] + [module.config.to_dict()]
+        stages = [record["sizes_before"] for record in module.growth] + [sizes(module.shape)]
         table = Table(title="the run")
         table.add_column()
         rows: dict[str, list[str]] = {}
@@ -93,14 +96,14 @@ class RunSummary(L.Callback):
             rows.setdefault(name, []).append(value)
 
         began = (0, 0)
-        for number, ((step, tokens), values) in enumerate(zip(ends, configs, strict=True)):
-            config, record = MoEConfig.from_dict(values), module.growth[number - 1] if number else None
+        for number, ((step, tokens), size) in enumerate(zip(ends, stages, strict=True)):
+            record = module.growth[number - 1] if number else None
             table.add_column(record["label"] if record else "start")
             add("steps", f"{began[0]:,} – {step:,}")
             add("tokens", human(tokens - began[1]))
-            add("layers × experts (top-k)", f"{config.num_layers} × {config.num_experts} ({config.top_k})")
-            add("parameters", human(config.num_params()))
-            add("active parameters", human(config.num_active_params()))
+            add("layers × experts (top-k)", f"{size['layers']} × {size['experts']} ({size['top_k']})")
+            add("parameters", human(size["params"]))
+            add("active parameters", human(size["active_params"]))
             add("loss before growth", _loss(record["loss_before"] if record else None))
             add("loss after growth", _loss(record["loss_after"] if record else None))
             add("validation loss at the end", _loss(self._val_loss(step)))
@@ -114,22 +117,23 @@ class RunSummary(L.Callback):
     def _val_loss(self, step: int) -> float | None:
         return next((loss for at, loss in reversed(self.val_losses) if at <= step), None)
 
-    def _sample(self, trainer: L.Trainer, module: LitMoE) -> str:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not self.sample_tokens or data is None or isinstance(trainer.strategy, ShardingStrategy):
+    def _sample(self, trainer: L.Trainer, module: GrowableModule) -> str:
+        data, model = trainer.datamodule, module.model  # type: ignore[attr-defined]
+        if not self.sample_tokens or not isinstance(data, TextData) or not isinstance(model, MoETransformer):
+            return ""
+        if isinstance(trainer.strategy, ShardingStrategy):
             return ""  # a sharded model would be assembled once per token; `lit-recycle generate` reads its checkpoint
-        assert module.model is not None
         tokenizer = data.tokenizer
         loaders = data.val_dataloader()
         batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders))
         prompt = batch["input_ids"][0, : self.prompt_tokens].tolist()
-        module.model.eval()
-        ids = generate(module.model, prompt, temperature=0.8, top_p=0.95, seed=0, allowed=tokenizer.vocab_size)
+        model.eval()
+        ids = generate(model, prompt, temperature=0.8, top_p=0.95, seed=0, allowed=tokenizer.vocab_size)
         tokens = itertools.takewhile(lambda i: i != tokenizer.eos_id, itertools.islice(ids, self.sample_tokens))
         return f"{tokenizer.decode(prompt)} ▸ {tokenizer.decode(list(tokens))}"
 
 
-def flops_line(module: LitMoE) -> str:
+def flops_line(module: GrowableModule) -> str:
     """Training FLOPs before the first growth (sunk) and after it (extra)."""
     total = module.flops_spent
     if not module.growth:

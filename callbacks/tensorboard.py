@@ -12,8 +12,9 @@ from typing_extensions import override
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import writers
 from lit_recycle.growth.schedule import Stage
+from lit_recycle.growth.shape import sizes
 from lit_recycle.text import human
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.tensorboard import LAYOUT, purge, write_hyperparameters
 
 METRICS = ("loss/val", "loss/train", "compute/tokens", "compute/flops", "compute/active_params_mean")
@@ -31,7 +32,7 @@ class TensorBoardLayout(L.Callback):
     """
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         for writer in writers(trainer):
             purge(writer, trainer.global_step)
             # The report takes back texts and arrays from before this one, so it comes first.
@@ -42,7 +43,7 @@ class TensorBoardLayout(L.Callback):
             write_hyperparameters(writer, hyperparameters(trainer, pl_module), METRICS)
 
 
-def planned(trainer: L.Trainer, module: LitMoE) -> list[Stage]:
+def planned(trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
     """The stages to come, the present one first; empty without growth."""
     growth = next((c for c in trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
     return growth.stages(trainer, module) if growth else []
@@ -55,11 +56,11 @@ def plan_table(stages: list[Stage]) -> str:
     head = "| from step | to step | layers × experts (top-k) | parameters | active | tokens | FLOPs | begins with |"
     lines = [head, "|---" * 8 + "|"]
     for stage in stages:
-        config = stage.config
+        size = sizes(stage.shape)
         lines.append(
             f"| {stage.start.steps:,} | {stage.end.steps:,} "
-            f"| {config.num_layers} × {config.num_experts} ({config.top_k}) "
-            f"| {human(config.num_params())} | {human(config.num_active_params())} "
+            f"| {size['layers']} × {size['experts']} ({size['top_k']}) "
+            f"| {human(size['params'])} | {human(size['active_params'])} "
             f"| {human(stage.end.tokens - stage.start.tokens)} | {stage.end.flops - stage.start.flops:.3g} "
             f"| {stage.plan.label if stage.plan else '–'} |"
         )
@@ -74,12 +75,12 @@ def source_maps(stages: list[Stage]) -> Iterator[str]:
         yield " ".join([f"Growth at step {stage.start.steps:,}.", *maps]) + "\n"
 
 
-def run_start(trainer: L.Trainer, module: LitMoE) -> dict[str, Any]:
+def run_start(trainer: L.Trainer, module: GrowableModule) -> dict[str, Any]:
     """What `lit-recycle report` must know besides points: plain types."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     progress = module.progress
     return {
-        "config": module.config.to_dict(),
+        "sizes": sizes(module.shape),
         "growth": module.growth,
         "steps": progress.steps,
         "tokens": progress.tokens,
@@ -96,21 +97,20 @@ def tokens_per_step(trainer: L.Trainer) -> int:
     return data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches
 
 
-def hyperparameters(trainer: L.Trainer, module: LitMoE) -> dict[str, int | float | str | bool]:
+def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int | float | str | bool]:
     """What tells runs apart, as columns: the first shape, the growths, the optimizer and the batch."""
-    first = module.growth[0]["before"] if module.growth else module.config.to_dict()
-    keys = ("num_layers", "num_experts", "top_k", "hidden_size", "expert_size")
+    first = module.growth[0]["sizes_before"] if module.growth else sizes(module.shape)
     growths = [(r["label"], r["steps"]) for r in module.growth]
     growths += [(stage.plan.label, stage.start.steps) for stage in planned(trainer, module) if stage.plan]
     (optimizer,) = trainer.optimizers
     group = optimizer.param_groups[0]
     return {
-        **{key: first[key] for key in keys},
+        **{name: size for name, size in first.items() if name != "experts_by_layer"},
         "growth": ", ".join(f"{label} @{steps}" for label, steps in growths) or "none",
         "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
         "lr": float(group.get("initial_lr", group["lr"])),
         "weight_decay": float(group.get("weight_decay", 0.0)),
-        "balance_loss": module.balance_loss,
+        "balance_loss": float(getattr(module, "balance_loss", 0.0)),
         "tokens_per_step": tokens_per_step(trainer),
         "max_steps": trainer.max_steps,
         "precision": str(trainer.precision),

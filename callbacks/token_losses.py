@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.checkpoints.atomic import beside
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.module import Batch
 
 
 class TokenLossWriter(L.Callback):
@@ -38,7 +39,7 @@ class TokenLossWriter(L.Callback):
     def on_predict_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: LitMoE,
+        pl_module: GrowableModule,
         outputs: Any,
         batch: Batch,
         batch_idx: int,
@@ -52,7 +53,7 @@ class TokenLossWriter(L.Callback):
         add("losses", outputs, "float32")
 
     @override
-    def on_predict_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         if not self._found:
             return
         rank = f"-rank={trainer.global_rank}" if trainer.world_size > 1 else ""

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.module import Batch
 from lit_recycle.training.peers import set_timeout
 
 
@@ -34,7 +35,7 @@ class WaitingTime(GrowthHooks, L.Callback):
 
     @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LitMoE, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if not self._short and trainer.world_size > 1:
             limit = getattr(trainer.strategy, "_timeout", None)  # Lightning has no public name for it
@@ -52,17 +53,17 @@ class WaitingTime(GrowthHooks, L.Callback):
         self._long(trainer)
 
     @override
-    def on_validation_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._long(trainer)
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self._long(trainer)
 
     @override
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         self._long(trainer)
 
     @override
-    def on_train_end(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         self._long(trainer)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lit_recycle.callbacks.monitor import Monitor, Picture, some_layers, write_pictures, writers
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training import named_state
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.weight_stats import norm_profile
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class WeightNormMonitor(Monitor):
         self.remembered = dict(state_dict["remembered"])
 
     @override
-    def scalars(self, trainer: L.Trainer, module: LitMoE) -> Mapping[str, float]:
+    def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         profile = _profile(trainer).tolist()
         values = {"norms/mean": sum(profile) / len(profile)}
         for i in some_layers(profile, self.max_layers):
@@ -56,16 +56,16 @@ class WeightNormMonitor(Monitor):
         return values
 
     @override
-    def pictures(self, trainer: L.Trainer, module: LitMoE) -> Iterable[Picture]:
+    def pictures(self, trainer: L.Trainer, module: GrowableModule) -> Iterable[Picture]:
         profile = _profile(trainer)
         yield self._picture(f"step {trainer.global_step:,}", profile)
 
     @override
-    def on_growth_start(self, trainer: L.Trainer, module: LitMoE, event: GrowthEvent) -> None:
+    def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self.remembered = {f"before growth, step {trainer.global_step:,}": _profile(trainer).tolist()}
 
     @override
-    def on_growth_end(self, trainer: L.Trainer, module: LitMoE, record: Mapping[str, Any]) -> None:
+    def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         profile, remembered = _profile(trainer), dict(self.remembered)
         if self.plot_every_n_steps:
             write_pictures(trainer, [self._picture("after growth", profile)], record["steps"])

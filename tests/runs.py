@@ -114,7 +114,7 @@ def fit(
     model = LitMoE(config, **(module or {}))
     if ckpt_path:
         saved = read_hyperparameters(ckpt_path)
-        model.set_shape(MoEConfig.from_dict(saved["config"]), saved["growth"])
+        model.set_shape(model.shape_of(saved["config"]), saved["growth"])
     options = {"seq_len": 32, "batch_size": batch_size // world, "cache_dir": str(root.parent / "cache")}
     datamodule = TextData(**options, **(data or {"path": TEXT}))
     lightning.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)

@@ -12,6 +12,7 @@ from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
@@ -52,7 +53,7 @@ class Situation:
     @property
     def sunk_multiples(self) -> float:
         """Sunk FLOPs in F_c."""
-        return self.progress.flops / self.config.chinchilla_flops()
+        return self.progress.flops / chinchilla_flops(self.config)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def advise(now: Situation) -> Advice:
     """A schedule for spending a budget."""
     advice = Advice()
     say = advice.remarks.append
-    unit, sunk = now.config.chinchilla_flops(), now.sunk_multiples
+    unit, sunk = chinchilla_flops(now.config), now.sunk_multiples
     say(f"{human(now.config.num_active_params())} active parameters: F_c = {unit:.3g} FLOPs; {sunk:.2f} F_c are sunk")
     best = math.sqrt(now.total / 120)
     say(f"in all there are {now.total / unit:.2f} F_c, for which {human(best)} active parameters are best")
@@ -119,7 +120,7 @@ def _shapes(config: MoEConfig) -> list[MoEConfig]:
 
 
 def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advice) -> None:
-    say, unit, sunk = advice.remarks.append, now.config.chinchilla_flops(), float(now.progress.flops)
+    say, unit, sunk = advice.remarks.append, chinchilla_flops(now.config), float(now.progress.flops)
     if wanted == 0:
         say("so: go on with this model. A model twice as deep would be further from the best size")
         return
@@ -147,7 +148,7 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
 
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:
-    formed = first >= FORMED * now.config.chinchilla_flops()
+    formed = first >= FORMED * chinchilla_flops(now.config)
     why = f"beats stack once past about 1 F_c, {PAPER}" if formed else f"below 1 F_c no method is known to win, {PAPER}"
     lines = [Line("depth.factor", 2, FACTOR), Line("depth.method", "interposition", why)]
     if not now.optimizer:

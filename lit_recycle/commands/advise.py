@@ -14,6 +14,7 @@ from lit_recycle.advice.rules import DECAY, Advice, Growth, Situation, advise
 from lit_recycle.commands.merged_config import load_config
 from lit_recycle.commands.plan import RunShape, run_shape
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Progress, stages
 from lit_recycle.model.config import MoEConfig
 
@@ -121,7 +122,7 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
     past = [record["event"] for record in saved["hyper_parameters"]["growth"]] if saved else []
     shape = _shape(config, [growth.event() for growth in advice.growths])
     parts = stages(
-        now.config,
+        NativeModel(now.config),
         shape.events,
         seq_len=shape.seq_len,
         tokens_per_step=shape.tokens_per_step,
@@ -130,7 +131,7 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
         first_event=len(past),
     )
     last = parts[-1]
-    per_step = shape.tokens_per_step * last.config.num_flops_per_token(shape.seq_len)
+    per_step = shape.tokens_per_step * last.shape.num_flops_per_token(shape.seq_len)
     steps = last.start.steps + max(round((now.total - last.start.flops) / per_step), 1)
     # The end of the decay is the end of the run, its beginning not before the last growth.
     decay = min(round(DECAY * now.total / per_step), (steps - last.start.steps) // 2)

@@ -20,7 +20,9 @@ from lit_recycle.commands.plan_data import print_sources, source_rows
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Stage, stages
+from lit_recycle.growth.shape import sizes
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
@@ -48,7 +50,7 @@ class RunShape:
 
     def stages(self) -> list[Stage]:
         return stages(
-            self.config,
+            NativeModel(self.config),
             self.events,
             seq_len=self.seq_len,
             tokens_per_step=self.tokens_per_step,
@@ -143,8 +145,8 @@ def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strate
     parts = run.stages()
     with fake_processes(world_size) as mesh:
         for (before, after), row in zip(pairwise(parts), rows[1:], strict=True):
-            assert after.plan is not None
-            row["per_process"] = asdict(event_cost(before.config, after.plan, mesh))
+            assert after.plan is not None and isinstance(before.shape, NativeModel)
+            row["per_process"] = asdict(event_cost(before.shape.config, after.plan, mesh))
 
 
 def run_shape(config: Mapping[str, Any]) -> RunShape:
@@ -196,23 +198,18 @@ def _param_bytes(precision: Any) -> int:
 
 def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
     """A stage in numbers: plain types, FLOPs and bytes as integers. Optimizer bytes are AdamW's two moments."""
-    config = stage.config
-    params = config.num_params()
+    size = sizes(stage.shape)
     return {
         "start_step": stage.start.steps,
         "end_step": stage.end.steps,
         "start_tokens": stage.start.tokens,
         "tokens": stage.end.tokens - stage.start.tokens,
-        "layers": config.num_layers,
-        "experts": config.num_experts,
-        "top_k": config.top_k,
-        "params": params,
-        "active_params": config.num_active_params(),
-        "flops_per_token": config.num_flops_per_token(run.seq_len),
+        **{name: size[name] for name in ("layers", "experts", "top_k", "params", "active_params")},
+        "flops_per_token": stage.shape.num_flops_per_token(run.seq_len),
         "flops": stage.end.flops - stage.start.flops,
         "sunk_flops": stage.start.flops,
-        "weight_bytes": params * run.param_bytes,
-        "optimizer_bytes": 2 * params * run.param_bytes,
+        "weight_bytes": size["params"] * run.param_bytes,
+        "optimizer_bytes": 2 * size["params"] * run.param_bytes,
         "event": stage.event.to_dict() if stage.event else None,
         "growth": stage.plan.label if stage.plan else None,
         "preserves_function": stage.plan.preserves if stage.plan else None,

@@ -32,7 +32,6 @@ from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
-from lit_recycle.model.config import MoEConfig
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
@@ -172,7 +171,7 @@ class RecycleCLI(LightningCLI):
         shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
         if self.config.model.config is not None:
             _tell_of_other_shape(self.model.config.to_dict(), growth[0]["before"] if growth else shape)
-        self.model.set_shape(MoEConfig.from_dict(shape), growth)
+        self.model.set_shape(self.model.shape_of(shape), growth)
         self.model.saved_optimizer = saved.get("optimizer")
         data = saved.get("TextData", {})
         if self.command != "fit" and data.get("arguments", {}).get("tokenizer") == self.config.data.tokenizer:

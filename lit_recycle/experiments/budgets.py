@@ -48,7 +48,7 @@ def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, t
     shape = _endless_shape(fit, events)
     stages = shape.stages()
     last = stages[-1]
-    per_step = shape.tokens_per_step * last.config.num_flops_per_token(shape.seq_len)
+    per_step = shape.tokens_per_step * last.shape.num_flops_per_token(shape.seq_len)
     if total <= last.start.flops:
         raise ValueError(
             f"a growth after {last.start.flops / unit:.2f} F_c of {total / unit:.2f} leaves nothing to train"

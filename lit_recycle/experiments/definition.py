@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from lit_recycle.experiments.budgets import Fit, Settings, key_of, lay_out, merge, nested, phases
+from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 
 
@@ -116,7 +117,7 @@ class Experiment:
     @property
     def unit(self) -> int:
         """F_c of the small model, in FLOPs."""
-        return MoEConfig.from_dict(self.base["model"]["config"]).chinchilla_flops()
+        return chinchilla_flops(MoEConfig.from_dict(self.base["model"]["config"]))
 
     def run(self, point: Mapping[str, str], seed: int, value: float | None = None) -> Run:
         """The run at a point, with the tuned setting at ``value``; made once, for it is asked for over and over."""

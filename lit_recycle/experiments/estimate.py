@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lit_recycle.experiments.budgets import Fit, shape_of
 from lit_recycle.experiments.tasks import Task
+from lit_recycle.growth.native import NativeModel
 from lit_recycle.model.config import MoEConfig
 
 START_UP = 5.0
@@ -21,8 +22,9 @@ def stage_costs(fit: Fit, start: int) -> list[tuple[MoEConfig, int, int]]:
     for stage in shape.stages():
         steps = stage.end.steps - max(stage.start.steps, start)
         if steps > 0:
-            per_step = shape.tokens_per_step * stage.config.num_flops_per_token(shape.seq_len)
-            costs.append((stage.config, steps, steps * per_step))
+            per_step = shape.tokens_per_step * stage.shape.num_flops_per_token(shape.seq_len)
+            assert isinstance(stage.shape, NativeModel)
+            costs.append((stage.shape.config, steps, steps * per_step))
     return costs
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.shape import Shape, sizes
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class GrowthRecord:
         steps: Optimizer steps before it.
         tokens: Training tokens before it.
         flops: Training FLOPs before it.
-        before: Shape of the model before it.
+        before: Shape of the model before it, as :meth:`Shape.to_dict` gives it.
         after: Shape of the model after it.
+        sizes_before: :func:`lit_recycle.growth.shape.sizes` before it.
+        sizes_after: The same after it.
         loss_before: Loss of one batch before it, in nats per token; None for a growth on disk.
         loss_after: Loss of the same batch after it.
     """
@@ -38,6 +40,8 @@ class GrowthRecord:
     flops: int
     before: dict[str, Any]
     after: dict[str, Any]
+    sizes_before: dict[str, Any]
+    sizes_after: dict[str, Any]
     loss_before: float | None = None
     loss_after: float | None = None
 
@@ -47,19 +51,21 @@ class GrowthRecord:
         event: GrowthEvent,
         progress: Progress,
         plan: GrowthPlan,
-        losses: tuple[float, float] | tuple[None, None] = (None, None),
+        losses: tuple[float | None, float | None] = (None, None),
     ) -> GrowthRecord:
         """The record of a growth after so much progress; ``losses`` of one batch before and after it."""
         before, after = plan.before, plan.after
-        assert isinstance(before, NativeModel) and isinstance(after, NativeModel)
+        assert isinstance(before, Shape) and isinstance(after, Shape)
         return cls(
             event.to_dict(),
             plan.label,
             plan.preserves,
             plan.maps(),
             **asdict(progress),
-            before=before.config.to_dict(),
-            after=after.config.to_dict(),
+            before=before.to_dict(),
+            after=after.to_dict(),
+            sizes_before=sizes(before),
+            sizes_after=sizes(after),
             loss_before=losses[0],
             loss_after=losses[1],
         )

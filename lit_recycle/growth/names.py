@@ -65,6 +65,10 @@ class Naming:
     def _parsed(self) -> dict[str, TensorAxes]:
         return {suffix: parse_axes(text) for suffix, text in self.axes.items()}
 
+    def is_layer(self, module: str) -> bool:
+        """Whether a module of this name is a whole layer."""
+        return re.fullmatch(rf"(?:{self.layers})\.\d+", module) is not None
+
     def axes_of(self, suffix: str) -> TensorAxes:
         """The axes of a layer's tensor; :data:`UNKNOWN` where the table has none."""
         return self._parsed.get(suffix, UNKNOWN)

@@ -10,7 +10,8 @@ from typing import Any
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import Target
-from lit_recycle.growth.sources import AxisMap, SourceMap
+from lit_recycle.growth.shape import one_size
+from lit_recycle.growth.sources import SourceMap
 from lit_recycle.model.config import MoEConfig
 
 LAYERS = r"(?:model\.)?layers"
@@ -58,7 +59,7 @@ OF_EXPERTS = ("E", "F", "S")
 
 @dataclass(frozen=True)
 class NativeModel:
-    """A :class:`lit_recycle.growth.operator.GrowableModel`.
+    """A :class:`lit_recycle.growth.shape.Shape`.
 
     Args:
         config: Its shape.
@@ -112,7 +113,7 @@ class NativeModel:
         config = self.config
         dense = tuple(j for j, source in enumerate(sources.layers) if config.is_dense(source))
         changes: dict[str, Any] = {"num_layers": len(sources.layers), "dense_layers": dense}
-        changes |= {SIZES[axis]: _one_size(axis, maps) for axis, maps in sources.axes.items()}
+        changes |= {SIZES[axis]: one_size(axis, maps) for axis, maps in sources.axes.items()}
         if top_k is not None:
             changes |= {"top_k": top_k}
             # Sigmoid scores that are not renormalised add up over duplicates; all other weights sum to what they did.
@@ -155,10 +156,18 @@ class NativeModel:
         else:
             yield Target(place)
 
+    def num_params(self) -> int:
+        """See :class:`Shape`."""
+        return self.config.num_params()
 
-def _one_size(axis: str, maps: AxisMap | tuple[AxisMap | None, ...]) -> int:
-    each = (maps,) if isinstance(maps, AxisMap) else maps
-    sizes = sorted({len(m.sources) for m in each if m is not None})
-    if len(sizes) != 1:
-        raise ValueError(f"all layers of this model have the same number of {axis}, and would have {sizes}")
-    return sizes[0]
+    def num_active_params(self) -> int:
+        """See :class:`Shape`."""
+        return self.config.num_active_params()
+
+    def num_flops_per_token(self, seq_len: int) -> int:
+        """See :class:`Shape`."""
+        return self.config.num_flops_per_token(seq_len)
+
+    def to_dict(self) -> dict[str, Any]:
+        """See :class:`Shape`."""
+        return self.config.to_dict()

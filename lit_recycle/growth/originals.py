@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_recycle.growth.axes import EXPERTS
-from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operator import GrowableModel
+from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.growth.sources import AxisMap, SourceMap
-from lit_recycle.model.config import MoEConfig
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,13 @@ class Originals:
         return [e for e, original in enumerate(self.experts[layer]) if original != e]
 
 
-def find_originals(config: MoEConfig, growth: Sequence[Mapping[str, Any]]) -> Originals:
-    """The originals in a model of shape ``config`` that has been through ``growth`` (:class:`GrowthRecord` as dicts).
+def find_originals(model: GrowableModel, growth: Sequence[Mapping[str, Any]]) -> Originals:
+    """The originals in a model that has been through ``growth`` (:class:`GrowthRecord` as dicts).
 
     A growth in depth copies the layers with the experts' originals in them; one of experts leaves the layers'.
     """
-    first = NativeModel(MoEConfig.from_dict(growth[0]["before"]) if growth else config)
-    experts = [range(first.size(EXPERTS, i)) for i in range(first.num_layers)]
-    originals = Originals(tuple(range(first.num_layers)), tuple(map(tuple, experts)))
+    experts = growth[0]["sizes_before"]["experts_by_layer"] if growth else experts_by_layer(model)
+    originals = Originals(tuple(range(len(experts))), tuple(tuple(range(count)) for count in experts))
     for record in growth:
         for values in record["maps"]:
             originals = _grow(originals, SourceMap.from_dict(values))

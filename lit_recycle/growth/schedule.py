@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.facts import Unmeasured
-from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
-from lit_recycle.model.config import MoEConfig
+from lit_recycle.growth.shape import Shape, chinchilla_flops
 
 
 @dataclass(frozen=True)
@@ -27,31 +26,31 @@ class Stage:
     """A stretch of a run between growths.
 
     Args:
-        config: Shape of the model in this stage.
+        shape: Shape of the model in this stage.
         start: Progress at its beginning.
         end: Progress at its end.
         event: The growth that began it; None for the first stage.
         plan: That growth's source map.
     """
 
-    config: MoEConfig
+    shape: Shape
     start: Progress
     end: Progress
     event: GrowthEvent | None = None
     plan: GrowthPlan | None = None
 
 
-def is_due(trigger: Trigger, progress: Progress, config: MoEConfig) -> bool:
+def is_due(trigger: Trigger, progress: Progress, shape: Shape) -> bool:
     """Whether an event fires before the next batch, for a model of this shape."""
     if trigger.steps is not None:
         return progress.steps >= trigger.steps
     if trigger.tokens is not None:
         return progress.tokens >= trigger.tokens
-    return progress.flops >= _flops(trigger, config)
+    return progress.flops >= _flops(trigger, shape)
 
 
 def stages(
-    config: MoEConfig,
+    shape: Shape,
     events: Sequence[GrowthEvent],
     *,
     seq_len: int,
@@ -64,7 +63,7 @@ def stages(
     """What a run will be, stage by stage.
 
     Args:
-        config: The model's shape at the start.
+        shape: The model at the start.
         events: The growths to come, in order.
         seq_len: Tokens per sample.
         tokens_per_step: Tokens of one optimizer step, over all processes.
@@ -78,29 +77,28 @@ def stages(
     """
     now, result, event, plan = start or Progress(0, 0, 0), [], None, None
     for number, following in enumerate([*events, None]):
-        flops_per_step = tokens_per_step * config.num_flops_per_token(seq_len)
+        flops_per_step = tokens_per_step * shape.num_flops_per_token(seq_len)
         if following is None:
             step = max(max_steps, now.steps)
         else:
-            step = _first_step(following.at, now, config, tokens_per_step, flops_per_step)
+            step = _first_step(following.at, now, shape, tokens_per_step, flops_per_step)
             _check(following, step, now, max_steps, is_first=number == 0)
         taken = step - now.steps
         end = Progress(step, now.tokens + taken * tokens_per_step, now.flops + taken * flops_per_step)
-        result.append(Stage(config, now, end, event, plan))
+        result.append(Stage(shape, now, end, event, plan))
         if following is not None:
             # What operators choose by weights cannot be known yet; the shape that they lead to can.
-            model = NativeModel(config)
             try:
-                plan = plan_growth(model, following.operators, seed=seed, event=first_event + number, facts=Unmeasured)
+                plan = plan_growth(shape, following.operators, seed=seed, event=first_event + number, facts=Unmeasured)
             except ValueError as error:
                 raise ValueError(f"the growth at {following.at} cannot be: {error}") from error
-            assert isinstance(plan.after, NativeModel)
-            config = plan.after.config
+            assert isinstance(plan.after, Shape)
+            shape = plan.after
         now, event = end, following
     return result
 
 
-def _first_step(trigger: Trigger, now: Progress, config: MoEConfig, tokens: int, flops: int) -> int:
+def _first_step(trigger: Trigger, now: Progress, shape: Shape, tokens: int, flops: int) -> int:
     """The first step before which the trigger holds; before the present one if it has held for longer."""
     if trigger.steps is not None:
         return trigger.steps
@@ -108,14 +106,14 @@ def _first_step(trigger: Trigger, now: Progress, config: MoEConfig, tokens: int,
     if trigger.tokens is not None:
         missing, per_step = math.ceil(trigger.tokens) - now.tokens, tokens
     else:
-        missing, per_step = math.ceil(_flops(trigger, config)) - now.flops, flops
+        missing, per_step = math.ceil(_flops(trigger, shape)) - now.flops, flops
     # Rounded up: an anchor checkpoint stands on the first step at which the trigger holds, and up to one step too far
     # is no past.
     return now.steps - (-missing // per_step)
 
 
-def _flops(trigger: Trigger, config: MoEConfig) -> float:
-    return trigger.flops if trigger.flops is not None else trigger.value * config.chinchilla_flops()
+def _flops(trigger: Trigger, shape: Shape) -> float:
+    return trigger.flops if trigger.flops is not None else trigger.value * chinchilla_flops(shape)
 
 
 def _check(event: GrowthEvent, step: int, now: Progress, max_steps: int, is_first: bool) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-CHINCHILLA_TOKENS_PER_PARAMETER = 20
-
 
 @dataclass(frozen=True)
 class MoEConfig:
@@ -141,11 +139,6 @@ class MoEConfig:
         matrices = self._matrices(self.top_k) + self.vocab_size * self.hidden_size
         heads, _, head_dim = self._heads
         return 6 * matrices + 12 * self.num_layers * heads * head_dim * seq_len
-
-    def chinchilla_flops(self) -> int:
-        """FLOPs of compute-optimal training: F_c = 6·N_a·20·N_a for N_a active parameters (arXiv 2510.08008)."""
-        active = self.num_active_params()
-        return 6 * active * CHINCHILLA_TOKENS_PER_PARAMETER * active
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML and JSON; ``MoEConfig(**config.to_dict())`` gives the config back."""

@@ -149,8 +149,8 @@ def _load(run: RunLog) -> list[Plate | None]:
     made: list[Plate | None] = []
     if maps := run.arrays.get("experts/load"):
         step, load_LE = maps[-1]
-        config = next(s.config for s in reversed(run.stages()) if s.begin[0] <= step)
-        layers = [i for i in range(config.num_layers) if not config.is_dense(i)]
+        experts = next(s.sizes["experts_by_layer"] for s in reversed(run.stages()) if s.begin[0] <= step)
+        layers = [i for i, count in enumerate(experts) if count]
         caption = f"Load of every expert in step {step + 1:,}: orange gets more than its share, purple less."
         made.append(Plate("expert_load", caption, plots.load_map(load_LE, layers)))
     charts = {

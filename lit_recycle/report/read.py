@@ -12,8 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from lit_recycle.model.config import MoEConfig
-
 Axis = Literal["steps", "tokens", "flops", "extra"]
 EVENT_FILES = "events.out.tfevents.*"
 START = "run/start/text_summary"
@@ -32,7 +30,8 @@ class Series(NamedTuple):
 class Stage:
     """A stretch of a run between growths; ends are steps, tokens and FLOPs."""
 
-    config: MoEConfig
+    sizes: dict[str, Any]
+    """As :func:`lit_recycle.growth.shape.sizes` has them."""
     begin: tuple[int, int, int]
     end: tuple[int, int, int]
     record: dict[str, Any] | None
@@ -89,14 +88,14 @@ class RunLog:
 
     def stages(self) -> list[Stage]:
         """The growths that the run has been through, and what lay between."""
-        shapes = [r["before"] for r in self.growth] + [
-            self.growth[-1]["after"] if self.growth else self.start["config"]
+        sizes = [r["sizes_before"] for r in self.growth] + [
+            self.growth[-1]["sizes_after"] if self.growth else self.start["sizes"]
         ]
         ends = [(r["steps"], r["tokens"], r["flops"]) for r in self.growth] + [self.end]
         begins = [(0, 0, 0), *ends]
         return [
-            Stage(MoEConfig.from_dict(shape), begin, end, record)
-            for shape, begin, end, record in zip(shapes, begins, ends, [None, *self.growth], strict=False)
+            Stage(size, begin, end, record)
+            for size, begin, end, record in zip(sizes, begins, ends, [None, *self.growth], strict=False)
         ]
 
 

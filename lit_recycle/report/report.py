@@ -67,16 +67,16 @@ def stage_table(run: RunLog) -> str:
     head += ["loss before → after growth", "val. loss at the end", "tokens / s"]
     rows = []
     for number, stage in enumerate(run.stages()):
-        config, record = stage.config, stage.record
+        size, record = stage.sizes, stage.record
         steps, tokens, flops = (end - begin for begin, end in zip(stage.begin, stage.end, strict=True))
         losses = (record["loss_before"], record["loss_after"]) if record else (None, None)
         rows.append(
             (
                 f"{number} {record['label'] if record else 'start'}",
                 f"{stage.begin[0]:,} – {stage.end[0]:,}" if steps else f"{stage.begin[0]:,}",
-                f"{config.num_layers} × {config.num_experts} ({config.top_k})",
-                human(config.num_params()),
-                human(config.num_active_params()),
+                f"{size['layers']} × {size['experts']} ({size['top_k']})",
+                human(size["params"]),
+                human(size["active_params"]),
                 human(tokens),
                 f"{flops:.3g}",
                 f"{losses[0]:.4f} → {losses[1]:.4f}" if losses[0] is not None else "–",
@@ -95,7 +95,7 @@ def budgets(runs: Sequence[RunLog]) -> str:
     head += [f"loss at {total:.3g} total FLOPs", f"loss at {extra:.3g} extra FLOPs"]
     rows = []
     for run in runs:
-        params = run.stages()[-1].config.num_params()
+        params = run.stages()[-1].sizes["params"]
         _, tokens, flops = run.end
         rows.append(
             (

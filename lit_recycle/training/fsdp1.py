@@ -20,7 +20,7 @@ from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.optimizer import ParamState, each_grown_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.named_state import clean_name
 from lit_recycle.training.strategies import FSDPStrategy
 
@@ -107,7 +107,7 @@ class FlatGrowth:
             self.weights = Whole(dict(self.weights), parts, model.compute_device)
             self.states = Whole(dict(self.states), parts, model.compute_device)
 
-    def set_up(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def set_up(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Set the strategy up with the large model, which wraps and allocates it, and give it its weights."""
         assert isinstance(trainer.strategy, FSDPStrategy)
         trainer.strategy.growing = True

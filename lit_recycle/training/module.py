@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import lightning as L
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -27,7 +26,8 @@ from typing_extensions import override
 
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.data.validation import ValidationSet
-from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.shape import Shape
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
@@ -35,6 +35,7 @@ from lit_recycle.model.loss import LEFT_OUT
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.training import named_state
 from lit_recycle.training.finite import FiniteWatch, check_weights
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.schedules import WarmupStableDecay
 
@@ -46,29 +47,12 @@ Batch = Mapping[str, Tensor]
 """
 
 
-@runtime_checkable
-class ShardingStrategy(Protocol):
-    """A strategy that shards a model which is built on the meta device."""
-
-    wraps_late: bool
-    """Whether it wraps the whole module when it is set up, so that weights can only be given afterwards."""
-
-    def shard(self, model: MoETransformer) -> None:
-        """Shard a model that is on the meta device, and stays there."""
-
-    def allocate(self, model: MoETransformer) -> None:
-        """Give a sharded model memory, uninitialised."""
-
-
-_COUNTERS = ("samples_seen", "tokens_seen", "flops_spent")
-
-
 def default_optimizer(params: Any) -> Optimizer:
     """AdamW as most language models are pretrained with it."""
     return AdamW(params, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
-class LitMoE(L.LightningModule):
+class LitMoE(GrowableModule):
     """Next-token training of a :class:`MoETransformer`.
 
     Args:
@@ -88,6 +72,8 @@ class LitMoE(L.LightningModule):
         growth: Records of the growths in the model's past. Kept by the program, not written by users.
     """
 
+    model: MoETransformer | None
+
     def __init__(
         self,
         config: MoEConfig | None = None,
@@ -101,50 +87,30 @@ class LitMoE(L.LightningModule):
         compile_blocks: bool = False,
         growth: list[dict[str, Any]] | None = None,
     ) -> None:
-        super().__init__()
         for name, value in {"balance_loss": balance_loss, "z_loss": z_loss, "balance_rate": balance_rate}.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"model.{name} must be a finite number and not negative, got {value}")
         if config and init_from:
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
-        self._source: Mapping[str, Tensor] | None = None
-        self.hub: dict[str, Any] | None = None
-        """What `lit-recycle import` has read besides the model, for `lit-recycle export`."""
-        if init_from:
-            source = load_whole_checkpoint(Path(init_from))
-            self._source = source["state_dict"]
-            self.hub = source.get("hub")
+        source: dict[str, Any] = load_whole_checkpoint(Path(init_from)) if init_from else {}
+        if source:
             config, growth = source["hyper_parameters"]["config"], source["hyper_parameters"]["growth"]
         config = config or MoEConfig()
-        self.config = config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config))
+        super().__init__(NativeModel(config if isinstance(config, MoEConfig) else MoEConfig.from_dict(config)), growth)
+        self._source: Mapping[str, Tensor] | None = source.get("state_dict")
+        self.hub: dict[str, Any] | None = source.get("hub")
+        """What `lit-recycle import` has read besides the model, for `lit-recycle export`."""
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
         self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
-        self.growth = list(growth or [])
-        self.model: MoETransformer | None = None
         self.saved_optimizer: str | None = None
         """Name of the optimizer whose state a checkpoint brings, if one does."""
         self.val_metrics = LanguageModelMetrics()
         self.further_metrics: list[LanguageModelMetrics] = []
         self.val_sets: list[ValidationSet] = []
         self.watch = FiniteWatch()
-        self.samples_seen = self.tokens_seen = self.flops_spent = 0
-        self._pending_samples = self._pending_tokens = 0
-        self.counts_LE: Tensor | None = None
-        """Tokens that each expert got in the optimizer step at hand, over all processes."""
-        self.step_losses: list[Tensor] = []
-        """Cross-entropy of each micro-batch of the optimizer step at hand, mean over all processes; on the device."""
-        self.save_hyperparameters(self._plain_hyperparameters())
-
-    def _plain_hyperparameters(self) -> dict[str, Any]:
-        return {
-            "config": self.config.to_dict(),
-            "growth": self.growth,
-            "balance_loss": self.balance_loss,
-            "z_loss": self.z_loss,
-            "balance_rate": self.balance_rate,
-            "activation_checkpointing": self.activation_checkpointing,
-        }
+        names = ("balance_loss", "z_loss", "balance_rate", "activation_checkpointing")
+        self.save_hyperparameters({name: getattr(self, name) for name in names})
 
     @override
     def setup(self, stage: str) -> None:
@@ -180,87 +146,53 @@ class LitMoE(L.LightningModule):
 
     # --- shape -------------------------------------------------------------------------------------------------------
 
-    def build(self) -> MoETransformer:
-        """A new transformer of the present shape, weights not yet drawn."""
-        self.model = MoETransformer(self.config, self.activation_checkpointing)
-        if self.compile_blocks:
-            torch.compiler.reset()  # graphs of a smaller model: they would count against the limit of graphs
-            for block in self.model.layers:
-                block.compile()
-        return self.model
+    @property
+    def config(self) -> MoEConfig:
+        """Shape of the model as it is."""
+        assert isinstance(self.shape, NativeModel)
+        return self.shape.config
 
     @override
-    def configure_model(self) -> None:
-        if self.model is not None:
-            return
-        strategy = self.trainer.strategy if self._trainer is not None else None
-        if isinstance(strategy, ShardingStrategy):
-            with torch.device("meta"):
-                model = self.build()
-            if strategy.wraps_late:
-                return
-            strategy.shard(model)
-            strategy.allocate(model)
-        else:
-            self.build()
-        named_state.set_weights(self, self.initial_value)
+    def make_model(self) -> MoETransformer:
+        model = MoETransformer(self.config, self.activation_checkpointing)
+        if self.compile_blocks:
+            torch.compiler.reset()  # graphs of a smaller model: they would count against the limit of graphs
+            for block in model.layers:
+                block.compile()
+        return model
 
+    @override
+    def shape_of(self, values: dict[str, Any]) -> NativeModel:
+        return NativeModel(MoEConfig.from_dict(values))
+
+    @override
     def initial_value(self, name: str, shape: torch.Size) -> Tensor | None:
-        """A parameter or buffer at the start of a run, whole: from the checkpoint to start from, or drawn.
-
-        None for what is no part of the transformer: a subclass has given it a value.
-        """
+        """From the checkpoint to start from, or drawn by name. What a subclass has added keeps its value."""
         if not name.startswith("model."):
             return None
         if self._source is not None:
             return self._source[name]
         return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
 
-    def set_shape(self, config: MoEConfig, growth: list[dict[str, Any]]) -> None:
-        """Take on another shape and history. The module is built anew when Lightning configures the model."""
-        if config != self.config:
-            self.model = self.counts_LE = None
-        self.config, self.growth, self._source = config, growth, None
-        self.hparams.update(config=config.to_dict(), growth=growth)
+    @override
+    def set_shape(self, shape: Shape, growth: list[dict[str, Any]]) -> None:
+        self._source = None
+        super().set_shape(shape, growth)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint.get("hyper_parameters", {})
-        if "config" not in saved or "progress" not in checkpoint:
-            raise ValueError(
-                "this checkpoint was not written by lit-recycle (it holds no model config): "
-                "bring a Hugging Face model in with `lit-recycle import`"
-            )
-        built = self.model is not None
-        self.set_shape(MoEConfig.from_dict(saved["config"]), list(saved["growth"]))
-        if built:
-            self.configure_model()
+        super().on_load_checkpoint(checkpoint)
         self.saved_optimizer, self.hub = checkpoint.get("optimizer"), checkpoint.get("hub")
-        for name in _COUNTERS:
-            setattr(self, name, checkpoint["progress"][name])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.watch.check(wait=True)
         check_weights(self.parameters(), self.trainer.global_step)
-        checkpoint["progress"] = {name: getattr(self, name) for name in _COUNTERS}
+        super().on_save_checkpoint(checkpoint)
         if self.hub:
             checkpoint["hub"] = self.hub
         if checkpoint.get("optimizer_states"):
             checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
-
-    # --- progress ----------------------------------------------------------------------------------------------------
-
-    @property
-    def progress(self) -> Progress:
-        """How far the run is; equal on all processes, and changed only by a whole optimizer step."""
-        return Progress(self.trainer.global_step, self.tokens_seen, self.flops_spent)
-
-    @property
-    def flops_per_batch(self) -> int:
-        """Training FLOPs of this process's micro-batch, for Lightning's ThroughputMonitor."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.tokens_per_batch * self.config.num_flops_per_token(data.seq_len)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -294,22 +226,14 @@ class LitMoE(L.LightningModule):
         self.step_losses.append(values["loss/train"])
         self.log_dict(values)
         self.log("loss", values["loss/train"], prog_bar=True, logger=False)
-        self._pending_samples += batch["input_ids"].shape[0] * self.trainer.world_size
-        self._pending_tokens += batch["input_ids"].numel() * self.trainer.world_size
+        self.count(len(batch["input_ids"]), batch["input_ids"].numel())
         return loss
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Steps, then counts: whatever ends a run between two steps leaves counters that fit the weights."""
         super().optimizer_step(*args, **kwargs)
-        assert self.model is not None
         if self.counts_LE is not None:
             self._balance(self.counts_LE)
-        seq_len = self._pending_tokens // max(self._pending_samples, 1)
-        self.flops_spent += self._pending_tokens * self.config.num_flops_per_token(seq_len)
-        self.tokens_seen += self._pending_tokens
-        self.samples_seen += self._pending_samples
-        self._pending_samples = self._pending_tokens = 0
 
     @torch.no_grad()
     def _balance(self, counts_LE: Tensor) -> None:
@@ -321,15 +245,13 @@ class LitMoE(L.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         self.watch.check(wait=False)
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self.counts_LE, self.step_losses = None, []
-            self._pending_samples = self._pending_tokens = 0
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
-            whole = dict(MoETransformer(self.config).named_parameters(prefix="model"))
+            whole = dict(self.make_model().named_parameters(prefix="model"))
         named = [(named_state.clean_name(name), p) for name, p in self.named_parameters()]
         matrices = [(name, p) for name, p in named if whole.get(name, p).dim() > 1]
         vectors = [(name, p) for name, p in named if whole.get(name, p).dim() <= 1]
@@ -392,16 +314,19 @@ class LitMoE(L.LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
+        self.val_metrics.reset()
         sets = getattr(getattr(self.trainer, "datamodule", None), "val_sets", None) or [ValidationSet()]
         # Of the first set there is always a metric; the others are no submodules, which strategies would move and wrap.
         self.further_metrics = [LanguageModelMetrics().to(self.device) for _ in sets[1:]]
         self.val_sets = sets
 
     @override
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         ce, _ = self.next_token_loss(batch)
+        labels = (batch["labels"] != LEFT_OUT).sum()
         metric = self.further_metrics[dataloader_idx - 1] if dataloader_idx else self.val_metrics
-        metric.update(ce, (batch["labels"] != LEFT_OUT).sum())
+        metric.update(ce, labels)
+        return {"loss": ce, "weight": labels}
 
     def validation_values(self) -> dict[str, Tensor]:
         """What was measured since the validation began, by tag; over all processes."""

@@ -95,6 +95,22 @@ def set_weights(model: nn.Module, value: Callable[[str, torch.Size], Tensor | No
         load_weights(model, tensors)
 
 
+def tied(module: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one and the same, group by group."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def tie(module: nn.Module, groups: Sequence[Sequence[str]]) -> None:
+    """Make the parameters of each group one again, after values were assigned: the first."""
+    for first, *others in groups:
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, module.get_parameter(first))
+
+
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 

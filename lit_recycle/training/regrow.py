@@ -14,17 +14,17 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.optim import Optimizer
 
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.optimizer import check_optimizer_state, each_grown_state, gradient_power
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
+from lit_recycle.growth.shape import Shape
 from lit_recycle.training import named_state
 from lit_recycle.training.fsdp1 import FlatGrowth
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.strategies import FSDP2Strategy, FSDPStrategy
 
 
-def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: OptimizerPolicy) -> None:
+def grow_in_run(trainer: L.Trainer, module: GrowableModule, plan: GrowthPlan, policy: OptimizerPolicy) -> None:
     """Give the model in training the grown shape, and its optimizer the state that belongs to it.
 
     Weights, optimizer state and learning-rate schedule go on from where they are. Every tensor of the small model is
@@ -34,10 +34,10 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: Op
         ValueError: For an optimizer whose state cannot be grown, before anything is changed.
     """
     strategy = trainer.strategy
-    assert isinstance(plan.after, NativeModel) and trainer.model is not None
+    assert isinstance(plan.after, Shape) and trainer.model is not None
     (optimizer,) = trainer.optimizers
     if policy != "reset":
-        check_growable(module, optimizer, divides=not plan.is_elementwise)
+        check_optimizer(module, optimizer, divides=not plan.is_elementwise)
     small: FlatGrowth | NamedGrowth
     if isinstance(trainer.model, FSDP):
         small = FlatGrowth(trainer.model, optimizer, plan)
@@ -50,7 +50,7 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: Op
 
     del optimizer
     strategy.optimizers, strategy.lr_scheduler_configs = [], []
-    module.set_shape(plan.after.config, module.growth)
+    module.set_shape(plan.after, module.growth)
     strategy.connect(module)
     if any(parameter() is not None for parameter in parameters):
         gc.collect()  # wrappers and their hooks refer to each other; looking at every object takes tenths of a second
@@ -70,7 +70,7 @@ def grow_in_run(trainer: L.Trainer, module: LitMoE, plan: GrowthPlan, policy: Op
         scheduler.scheduler.load_state_dict(state)
 
 
-def check_growable(module: LitMoE, optimizer: Optimizer, divides: bool) -> None:
+def check_optimizer(module: GrowableModule, optimizer: Optimizer, divides: bool) -> None:
     """Refuse an optimizer whose state cannot be grown.
 
     Args:
@@ -97,13 +97,14 @@ class NamedGrowth:
         self.plan, self.weights = plan, named_state.weights(model)
         self.states = named_state.named_state(model, optimizer)
 
-    def set_up(self, trainer: L.Trainer, module: LitMoE) -> None:
+    def set_up(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Give the large model, which is on the meta device, its weights, and set the strategy up with it."""
         assert module.model is not None
         if isinstance(trainer.strategy, FSDP2Strategy):
-            trainer.strategy.shard(module.model)
+            trainer.strategy.shard(module)
+        tied = named_state.tied(module)
         module.load_state_dict(dict(grow_tensors(self.plan, self.weights)), assign=True)
-        module.model.tie_weights()
+        named_state.tie(module, tied)
         trainer.strategy.setup(trainer)
 
     def give_states(self, model: nn.Module, optimizer: Optimizer, policy: OptimizerPolicy) -> None:

@@ -22,15 +22,16 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp.wrap import CustomPolicy
 from torch.optim import Optimizer
+from torchmetrics import Metric
 from typing_extensions import override
 
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import load_checkpoint
-from lit_recycle.model.transformer import Block, MoETransformer
 from lit_recycle.training import named_state
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another one before it ends the run; Lightning's default is half an hour. What takes
@@ -98,7 +99,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
         self, checkpoints: Literal["sharded", "full"] = "sharded", timeout: timedelta = TIMEOUT, **kwargs: Any
     ) -> None:
         _one_of("checkpoints", checkpoints, ("sharded", "full"))
-        super().__init__(auto_wrap_policy={Block}, state_dict_type="sharded", timeout=timeout, **kwargs)
+        super().__init__(state_dict_type="sharded", timeout=timeout, **kwargs)
         self.checkpoints = checkpoints
 
     @override
@@ -109,7 +110,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
         self.kwargs["device_mesh"] = mesh
 
     @override
-    def _setup_model(self, model: LitMoE) -> nn.Module:
+    def _setup_model(self, model: GrowableModule) -> nn.Module:
         # Overridden because Lightning hands FSDP the index of a device, which a CPU does not have.
         precision = self.mixed_precision_config
         if precision is not None:  # autocast casts inputs where it is safe; gradients and buffers keep their range
@@ -120,6 +121,8 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
                 cast_forward_inputs=False,
                 cast_root_forward_inputs=False,
             )
+        layers = set(layers_of(model))
+        self.kwargs["auto_wrap_policy"] = CustomPolicy(layers.__contains__)
         wrapped = FSDP(
             model,
             cpu_offload=self.cpu_offload,
@@ -129,7 +132,8 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
             param_init_fn=self._allocate,
             **self.kwargs,
         )
-        model.val_metrics.to(self.root_device)
+        for metric in (m for m in model.modules() if isinstance(m, Metric)):
+            metric.to(self.root_device)
         if not self.growing:
             named_state.set_weights(wrapped, model.initial_value)
         return wrapped
@@ -138,10 +142,10 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
         if any(t.is_meta for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             module.to_empty(device=self.root_device, recurse=False)
 
-    def shard(self, model: MoETransformer) -> None:
+    def shard(self, module: GrowableModule) -> None:
         """Nothing: FSDP1 wraps the whole module when the strategy is set up."""
 
-    def allocate(self, model: MoETransformer) -> None:
+    def allocate(self, model: nn.Module) -> None:
         """Nothing, likewise."""
 
 
@@ -175,29 +179,37 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):  # type: ignore[mi
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, model: MoETransformer) -> None:
-        """Shard a model on the meta device over all processes, block by block; it stays there."""
+    def shard(self, module: GrowableModule) -> None:
+        """Shard a module's model on the meta device over all processes, layer by layer; it stays there."""
+        assert module.model is not None
         offload: OffloadPolicy = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
         precision = MixedPrecisionPolicy(cast_forward_inputs=False)
         if self.precision_plugin.precision == "bf16-mixed":
             precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for part in (*model.layers, model):
+        for part in (*layers_of(module), module.model):
             fully_shard(
                 part,
                 mesh=self.device_mesh["data_parallel"],
                 mp_policy=precision,
                 offload_policy=offload,
-                reshard_after_forward=self.reshard_after_forward and part is not model,
+                reshard_after_forward=self.reshard_after_forward and part is not module.model,
             )
 
-    def allocate(self, model: MoETransformer) -> None:
-        """Give a sharded model memory, uninitialised."""
-        model.to_empty(device="cpu" if self.cpu_offload else self.root_device)
+    def allocate(self, model: nn.Module) -> None:
+        """Give a sharded model memory, uninitialised. Buffers that have values keep them."""
+        device = torch.device("cpu") if self.cpu_offload else self.root_device
+        model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
 
     @override
     def model_to_device(self) -> None:
         if not self.cpu_offload:
             super().model_to_device()
+
+
+def layers_of(module: GrowableModule) -> list[nn.Module]:
+    """The layers of a module's model, which are sharded one by one."""
+    naming = module.shape.naming
+    return [part for name, part in module.named_modules() if naming.is_layer(name)]
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ Axes: L layers, E experts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,9 +17,9 @@ from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.facts import PerLayer
 from lit_recycle.growth.measure import squares
-from lit_recycle.growth.native import NATIVE, NativeModel
+from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.training import named_state
-from lit_recycle.training.module import LitMoE
+from lit_recycle.training.growable import GrowableModule
 
 GRADIENTS = ("gradient", "norm_gradient")
 MEASURED = ("load", *GRADIENTS)
@@ -41,7 +41,7 @@ class ExpertUtility:
         """What the operators of events choose by, and only a run can measure."""
         return {fact for event in events for op in event.operators for fact in op.asks if fact in MEASURED}
 
-    def observe_gradients(self, module: LitMoE) -> None:
+    def observe_gradients(self, module: GrowableModule) -> None:
         """Take in the squared norm of each expert's gradient, before it is clipped.
 
         Raises:
@@ -51,21 +51,20 @@ class ExpertUtility:
             raise ValueError(
                 "experts cannot be chosen by gradients under fsdp: set trainer.strategy to fsdp2, or by to norm"
             )
-        model = NativeModel(module.config)
-        layers = [torch.zeros(model.size(EXPERTS, i), dtype=torch.float64) for i in range(model.num_layers)]
+        layers = [torch.zeros(count, dtype=torch.float64) for count in experts_by_layer(module.shape)]
         for name, parameter in module.named_parameters():
-            place = NATIVE.parse(named_state.clean_name(name))
+            place = module.shape.naming.parse(named_state.clean_name(name))
             matrices = {"gate", "up", "down"} & set(place.axes.matrices)
             if place.layer is not None and EXPERTS in place.axes.names and matrices and parameter.grad is not None:
                 layers[place.layer] += squares(place, parameter.grad, EXPERTS)
         self.gradients.append([layer.tolist() for layer in layers])
 
-    def observe_load(self, module: LitMoE) -> None:
+    def observe_load(self, module: GrowableModule) -> None:
         """Take in the tokens that each expert got in the step at hand."""
         if module.counts_LE is None:
             return
-        rows = iter(module.counts_LE.tolist())
-        self.loads.append([[] if module.config.is_dense(i) else next(rows) for i in range(module.config.num_layers)])
+        rows: Iterator[list[float]] = iter(module.counts_LE.tolist())
+        self.loads.append([next(rows) if count else [] for count in experts_by_layer(module.shape)])
 
     def facts(self, norms: Callable[[], PerLayer]) -> dict[str, Callable[[], PerLayer]]:
         """What operators may ask for.

@@ -9,10 +9,11 @@ from helpers import tiny
 
 from lit_recycle.advice.rules import Situation, advise, g_stack_tokens, profile_remarks
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 
 CONFIG = tiny()
-UNIT = CONFIG.chinchilla_flops()
+UNIT = chinchilla_flops(CONFIG)
 
 
 def at(sunk: float, budget: float, **known: object) -> Situation:

@@ -76,5 +76,5 @@ def test_widths_are_announced_where_they_change(tmp_path: Path) -> None:
     events = [GrowthEvent(Trigger(steps=1), grow=[WidenHidden(2), WidenInner("shared", size=12)])]
     _, module, _ = fit(tmp_path, steps=2, events=events, save_every=100)
     text = announcement(GrowthRecord(**module.growth[0]), seconds=1.0)
-    assert re.search(r"hidden size\s+16 → 32", text) and re.search(r"shared width\s+8 → 12", text)
-    assert "expert width" not in text
+    assert re.search(r"hidden channels\s+16 → 32", text) and re.search(r"\(shared\)\s+8 → 12", text)
+    assert "inner channels (experts)" not in text

@@ -12,7 +12,7 @@ from monitored import Log
 from processes import config, start
 
 MONITORS = {
-    f"callbacks.{name}"
+    f"lit_recycle.callbacks.{name}"
     for name in (
         "RunProgressBar",
         "TensorBoardLayout",

@@ -18,6 +18,7 @@ from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 
 ONE = ("--trainer.devices", "1")
@@ -90,7 +91,7 @@ def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
     """Also where its steps had other batches, so that they do not tell its FLOPs."""
     quickstart = load_config(["--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")])
     shape = MoEConfig.from_dict(quickstart["model"]["config"])
-    unit, tokens = shape.chinchilla_flops(), 8 * 256
+    unit, tokens = chinchilla_flops(shape), 8 * 256
     now = Situation(shape, Progress(10, 10**6, 3 * unit), 60.0 * unit)
     advice = advise(now)
     assert [growth.at_flops for growth in advice.growths] == [3 * unit, 6 * unit]

@@ -20,11 +20,11 @@ def history(config, *growths):
         plan = plan_growth(NativeModel(config), event.operators, facts=lambda model: lambda name: [[1.0, 3.0, 2.0]] * 3)
         records.append(GrowthRecord.of(event, Progress(1, 2, 3), plan).to_dict())
         config = plan.after.config
-    return config, records
+    return NativeModel(config), records
 
 
 def test_a_model_that_never_grew_has_no_originals():
-    originals = find_originals(tiny(dense_layers=[0], dense_size=4), [])
+    originals = find_originals(NativeModel(tiny(dense_layers=[0], dense_size=4)), [])
     assert originals.layers == (0, 1, 2) and originals.layer_copies == []
     assert originals.experts == ((), (0, 1, 2), (0, 1, 2))
     assert originals.expert_copies(1) == []

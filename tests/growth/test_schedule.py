@@ -11,6 +11,7 @@ from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress, is_due, stages
+from lit_recycle.growth.shape import chinchilla_flops
 
 CONFIG = tiny()
 SEQ_LEN, TOKENS = 16, 64
@@ -26,7 +27,7 @@ def simulate(config, events, *, seq_len, tokens_per_step, max_steps, start=None)
     """Steps before which the events fire, asking step by step; with the shape and progress at the end."""
     now, fired, waiting = start or Progress(0, 0, 0), [], list(events)
     while now.steps < max_steps:
-        while waiting and is_due(waiting[0].at, now, config):
+        while waiting and is_due(waiting[0].at, now, NativeModel(config)):
             fired.append(now)
             following = waiting.pop(0)
             config = plan_growth(NativeModel(config), following.operators).after.config
@@ -36,7 +37,7 @@ def simulate(config, events, *, seq_len, tokens_per_step, max_steps, start=None)
 
 
 def starts(events, **changes):
-    return [stage.start.steps for stage in stages(CONFIG, events, **{**RUN, **changes})]
+    return [stage.start.steps for stage in stages(NativeModel(CONFIG), events, **{**RUN, **changes})]
 
 
 # --- each kind of trigger ---
@@ -56,54 +57,54 @@ def starts(events, **changes):
         ({"flops": 7 * FLOPS}, 7),
         ({"flops": 7 * FLOPS - 1}, 7),
         ({"flops": 7 * FLOPS + 1}, 8),
-        ({"chinchilla": 7 * FLOPS / CONFIG.chinchilla_flops() - 1e-9}, 7),
-        ({"chinchilla": 7 * FLOPS / CONFIG.chinchilla_flops() + 1e-9}, 8),
+        ({"chinchilla": 7 * FLOPS / chinchilla_flops(CONFIG) - 1e-9}, 7),
+        ({"chinchilla": 7 * FLOPS / chinchilla_flops(CONFIG) + 1e-9}, 8),
     ],
     ids=str,
 )
 def test_the_first_step_at_which_a_trigger_holds(at, step):
     assert starts([event(**at)]) == [0, step]
     progress = Progress(step, step * TOKENS, step * FLOPS)
-    assert is_due(Trigger(**at), progress, CONFIG)
+    assert is_due(Trigger(**at), progress, NativeModel(CONFIG))
     before = Progress(step - 1, (step - 1) * TOKENS, (step - 1) * FLOPS)
-    assert not is_due(Trigger(**at), before, CONFIG)
+    assert not is_due(Trigger(**at), before, NativeModel(CONFIG))
 
 
 def test_stages_say_what_the_run_will_be():
     events = [event(steps=10), event(Width(noise=0.5), None, tokens=30 * TOKENS)]
-    first, deep, wide = stages(CONFIG, events, **RUN, seed=3, first_event=2)
-    assert (first.event, first.plan, first.config) == (None, None, CONFIG)
+    first, deep, wide = stages(NativeModel(CONFIG), events, **RUN, seed=3, first_event=2)
+    assert (first.event, first.plan, first.shape.config) == (None, None, CONFIG)
     assert (deep.event, wide.event) == tuple(events)
-    assert (deep.config.num_layers, deep.config.num_experts) == (6, 3)
-    assert (wide.config.num_layers, wide.config.num_experts) == (6, 6)
+    assert (deep.shape.config.num_layers, deep.shape.config.num_experts) == (6, 3)
+    assert (wide.shape.config.num_layers, wide.shape.config.num_experts) == (6, 6)
     assert (deep.plan.steps[0].key, wide.plan.steps[0].key) == ((3, 2, 0), (3, 3, 0))
     assert deep.plan.steps[0].sources.layers == (0, 0, 1, 1, 2, 2) and wide.plan.label == "experts ×2"
     assert [s.end.steps for s in (first, deep, wide)] == [10, 30, 100]
     assert (first.end, deep.end) == (deep.start, wide.start)
     assert wide.end.tokens == 100 * TOKENS
-    per_step = [TOKENS * s.config.num_flops_per_token(SEQ_LEN) for s in (first, deep, wide)]
+    per_step = [TOKENS * s.shape.config.num_flops_per_token(SEQ_LEN) for s in (first, deep, wide)]
     assert wide.end.flops == 10 * per_step[0] + 20 * per_step[1] + 70 * per_step[2]
 
 
 def test_a_run_without_events_is_one_stage():
-    (stage,) = stages(CONFIG, [], **RUN)
+    (stage,) = stages(NativeModel(CONFIG), [], **RUN)
     assert (stage.start, stage.end) == (Progress(0, 0, 0), Progress(100, 100 * TOKENS, 100 * FLOPS))
 
 
 def test_a_run_that_is_over_has_a_stage_of_no_length():
     over = Progress(120, 120 * TOKENS, 120 * FLOPS)
-    (stage,) = stages(CONFIG, [], **RUN, start=over)
+    (stage,) = stages(NativeModel(CONFIG), [], **RUN, start=over)
     assert stage.start == stage.end == over
 
 
 def test_chinchilla_counts_in_units_of_the_model_before_the_event():
     """The second event is measured by the grown model's active parameters, on FLOPs of both stages."""
-    unit = CONFIG.chinchilla_flops()
+    unit = chinchilla_flops(CONFIG)
     run = RUN | {"max_steps": 10**6}
-    _, _, last = stages(CONFIG, [event(chinchilla=0.5), event(chinchilla=0.5)], **run)
+    _, _, last = stages(NativeModel(CONFIG), [event(chinchilla=0.5), event(chinchilla=0.5)], **run)
     deep = plan_growth(NativeModel(CONFIG), [Depth().operator]).after.config
-    assert last.start.flops >= 0.5 * deep.chinchilla_flops() > 0.5 * unit
-    assert last.start.flops - TOKENS * deep.num_flops_per_token(SEQ_LEN) < 0.5 * deep.chinchilla_flops()
+    assert last.start.flops >= 0.5 * chinchilla_flops(deep) > 0.5 * unit
+    assert last.start.flops - TOKENS * deep.num_flops_per_token(SEQ_LEN) < 0.5 * chinchilla_flops(deep)
 
 
 def test_kinds_of_triggers_mix():
@@ -141,14 +142,14 @@ def test_counts_beyond_what_a_float_holds_exactly():
 )
 def test_events_out_of_order_or_out_of_reach(events, message):
     with pytest.raises(ValueError, match=message):
-        stages(CONFIG, events, **RUN)
+        stages(NativeModel(CONFIG), events, **RUN)
 
 
 @pytest.mark.parametrize("at", [{"steps": 9}, {"tokens": 9 * TOKENS}, {"flops": 9 * FLOPS}])
 def test_events_in_the_past(at):
     now = Progress(10, 10 * TOKENS, 10 * FLOPS)
     with pytest.raises(ValueError, match="in the past: the run is at step 10; put the events in order"):
-        stages(CONFIG, [event(**at)], **RUN, start=now)
+        stages(NativeModel(CONFIG), [event(**at)], **RUN, start=now)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +157,14 @@ def test_events_in_the_past(at):
 )
 def test_an_anchor_stands_up_to_one_step_behind_its_trigger(at):
     now = Progress(10, 10 * TOKENS, 10 * FLOPS)
-    first, second = stages(CONFIG, [event(**at)], **RUN, start=now)
+    first, second = stages(NativeModel(CONFIG), [event(**at)], **RUN, start=now)
     assert first.start == first.end == second.start == now
 
 
 def test_progress_counts_on_from_where_it_is():
     """After a change of the batch size the tokens are no multiple of the steps."""
     now = Progress(10, 1000, 10**9)
-    first, second = stages(CONFIG, [event(tokens=1000 + 3 * TOKENS)], **RUN, start=now)
+    first, second = stages(NativeModel(CONFIG), [event(tokens=1000 + 3 * TOKENS)], **RUN, start=now)
     assert first.end == second.start == Progress(13, 1000 + 3 * TOKENS, 10**9 + 3 * FLOPS)
 
 
@@ -180,7 +181,7 @@ def any_events(draw):
     for moment in sorted(moments) if draw(st.integers(0, 3)) else moments:  # mostly in order
         unit, scale = draw(
             st.sampled_from(
-                [("steps", 1), ("tokens", TOKENS), ("flops", FLOPS), ("chinchilla", FLOPS / CONFIG.chinchilla_flops())]
+                [("steps", 1), ("tokens", TOKENS), ("flops", FLOPS), ("chinchilla", FLOPS / chinchilla_flops(CONFIG))]
             )
         )
         value = moment * scale
@@ -196,7 +197,7 @@ def test_stages_are_what_a_run_does(events, start_step, max_steps):
     run = RUN | {"max_steps": max_steps, "start": Progress(start_step, start_step * TOKENS, start_step * FLOPS)}
     fired, config, end = simulate(CONFIG, events, **run)
     try:
-        planned = stages(CONFIG, events, **run)
+        planned = stages(NativeModel(CONFIG), events, **run)
     except ValueError as error:
         if "cannot be reached" in str(error):
             assert len(fired) < len(events)
@@ -204,11 +205,11 @@ def test_stages_are_what_a_run_does(events, start_step, max_steps):
             assert any(was_due_earlier(e, now) for e, now in zip(events, fired, strict=False))
         return
     assert [stage.start for stage in planned[1:]] == fired
-    assert planned[-1].config == config
+    assert planned[-1].shape.config == config
     assert planned[-1].end == end
 
 
 def was_due_earlier(late, now):
     """Whether an event could have fired a step before it did; in units of the first model's FLOPs."""
     before = replace(now, steps=now.steps - 1, tokens=now.tokens - TOKENS, flops=now.flops - FLOPS)
-    return is_due(late.at, before, CONFIG)
+    return is_due(late.at, before, NativeModel(CONFIG))

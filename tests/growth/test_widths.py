@@ -38,6 +38,9 @@ def fitting(operators, config):
     wanted = {op.networks for op in operators if isinstance(op, WidenInner)}
     has = {"experts": True, "shared": bool(config.shared_expert_size), "dense": bool(config.dense_layers)}
     hidden = any(isinstance(op, WidenHidden) for op in operators)
+    inner = [op for op in operators if isinstance(op, WidenInner)]
+    if any(op.size for op in inner) and len(wanted) < len(inner):
+        return False  # the size may be less than what the other one has made
     return all(has[name] for name in wanted) and not (hidden and config.tie_embeddings)
 
 
@@ -49,8 +52,7 @@ def logits(model, tokens_BS):
 @settings(max_examples=80)
 @given(configs(), st.lists(WIDENINGS, min_size=1, max_size=3), st.integers(0, 2**32))
 def test_a_growth_in_width_leaves_the_logits(config, operators, seed):
-    sizes = [op.networks for op in operators if isinstance(op, WidenInner) and op.size]
-    assume(fitting(operators, config) and len(sizes) == len(set(sizes)))
+    assume(fitting(operators, config))
     model, text = built(config, seed), tokens(config, seed=seed)
     plan = plan_growth(NativeModel(config), operators)
     assert plan.preserves
@@ -79,8 +81,7 @@ def expected_gradient(plan, name, gradient):
 @settings(max_examples=60)
 @given(configs(), st.lists(WIDENINGS, min_size=1, max_size=3), st.integers(0, 2**32))
 def test_each_copy_of_what_is_produced_has_its_share_of_the_gradient(config, operators, seed):
-    sizes = [op.networks for op in operators if isinstance(op, WidenInner) and op.size]
-    assume(fitting(operators, config) and len(sizes) == len(set(sizes)))
+    assume(fitting(operators, config))
     assume(all(getattr(op, "symmetry_break", 0.0) == 0 for op in operators))
     model, text = built(config, seed), tokens(config, seed=seed)
     plan = plan_growth(NativeModel(config), operators)

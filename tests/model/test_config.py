@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
@@ -73,7 +74,7 @@ def test_flops_by_hand():
 
 
 def test_chinchilla_flops_are_120_times_the_square_of_active_parameters():
-    assert PAPER.chinchilla_flops() == 120 * PAPER.num_active_params() ** 2
+    assert chinchilla_flops(PAPER) == 120 * PAPER.num_active_params() ** 2
 
 
 def test_defaults_that_depend_on_other_keys():

@@ -43,7 +43,7 @@ def test_stages_are_those_of_the_run(folder: Path) -> None:
     assert [(s.begin[1], s.end[1]) for s in stages] == [
         (n * TOKENS_PER_STEP, (n + 3) * TOKENS_PER_STEP) for n in (0, 3, 6)
     ]
-    assert [(s.config.num_layers, s.config.num_experts) for s in stages] == [(3, 3), (6, 3), (6, 6)]
+    assert [(s.sizes["layers"], s.sizes["experts"]) for s in stages] == [(3, 3), (6, 3), (6, 6)]
     assert [s.record and s.record["steps"] for s in stages] == [None, 3, 6]
 
 

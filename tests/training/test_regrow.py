@@ -23,6 +23,8 @@ from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.growth import optimizer as optimizer_growth
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model import grouped
 from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.training import regrow
@@ -58,7 +60,7 @@ def test_resumed_anywhere_it_ends_bit_for_bit_the_same(whole: Path, tmp_path: Pa
 def test_resuming_needs_no_word_of_the_growth_from_python_either(whole: Path, tmp_path: Path) -> None:
     class Unprepared(L.Callback):
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-            pl_module.set_shape(CONFIG, [])
+            pl_module.set_shape(NativeModel(CONFIG), [])
 
     fit(tmp_path / "run", ckpt_path=whole / "step=8.ckpt", callbacks=[Unprepared()])
     assert_same_training_state(whole / "step=9.ckpt", tmp_path / "run/checkpoints/step=9.ckpt")
@@ -109,7 +111,7 @@ def test_events_fire_between_whole_steps_when_gradients_accumulate(tmp_path: Pat
 @pytest.mark.parametrize("unit", ["flops", "chinchilla"])
 def test_triggers_in_flops(tmp_path: Path, unit: str) -> None:
     flops = 2.5 * 4 * 32 * CONFIG.num_flops_per_token(32)
-    value = flops if unit == "flops" else flops / CONFIG.chinchilla_flops()
+    value = flops if unit == "flops" else flops / chinchilla_flops(CONFIG)
     _, module, _ = fit(tmp_path / "run", steps=4, events=[GrowthEvent(Trigger(**{unit: value}), depth=Depth(2))])
     assert [record["steps"] for record in module.growth] == [3]
 
