@@ -22,11 +22,11 @@ from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.measure import weight_facts
-from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.hub.shape import shape_of
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
 
@@ -219,7 +219,7 @@ def grow_checkpoint(
     checkpoint = load_whole_checkpoint(src)
     saved, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
     plan = plan_growth(
-        NativeModel(MoEConfig.from_dict(saved["config"])),
+        shape_of(saved["config"]),
         operators_of(forms),
         seed=seed,
         event=len(saved["growth"]),

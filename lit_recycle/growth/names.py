@@ -51,11 +51,13 @@ class Naming:
         axes: Axis strings (see :mod:`lit_recycle.growth.axes`) by the suffix after the layer's index, in which
             ``{e}`` stands for an expert's index.
         others: Axis strings of the tensors outside of the layers, by their names without a leading ``model.``.
+        inside: What stands before all names, where the model is part of another module.
     """
 
     layers: str
     axes: Mapping[str, str]
     others: Mapping[str, str] = field(default_factory=dict)
+    inside: str = ""
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -67,19 +69,21 @@ class Naming:
 
     def is_layer(self, module: str) -> bool:
         """Whether a module of this name is a whole layer."""
-        return re.fullmatch(rf"(?:{self.layers})\.\d+", module) is not None
+        return re.fullmatch(rf"{re.escape(self.inside)}(?:{self.layers})\.\d+", module) is not None
 
     def axes_of(self, suffix: str) -> TensorAxes:
         """The axes of a layer's tensor; :data:`UNKNOWN` where the table has none."""
         return self._parsed.get(suffix, UNKNOWN)
 
     def parse(self, name: str) -> Place:
-        match = self._pattern.fullmatch(name)
+        own = name.removeprefix(self.inside)
+        match = self._pattern.fullmatch(own)
         if match is None:
-            text = self.others.get(name.removeprefix("model."))
+            text = self.others.get(own.removeprefix("model."))
             return Place("", None, name, None, parse_axes(text) if text else UNKNOWN)
         suffix, expert = match["suffix"], None
         if found := re.search(r"(?<=\bexperts\.)\d+(?=\.)", suffix):
             expert = int(found[0])
             suffix = suffix[: found.start()] + "{e}" + suffix[found.end() :]
-        return Place(match["prefix"], int(match["layer"]), suffix, expert, self.axes_of(suffix))
+        prefix = name[: len(name) - len(own)] + match["prefix"]
+        return Place(prefix, int(match["layer"]), suffix, expert, self.axes_of(suffix))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenizer
 from lit_recycle.growth.optimizer import name_state, number_state
+from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.native_config import read_native, to_hf
 from lit_recycle.hub.native_names import Parts, hub_parts, native_shapes
 from lit_recycle.hub.plan import FLOATS, GROWTH_FILE
@@ -65,8 +65,8 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     folder = open_folder(source)
     config = read_native(folder.path, folder.config)
     parts = hub_parts(config, folder.config["model_type"])
-    tensors = _Lazy(folder)
-    _check_complete(folder, parts)
+    tensors = FolderTensors(folder)
+    check_complete(folder, parts)
     weights: dict[str, Tensor] = {}
     for name, shape in native_shapes(config).items():
         if name not in parts:
@@ -78,7 +78,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         weights[name] = tensor.to(getattr(torch, dtype)) if dtype and not name.endswith("balance_bias") else tensor
     checkpoint: dict[str, Any] = {
         "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
-        "hyper_parameters": {"config": config.to_dict(), "growth": _native_history(folder.path)},
+        "hyper_parameters": {"config": config.to_dict(), "growth": past_growths(folder.path)},
         "progress": {"samples_seen": 0, "tokens_seen": 0, "flops_spent": 0},
         "optimizer_states": _read_optimizer(folder.path, parts),
         "lr_schedulers": [],
@@ -86,17 +86,21 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         "global_step": 0,
         "pytorch-lightning_version": lightning.__version__,
     }
-    if (folder.path / TOKENIZER).is_file():
-        text = (folder.path / TOKENIZER).read_text(encoding="utf-8")
-        checkpoint["tokenizer"] = JsonTokenizer(text, str(folder.path / TOKENIZER)).to_dict()
-    checkpoint["hub"] = _kept(folder, checkpoint.get("tokenizer"))
+    if tokenizer := _tokenizer_of(folder):
+        checkpoint["tokenizer"] = tokenizer
+    checkpoint["hub"] = kept_beside(folder)
     save(checkpoint, destination)
     return config
 
 
-def _kept(folder: HFFolder, tokenizer: dict[str, Any] | None) -> dict[str, Any]:
+def _tokenizer_of(folder: HFFolder) -> dict[str, Any] | None:
+    path = folder.path / TOKENIZER
+    return JsonTokenizer(path.read_text(encoding="utf-8"), str(path)).to_dict() if path.is_file() else None
+
+
+def kept_beside(folder: HFFolder) -> dict[str, Any]:
     """What a folder says besides the model and its weights; it travels with the checkpoints of all runs from here."""
-    files = {}
+    files, tokenizer = {}, _tokenizer_of(folder)
     for name in KEPT_FILES:
         if (folder.path / name).is_file():
             if name.endswith(".json"):
@@ -109,27 +113,7 @@ def _kept(folder: HFFolder, tokenizer: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-class _Lazy(Mapping[str, Tensor]):
-    """The tensors of a folder, each read when it is asked for."""
-
-    def __init__(self, folder: HFFolder) -> None:
-        self._tensors = folder.tensors
-        self._open = lru_cache(maxsize=8)(lambda path: safe_open(path, "pt"))  # a large model has hundreds of files
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._open(self._tensors[name].path).get_tensor(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def _check_complete(folder: HFFolder, parts: Mapping[str, Parts]) -> None:
+def check_complete(folder: HFFolder, parts: Mapping[str, Parts]) -> None:
     """Nothing missing, and nothing there that would be left out."""
     used: set[str] = set()
     for part in parts.values():
@@ -145,7 +129,7 @@ def _check_complete(folder: HFFolder, parts: Mapping[str, Parts]) -> None:
         raise ValueError(f"{folder.path} holds {min(left)}, which our model has no place for")
 
 
-def _native_history(folder: Path) -> list[dict[str, Any]]:
+def past_growths(folder: Path) -> list[dict[str, Any]]:
     """Past growths, if this project's own training has written them all."""
     path = folder / GROWTH_FILE
     growths = read_json(path)["growths"] if path.is_file() else []

@@ -138,6 +138,10 @@ class MoETransformer(nn.Module):
         """The routers of the MoE layers, in order: row i of stacked routing belongs to router i."""
         return [module for module in self.modules() if isinstance(module, Router)]
 
+    def balance_biases(self) -> list[Tensor | None]:
+        """The balancing bias of each MoE layer, in order; None where there is none."""
+        return [router.balance_bias for router in self.routers()]
+
 
 def initial_value(config: MoEConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
     """The initial value of a parameter or buffer, in float32.

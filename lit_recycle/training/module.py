@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +23,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
-from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
+from lit_recycle.hub.shape import HubShape, shape_of
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
@@ -38,6 +37,8 @@ from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.schedules import WarmupStableDecay
+from lit_recycle.training.start import Backend, start_of
+from lit_recycle.training.transformers_model import TransformersModel
 
 Batch = Mapping[str, Tensor]
 """``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, or -100 to leave it out.
@@ -57,8 +58,10 @@ class LitMoE(GrowableModule):
 
     Args:
         config: Shape of the model at the start of the run. A checkpoint that is resumed brings its own.
-        init_from: Start from the weights of this checkpoint, which brings its shape, with a fresh optimizer; for what
-            `lit-recycle import` and `lit-recycle grow` made. To go on with a run give `--ckpt_path` instead.
+        init_from: Start from the weights of this checkpoint, or of this Hugging Face folder, which brings its shape,
+            with a fresh optimizer. To go on with a run give `--ckpt_path` instead.
+        backend: What trains a Hugging Face folder: ``native``, this project's own model, where that expresses it
+            exactly; ``transformers``; or ``auto``, the first that can.
         optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
             AdamW (fused) when not given.
         lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
@@ -72,12 +75,13 @@ class LitMoE(GrowableModule):
         growth: Records of the growths in the model's past. Kept by the program, not written by users.
     """
 
-    model: MoETransformer | None
+    model: MoETransformer | TransformersModel | None
 
     def __init__(
         self,
         config: MoEConfig | None = None,
         init_from: str | None = None,
+        backend: Backend = "auto",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         balance_loss: float = 0.01,
@@ -92,14 +96,9 @@ class LitMoE(GrowableModule):
                 raise ValueError(f"model.{name} must be a finite number and not negative, got {value}")
         if config and init_from:
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
-        source: dict[str, Any] = load_whole_checkpoint(Path(init_from)) if init_from else {}
-        if source:
-            config, growth = source["hyper_parameters"]["config"], source["hyper_parameters"]["growth"]
-        config = config or MoEConfig()
-        super().__init__(NativeModel(config if isinstance(config, MoEConfig) else MoEConfig.from_dict(config)), growth)
-        self._source: Mapping[str, Tensor] | None = source.get("state_dict")
-        self.hub: dict[str, Any] | None = source.get("hub")
-        """What `lit-recycle import` has read besides the model, for `lit-recycle export`."""
+        start = start_of(config, init_from, backend)
+        super().__init__(start.shape, [*start.growth, *(growth or [])])
+        self._source, self.hub = start.weights, start.hub
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
         self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
@@ -139,10 +138,9 @@ class LitMoE(GrowableModule):
 
     def check_vocabulary(self, tokens: int) -> None:
         """Raises ``ValueError`` for a tokenizer of more tokens than the model has."""
-        if tokens > self.config.vocab_size:
-            raise ValueError(
-                f"model.config.vocab_size {self.config.vocab_size} is smaller than the tokenizer's {tokens}: raise it"
-            )
+        vocabulary = self.shape.size("V")
+        if tokens > vocabulary:
+            raise ValueError(f"model.config.vocab_size {vocabulary} is smaller than the tokenizer's {tokens}: raise it")
 
     # --- shape -------------------------------------------------------------------------------------------------------
 
@@ -153,7 +151,9 @@ class LitMoE(GrowableModule):
         return self.shape.config
 
     @override
-    def make_model(self) -> MoETransformer:
+    def make_model(self) -> MoETransformer | TransformersModel:
+        if isinstance(self.shape, HubShape):
+            return TransformersModel(self.shape, self.activation_checkpointing)
         model = MoETransformer(self.config, self.activation_checkpointing)
         if self.compile_blocks:
             torch.compiler.reset()  # graphs of a smaller model: they would count against the limit of graphs
@@ -162,8 +162,8 @@ class LitMoE(GrowableModule):
         return model
 
     @override
-    def shape_of(self, values: dict[str, Any]) -> NativeModel:
-        return NativeModel(MoEConfig.from_dict(values))
+    def shape_of(self, values: dict[str, Any]) -> Shape:
+        return shape_of(values)
 
     @override
     def initial_value(self, name: str, shape: torch.Size) -> Tensor | None:
@@ -171,7 +171,14 @@ class LitMoE(GrowableModule):
         if not name.startswith("model."):
             return None
         if self._source is not None:
-            return self._source[name]
+            value = self._source[name]
+            if value.shape != shape:
+                raise ValueError(
+                    f"model.init_from: {name} has shape {list(value.shape)}, and its config says {list(shape)}"
+                )
+            return value
+        if isinstance(self.shape, HubShape):
+            return super().initial_value(name, shape)
         return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
 
     @override
@@ -239,9 +246,9 @@ class LitMoE(GrowableModule):
     def _balance(self, counts_LE: Tensor) -> None:
         """Nudge the balancing biases towards experts that got less than their share (Wang et al. 2024)."""
         assert self.model is not None
-        for router, counts_E in zip(self.model.routers(), counts_LE, strict=True):
-            if router.balance_bias is not None:
-                router.balance_bias += self.balance_rate * (counts_E.mean() - counts_E).sign()
+        for bias, counts_E in zip(self.model.balance_biases(), counts_LE, strict=True):
+            if bias is not None:
+                bias += self.balance_rate * (counts_E.mean() - counts_E).sign()
 
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

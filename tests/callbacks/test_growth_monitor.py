@@ -34,6 +34,9 @@ class Scalars:
             self.points.setdefault(name, []).append((step, value))
 
 
+SHAPE = NativeModel(SMALL)
+
+
 def grown(config: MoEConfig, *events: GrowthEvent) -> tuple[NativeModel, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     for event in events:
@@ -50,7 +53,7 @@ def follow(monitor: GrowthMonitor, losses: list[float], begin: int, logger: Scal
         progress = Progress(step, 10 * step, 100 * step)
         # Two micro-batches, of which the step's loss is the mean.
         micro = [torch.tensor(loss - 0.5), torch.tensor(loss + 0.5)]
-        module = SimpleNamespace(progress=progress, step_losses=micro, growth=[], counts_LE=None, shape=NativeModel(SMALL))
+        module = SimpleNamespace(progress=progress, step_losses=micro, growth=[], counts_LE=None, shape=SHAPE)
         monitor.on_step(trainer, module)
         if step % every == 0:
             monitor.scalars(trainer, module)
@@ -61,7 +64,10 @@ def follow(monitor: GrowthMonitor, losses: list[float], begin: int, logger: Scal
 def test_recovery_is_counted_from_the_growth_to_the_step(every: int, saved: bool) -> None:
     """Steady at 2, up to 3 by the growth, 3 more steps there, then 1: known by hand, whatever the points' distance."""
     logger, monitor = Scalars(), GrowthMonitor(smoothing=2)
-    trainer, module = SimpleNamespace(loggers=[logger]), SimpleNamespace(growth=[], counts_LE=None, shape=NativeModel(SMALL))
+    trainer, module = (
+        SimpleNamespace(loggers=[logger]),
+        SimpleNamespace(growth=[], counts_LE=None, shape=SHAPE),
+    )
     follow(monitor, [2.0] * 50, 0, logger, every)
     monitor.on_growth_start(trainer, module, None)
     assert monitor.old_loss == pytest.approx(2.0)

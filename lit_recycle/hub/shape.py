@@ -1,0 +1,118 @@
+"""Shape of a Hugging Face model that is trained through transformers: a config, and what is counted on its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any, Self
+
+from lit_recycle.growth.names import Naming
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.shape import Shape
+from lit_recycle.hub.config_json import Config
+from lit_recycle.hub.families import family_of
+from lit_recycle.hub.model import HubModel
+from lit_recycle.model.config import MoEConfig
+
+INSIDE = "model.hf."
+"""Where the model of transformers is, within the LightningModule."""
+
+
+@dataclass(frozen=True)
+class HubShape(HubModel):
+    """A :class:`lit_recycle.growth.shape.Shape` of a model of transformers, named as it is in memory."""
+
+    @classmethod
+    def of(cls, config: Config, where: object = "model.config") -> Self:
+        """The shape that a ``config.json`` describes.
+
+        Raises:
+            ValueError: For a family that is not known, or a config that transformers cannot build a model of.
+        """
+        family = family_of(config, where)
+        shape = cls(config, family, ())
+        experts: dict[int, int] = {}
+        for name, size in shape.parameters.items():
+            place = shape.naming.parse(name)
+            if place.layer is not None:
+                dimension = place.axes.expert_dimension
+                experts[place.layer] = max(experts.get(place.layer, 0), 0 if dimension is None else size[dimension])
+        return cls(config, family, tuple(experts[layer] for layer in sorted(experts)))
+
+    @property
+    def naming(self) -> Naming:
+        return replace(self.family.naming, inside=INSIDE)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each parameter by name within the LightningModule; the first name of one that has two."""
+        import torch
+
+        with torch.device("meta"):
+            model = build(self.config)
+        return {f"{INSIDE}{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+    @cached_property
+    def _counts(self) -> tuple[int, float, float]:
+        """Parameters; those that a token meets; those of them in matrix products."""
+        every, active, products = 0, 0.0, 0.0
+        for name, size in self.parameters.items():
+            axes = self.naming.parse(name).axes
+            number = float(prod(size))
+            every += prod(size)
+            if axes.expert_dimension is not None and "router" not in axes.matrices:
+                number *= min(1.0, self.top_k / size[axes.expert_dimension])
+            active += number
+            is_embedding = axes.names == {"V", "D"} and not any(d.summed for d in axes.dimensions)
+            if len(size) > 1 and (not is_embedding or self.config.get("tie_word_embeddings")):
+                products += number
+        return every, active, products
+
+    def num_params(self) -> int:
+        """See :class:`Shape`."""
+        return self._counts[0]
+
+    def num_active_params(self) -> int:
+        """See :class:`Shape`."""
+        return round(self._counts[1])
+
+    def num_flops_per_token(self, seq_len: int) -> int:
+        """See :class:`lit_recycle.model.config.MoEConfig.num_flops_per_token`; all layers counted as full attention."""
+        heads = self.config["num_attention_heads"]
+        head_dim = self.config.get("v_head_dim") or self.config.get("head_dim") or self.config["hidden_size"] // heads
+        return 6 * round(self._counts[2]) + 12 * self.num_layers * heads * head_dim * seq_len
+
+    def size(self, axis: str, layer: int | None = None) -> int:
+        """See :class:`GrowableModel`."""
+        return int(self.config["vocab_size"]) if axis == "V" else super().size(axis, layer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """See :class:`Shape`."""
+        return self.config
+
+
+def shape_of(values: dict[str, Any]) -> Shape:
+    """The shape that a checkpoint keeps: our own model's config, or that of a Hugging Face model."""
+    return HubShape.of(values) if "model_type" in values else NativeModel(MoEConfig.from_dict(values))
+
+
+def build(config: Config) -> Any:
+    """A causal language model of transformers for a ``config.json``, in torch's default type, on the present device.
+
+    Raises:
+        ValueError: For a config that transformers cannot build a model of.
+    """
+    try:
+        from transformers import AutoModelForCausalLM
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError as error:
+        raise ValueError(f"training through transformers needs it: pip install 'lit-recycle[hf]' ({error})") from error
+    import torch
+
+    try:
+        made = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        return AutoModelForCausalLM.from_config(made, dtype=torch.get_default_dtype())
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"transformers builds no {config.get('model_type')} model of this config: {error}") from error

@@ -1,0 +1,149 @@
+"""Causal language models of transformers in training: loss in chunks, documents kept apart, and routing looked at.
+
+Axes: B batch, S sequence, T = B·S tokens, E experts, K experts of a token, V vocabulary, L MoE layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_recycle.hub.shape import INSIDE, HubShape, build
+from lit_recycle.model.documents import positions_in_documents
+from lit_recycle.model.experts import Routing
+from lit_recycle.model.loss import LEFT_OUT, next_token_loss
+
+WHOLE_LOGITS = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+    "mup_width_multiplier",
+)
+"""Config keys with which a model does more to its last hidden state than multiply it by the output layer's weight."""
+
+
+class TransformersModel(nn.Module):
+    """A model of transformers with the interface of :class:`lit_recycle.model.transformer.MoETransformer`.
+
+    Args:
+        shape: What to build.
+        activation_checkpointing: Keep only the inputs of each layer and recompute the rest in the backward pass.
+    """
+
+    def __init__(self, shape: HubShape, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.shape = shape
+        self.hf = build(shape.config)
+        self.hf.config.use_cache = False
+        materialise_buffers(self.hf)
+        if activation_checkpointing:
+            self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+        self._logits: dict[int, Tensor] = {}
+        self._chosen: dict[int, Tensor] = {}
+        self._layers: list[int] = []
+        self._biases: dict[int, tuple[nn.Module, str]] = {}
+        self._watch()
+
+    def forward(
+        self, tokens_BS: Tensor, labels_BS: Tensor | None = None, documents_BS: Tensor | None = None
+    ) -> tuple[Tensor, Routing | None]:
+        """See :meth:`lit_recycle.model.transformer.MoETransformer.forward`, without a cache.
+
+        transformers tells documents apart by positions that begin anew.
+        """
+        self._logits.clear()
+        self._chosen.clear()
+        options: dict[str, Any] = {"use_cache": False}
+        if documents_BS is not None:
+            options["position_ids"] = positions_in_documents(documents_BS)
+        config = self.hf.config
+        if labels_BS is None or any(getattr(config, key, None) not in (None, 1, 1.0) for key in WHOLE_LOGITS):
+            out = self.hf(tokens_BS, **options).logits
+            if labels_BS is not None:
+                out = F.cross_entropy(out.flatten(0, 1).float(), labels_BS.flatten(), ignore_index=LEFT_OUT)
+        else:
+            hidden_BSD = self.hf.base_model(tokens_BS, **options).last_hidden_state
+            out = next_token_loss(hidden_BSD.flatten(0, 1), self.hf.get_output_embeddings().weight, labels_BS.flatten())
+        return out, self._routing()
+
+    # --- routing -----------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Look at routers and experts; found now, for some wrappers hide what parameters a module has."""
+        routers, experts = {}, {}
+        for name, module in self.hf.named_modules():
+            for own, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                place = self.shape.naming.parse(f"{INSIDE}{name}.{own}")
+                if place.layer is None:
+                    continue
+                if place.axes.label == "balance":
+                    self._biases[place.layer] = module, own
+                elif "router" in place.axes.matrices:
+                    routers[place.layer] = module
+                elif place.axes.expert_dimension is not None and set(place.axes.matrices) & {"gate", "up", "down"}:
+                    experts[place.layer] = module
+        self._layers = sorted(routers.keys() & experts.keys())
+        for layer in self._layers:
+            routers[layer].register_forward_hook(self._watch_router(layer))
+            experts[layer].register_forward_pre_hook(self._watch_experts(layer), with_kwargs=True)
+
+    def _watch_router(self, layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            logits = output[0] if isinstance(output, tuple) else output
+            self._logits[layer] = logits.flatten(0, -2)
+
+        return hook
+
+    def _watch_experts(self, layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = [*args, *kwargs.values()]
+            self._chosen[layer] = next(v for v in given if isinstance(v, Tensor) and not v.is_floating_point())
+
+        return hook
+
+    def _routing(self) -> Routing | None:
+        """Of the last forward pass, stacked over MoE layers; None for a model without any."""
+        if not self._layers:
+            return None
+        found = [self._routing_of(layer) for layer in self._layers]
+        return Routing(*(torch.stack(values) for values in zip(*found, strict=True)))
+
+    def _routing_of(self, layer: int) -> Routing:
+        chosen, logits_TE = self._chosen[layer].flatten(), self._logits[layer].float()
+        ones = torch.ones(chosen.numel(), device=chosen.device)
+        counts_E = ones.new_zeros(self.shape.experts[layer]).index_add_(0, chosen, ones)
+        routing = self.shape.family.routing
+        if routing is not None and routing.kind == "sigmoid":
+            scores_TE = logits_TE.sigmoid()
+            shares_TE = scores_TE / scores_TE.sum(-1, keepdim=True)
+        else:
+            shares_TE = logits_TE.softmax(-1)
+        return Routing(counts_E, shares_TE.mean(0), logits_TE.logsumexp(-1).square().mean())
+
+    def balance_biases(self) -> list[Tensor | None]:
+        """The balancing bias of each MoE layer, in order; None where there is none."""
+        places = (self._biases.get(layer) for layer in self._layers)
+        return [getattr(*place).detach() if place else None for place in places]
+
+
+def materialise_buffers(model: Any) -> None:
+    """Give the buffers that no checkpoint holds (rotary frequencies and the like) their values on the meta device.
+
+    What transformers does after loading: all that is kept in a checkpoint is marked as initialised
+    (``_is_hf_initialized``, private to transformers), and the model is asked to initialise the rest.
+    """
+    kept = model.state_dict(keep_vars=True)
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in kept]
+    for tensor in kept.values():
+        tensor._is_hf_initialized = True
+    with torch.device("cpu"):
+        for name in lost:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, torch.empty_like(model.get_buffer(name), device="cpu"))
+        for owner in {name.rpartition(".")[0] for name in lost}:
+            model._init_weights(model.get_submodule(owner))

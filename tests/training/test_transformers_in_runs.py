@@ -1,0 +1,132 @@
+"""Models of transformers in a run: trained, grown, resumed, on any strategy, and written as transformers reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pico
+import pytest
+import torch
+from runs import assert_equal, assert_same_training_state, fit, on_processes
+
+from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.hub.in_memory import InMemory
+from lit_recycle.hub.reader import open_folder
+from lit_recycle.hub.shape import INSIDE, HubShape
+from lit_recycle.training.module import LitMoE
+from lit_recycle.training.transformers_model import TransformersModel
+
+EVENTS = [
+    GrowthEvent(Trigger(steps=2), depth=Depth(2)),
+    GrowthEvent(Trigger(steps=4), width=Width(2, noise=0.01)),
+]
+STEPS = 6
+QUICK = ("deepseek_v3", "gpt_oss")
+"""With groups, a shared expert and a balancing bias; with biases, interleaved matrices and windows."""
+
+
+def folder(root: Path, family: str, **changes: Any) -> Path:
+    path = root / f"{family}-hf"
+    if not path.exists():
+        pico.build(family, vocab_size=260, **changes).save_pretrained(path)
+    return path
+
+
+def train(root: Path, family: str, name: str, strategy: str = "auto", **options: Any) -> tuple[LitMoE, list[float]]:
+    start = {"init_from": str(folder(root, family)), "backend": "transformers"}
+    options = {"events": EVENTS, "steps": STEPS, **options}
+    _, module, losses = fit(root / family / name, strategy, config=None, module=start, **options)
+    return module, losses
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("transformers")
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_a_folder_gives_what_transformers_loads(tmp_path: Path, family: str) -> None:
+    model = pico.build(family)
+    model.save_pretrained(tmp_path)
+    opened = open_folder(tmp_path)
+    given = InMemory(opened, HubShape.of(opened.config))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(given[INSIDE + name], tensor), name
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_built_without_memory_it_computes_the_same(family: str) -> None:
+    """Buffers that no checkpoint holds are made anew; loss, load and counts are those of the model."""
+    model = pico.build(family).eval()
+    shape = HubShape.of(model.config.to_dict())
+    with torch.device("meta"):
+        ours = TransformersModel(shape).eval()
+    ours.load_state_dict({f"hf.{name}": tensor for name, tensor in model.state_dict().items()}, assign=True)
+    ids = torch.randint(64, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, (loss, routing) = model(ids).logits, ours(ids, labels_BS=ids)
+        assert torch.equal(ours(ids)[0], logits)
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert shape.num_params() == sum(p.numel() for p in model.parameters())
+    layers = [count for count in shape.experts if count]
+    assert (routing is None) == (not layers)
+    if routing is not None:
+        assert routing.counts_E.shape == (len(layers), layers[0])
+        assert (routing.counts_E.sum(-1) == 24 * shape.top_k).all()
+        assert torch.allclose(routing.scores_E.sum(-1), torch.ones(len(layers)))
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_it_grows_as_on_disk_and_goes_on_after_a_kill(root: Path, family: str) -> None:
+    module, _ = train(root, family, "whole")
+    assert isinstance(module.shape, HubShape) and module.shape.num_layers == 4
+    assert [g["label"] for g in module.growth] == ["depth ×2", "experts ×2"]
+    checkpoints = root / family / "whole/checkpoints"
+    for step in (2, 3, 4):
+        train(root, family, f"again {step}", ckpt_path=checkpoints / f"step={step}.ckpt")
+        assert_same_training_state(checkpoints / "step=6.ckpt", root / family / f"again {step}/checkpoints/step=6.ckpt")
+    grow_checkpoint(checkpoints / "anchor-step=2.ckpt", root / family / "grown.ckpt", Depth(2))
+    train(root, family, "from disk", ckpt_path=root / family / "grown.ckpt", events=EVENTS[1:])
+    from_disk, in_run = (
+        load_whole_checkpoint(root / family / name / "checkpoints/step=6.ckpt") for name in ("from disk", "whole")
+    )
+    assert_equal(in_run["state_dict"], from_disk["state_dict"], "weights")
+
+
+def on_several(root: str, family: str, strategy: str) -> None:
+    _, losses = train(Path(root), family, strategy, strategy)
+    (Path(root) / family / f"{strategy}.json").write_text(json.dumps(losses))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_two_processes_have_the_losses_of_one(root: Path, strategy: str) -> None:
+    family = "granitemoe"
+    _, alone = train(root, family, "alone")
+    on_processes(2, on_several, str(root), family, strategy)
+    losses = json.loads((root / family / f"{strategy}.json").read_text())
+    assert losses == pytest.approx(alone, abs=1e-5)
+
+
+def test_our_own_model_and_that_of_transformers_train_alike(tmp_path: Path) -> None:
+    path, losses = folder(tmp_path, "olmoe"), {}
+    for backend in ("native", "transformers"):
+        start = {"init_from": str(path), "backend": backend, "z_loss": 1e-3}
+        _, module, losses[backend] = fit(tmp_path / backend, steps=20, events=EVENTS, config=None, module=start)
+        assert isinstance(module.shape, HubShape) == (backend == "transformers")
+    assert losses["transformers"] == pytest.approx(losses["native"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        ({"backend": "transformers"}, "needs a Hugging Face folder"),
+        ({"backend": "torch"}, "must be auto, native or transformers, got 'torch'"),
+    ],
+)
+def test_bad_starts(start: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        LitMoE(**start)
