@@ -155,7 +155,7 @@ class GrowthMonitor(Monitor):
         tensors = {"weights": named_state.weights(trainer.model), "momentum": first_moments(trainer)}
         found = {}
         for what, named in tensors.items():
-            for kind, values in copy_cosines(named, originals).items() if named else ():
+            for kind, values in copy_cosines(named, originals, module.shape.naming).items() if named else ():
                 found[f"cosine_{kind}_{what}"] = values
         self._compared = trainer.global_step, found
         return found

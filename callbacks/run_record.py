@@ -81,7 +81,7 @@ class RunRecord(GrowthHooks, L.Callback):
     def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         assert trainer.model is not None
         with torch.no_grad():
-            norms = norm_profile(named_state.weights(trainer.model)).tolist()
+            norms = norm_profile(named_state.weights(trainer.model), module.shape.naming).tolist()
         self.profiles.append({"steps": trainer.global_step, "flops": module.flops_spent, "norms": norms})
 
     @override

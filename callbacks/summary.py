@@ -21,10 +21,9 @@ from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.shape import sizes
 from lit_recycle.model.generate import generate
-from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule, ShardingStrategy
-from lit_recycle.training.module import Batch
+from lit_recycle.training.module import Batch, LitMoE
 
 
 class RunSummary(L.Callback):
@@ -119,10 +118,11 @@ class RunSummary(L.Callback):
 
     def _sample(self, trainer: L.Trainer, module: GrowableModule) -> str:
         data, model = trainer.datamodule, module.model  # type: ignore[attr-defined]
-        if not self.sample_tokens or not isinstance(data, TextData) or not isinstance(model, MoETransformer):
+        if not self.sample_tokens or not isinstance(data, TextData) or not isinstance(module, LitMoE):
             return ""
         if isinstance(trainer.strategy, ShardingStrategy):
             return ""  # a sharded model would be assembled once per token; `lit-recycle generate` reads its checkpoint
+        assert model is not None
         tokenizer = data.tokenizer
         loaders = data.val_dataloader()
         batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders))

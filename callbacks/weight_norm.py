@@ -49,7 +49,7 @@ class WeightNormMonitor(Monitor):
 
     @override
     def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
-        profile = _profile(trainer).tolist()
+        profile = _profile(trainer, module).tolist()
         values = {"norms/mean": sum(profile) / len(profile)}
         for i in some_layers(profile, self.max_layers):
             values[f"norms/layer_{i:02d}"] = profile[i]
@@ -57,16 +57,16 @@ class WeightNormMonitor(Monitor):
 
     @override
     def pictures(self, trainer: L.Trainer, module: GrowableModule) -> Iterable[Picture]:
-        profile = _profile(trainer)
+        profile = _profile(trainer, module)
         yield self._picture(f"step {trainer.global_step:,}", profile)
 
     @override
     def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
-        self.remembered = {f"before growth, step {trainer.global_step:,}": _profile(trainer).tolist()}
+        self.remembered = {f"before growth, step {trainer.global_step:,}": _profile(trainer, module).tolist()}
 
     @override
     def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
-        profile, remembered = _profile(trainer), dict(self.remembered)
+        profile, remembered = _profile(trainer, module), dict(self.remembered)
         if self.plot_every_n_steps:
             write_pictures(trainer, [self._picture("after growth", profile)], record["steps"])
             for writer in writers(trainer):
@@ -86,7 +86,7 @@ class WeightNormMonitor(Monitor):
         return Picture("norms/profile", profile, draw)
 
 
-def _profile(trainer: L.Trainer) -> Tensor:
+def _profile(trainer: L.Trainer, module: GrowableModule) -> Tensor:
     assert trainer.model is not None
     with torch.no_grad():
-        return norm_profile(named_state.weights(trainer.model)).cpu()
+        return norm_profile(named_state.weights(trainer.model), module.shape.naming).cpu()

@@ -26,8 +26,8 @@ from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_s
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.schedule import Progress
-from lit_recycle.hub.shape import shape_of
-from lit_recycle.model.config import MoEConfig
+from lit_recycle.hub.shape import HubShape, shape_of
+from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model.transformer import MoETransformer
 
 if TYPE_CHECKING:
@@ -162,18 +162,26 @@ def read_hyperparameters(path: Path) -> dict[str, Any]:
     return load_checkpoint(path, shards=False)["hyper_parameters"]
 
 
-def load_model(path: Path) -> tuple[MoETransformer, Tokenizer]:
+def load_model(path: Path) -> tuple[MoETransformer | TransformersModel, Tokenizer]:
     """The model of a checkpoint, ready for evaluation, and the tokenizer that it was trained with."""
     checkpoint = load_whole_checkpoint(path)
-    with torch.device("meta"):
-        model = MoETransformer(MoEConfig.from_dict(checkpoint["hyper_parameters"]["config"]))
-    weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
+    model = model_of(checkpoint)
     tokenizer = checkpoint.get("TextData", checkpoint).get("tokenizer")
     if tokenizer is None:
         raise ValueError(f"{path} holds no tokenizer: it was not trained on TextData")
     return model.eval(), Tokenizer.from_dict(tokenizer)
+
+
+def model_of(checkpoint: Mapping[str, Any]) -> MoETransformer | TransformersModel:
+    """The model of a whole checkpoint, with its weights."""
+    shape = shape_of(checkpoint["hyper_parameters"]["config"])
+    model: MoETransformer | TransformersModel
+    with torch.device("meta"):
+        model = TransformersModel(shape) if isinstance(shape, HubShape) else MoETransformer(shape.config)
+    weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    return model
 
 
 def consolidate(src: Path, dst: Path) -> None:

@@ -16,7 +16,6 @@ from lit_recycle.commands.plan import RunShape, run_shape
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Progress, stages
-from lit_recycle.model.config import MoEConfig
 
 GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SCHEDULE = "WarmupStableDecay"
@@ -83,18 +82,21 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 
 def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: argparse.Namespace) -> Situation:
-    shape = _shape(config, []).config
+    shape = _shape(config, []).shape
     progress = Progress(0, 0, 0)
     known: dict[str, Any] = {}
     if saved:
+        from lit_recycle.hub.shape import shape_of
         from lit_recycle.training.weight_stats import norm_profile
 
-        shape = MoEConfig.from_dict(saved["hyper_parameters"]["config"])
+        shape = shape_of(saved["hyper_parameters"]["config"])
         counters = saved.get("progress", {"tokens_seen": 0, "flops_spent": 0})
         progress = Progress(saved.get("global_step", 0), counters["tokens_seen"], counters["flops_spent"])
         known["profile"] = norm_profile(saved["state_dict"]).tolist()
         known["optimizer"] = bool(saved.get("optimizer_states"))
         known["rate"] = _rate(saved)
+    if not isinstance(shape, NativeModel):
+        raise ValueError("advise knows this project's own models, and this one is trained through transformers")
     if options.flops is not None:
         budget = options.flops
     elif options.tokens is not None:
@@ -103,7 +105,7 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
         budget = options.hours * 3600 * options.flops_per_second
     if budget <= 0:
         raise ValueError(f"the budget must be positive, got {budget:g} FLOPs")
-    return Situation(shape, progress, budget, **known)
+    return Situation(shape.config, progress, budget, **known)
 
 
 def _rate(saved: dict[str, Any]) -> float | None:

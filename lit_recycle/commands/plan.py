@@ -22,7 +22,7 @@ from lit_recycle.data.config import DataDefaults
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Stage, stages
-from lit_recycle.growth.shape import sizes
+from lit_recycle.growth.shape import Shape, sizes
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
@@ -35,7 +35,7 @@ BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
 class RunShape:
     """The part of a run's configuration that its stages follow from."""
 
-    config: MoEConfig
+    shape: Shape
     events: list[GrowthEvent]
     seq_len: int
     batch_size: int
@@ -50,7 +50,7 @@ class RunShape:
 
     def stages(self) -> list[Stage]:
         return stages(
-            NativeModel(self.config),
+            self.shape,
             self.events,
             seq_len=self.seq_len,
             tokens_per_step=self.tokens_per_step,
@@ -141,12 +141,13 @@ def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strate
         raise ValueError("--world-size needs a number of processes from 2 on, and --strategy fsdp2")
     with without_gc():
         from lit_recycle.growth.cost import event_cost, fake_processes
+        from lit_recycle.hub.shape import parameter_shapes
 
     parts = run.stages()
     with fake_processes(world_size) as mesh:
         for (before, after), row in zip(pairwise(parts), rows[1:], strict=True):
-            assert after.plan is not None and isinstance(before.shape, NativeModel)
-            row["per_process"] = asdict(event_cost(before.shape.config, after.plan, mesh))
+            assert after.plan is not None
+            row["per_process"] = asdict(event_cost(parameter_shapes(before.shape), after.plan, mesh))
 
 
 def run_shape(config: Mapping[str, Any]) -> RunShape:
@@ -155,7 +156,8 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model.config", type=MoEConfig)
     parser.add_argument("--events", type=list[GrowthEvent], default=[])
-    values: dict[str, Any] = {"model": {"config": (config.get("model") or {}).get("config") or {}}}
+    model = config.get("model") or {}
+    values: dict[str, Any] = {"model": {"config": model.get("config") or {}}}
     for callback in trainer.get("callbacks") or []:
         if callback.get("class_path") in (CALLBACK, "lit_recycle.callbacks.growth.GrowthCallback"):
             values["events"] = callback["init_args"]["events"]
@@ -168,7 +170,7 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
     defaults = DataDefaults()
     return RunShape(
-        config=parsed.model.config,
+        shape=start_shape(model) if model.get("init_from") else NativeModel(parsed.model.config),
         events=list(parsed.events),
         seq_len=data.get("seq_len", defaults.seq_len),
         batch_size=data.get("batch_size", defaults.batch_size),
@@ -177,6 +179,14 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
         max_steps=max_steps,
         param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision") or 32),
     )
+
+
+def start_shape(model: Mapping[str, Any]) -> Shape:
+    """The shape that ``model.init_from`` brings; the only plan for which weights' files are opened."""
+    with without_gc():
+        from lit_recycle.training.start import start_of
+
+    return start_of(None, model["init_from"], model.get("backend", "auto")).shape
 
 
 def _count(devices: Any) -> int:

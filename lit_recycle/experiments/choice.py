@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-from lit_recycle.model.transformer import MoETransformer
+from torch import nn
 
 CHOICES = 4
 
@@ -63,7 +62,7 @@ def _other(document: np.ndarray, true: np.ndarray, random: np.random.Generator) 
 
 
 @torch.no_grad()
-def choice_accuracy(model: MoETransformer, items_NCS: np.ndarray, context: int = 96, batch: int = 16) -> float:
+def choice_accuracy(model: nn.Module, items_NCS: np.ndarray, context: int = 96, batch: int = 16) -> float:
     """Share of items whose true continuation has the highest likelihood; a tie counts as wrong."""
     right = 0
     for first in range(0, len(items_NCS), batch):

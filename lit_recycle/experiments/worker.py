@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
+from torch import nn
 
 from lit_recycle import cli
 from lit_recycle.checkpoints.native import load_model, load_whole_checkpoint
@@ -32,7 +33,6 @@ from lit_recycle.experiments.corpus import documents_of, open_corpus
 from lit_recycle.experiments.launch import FIT, RESULT, TASK
 from lit_recycle.experiments.tasks import END
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.training.weight_stats import norm_profile
 
 HELD_OUT_TOKENS = 400_000
@@ -108,7 +108,7 @@ def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: i
 
 
 @torch.no_grad()
-def held_out_loss(model: MoETransformer, samples: Samples, count: int, batch_size: int = 32) -> float:
+def held_out_loss(model: nn.Module, samples: Samples, count: int, batch_size: int = 32) -> float:
     """Mean over the first ``count`` of the held-out samples, in nats per token.
 
     They are from everywhere in the text, the same for every model, and those of the curve are among them.

@@ -7,7 +7,7 @@ and what it holds and receives is counted.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,8 +26,6 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Change, Operator, Target
 from lit_recycle.growth.optimizer import grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.model.config import MoEConfig
-from lit_recycle.model.transformer import MoETransformer
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,15 @@ class EventCost:
     collectives: int
 
 
-def event_cost(config: MoEConfig, plan: GrowthPlan, mesh: DeviceMesh) -> EventCost:
-    """Cost of a growth under FSDP2 for the first process of the mesh, which holds the most. Parameters are float32."""
+def event_cost(shapes: Mapping[str, Sequence[int]], plan: GrowthPlan, mesh: DeviceMesh) -> EventCost:
+    """Cost of a growth under FSDP2 for the first process of the mesh, which holds the most.
+
+    Args:
+        shapes: The parameters, which are float32, by name.
+        plan: The growth.
+        mesh: The processes.
+    """
     plan = GrowthPlan(tuple(replace(step, operator=_Untreated(step.operator)) for step in plan.steps))
-    with torch.device("meta"):
-        shapes = {name: p.shape for name, p in MoETransformer(config).named_parameters()}
     with torch.no_grad(), FakeTensorMode(), Ledger() as ledger:
         weights = {name: _shard(shape, mesh) for name, shape in shapes.items()}
         states = {name: {key: _shard(s, mesh) for key in ("exp_avg", "exp_avg_sq")} for name, s in shapes.items()}
@@ -94,7 +96,8 @@ def fake_processes(world_size: int) -> Iterator[DeviceMesh]:
         dist.destroy_process_group()
 
 
-def _shard(shape: torch.Size, mesh: DeviceMesh) -> Tensor:
+def _shard(size: Sequence[int], mesh: DeviceMesh) -> Tensor:
+    shape = torch.Size(size)
     rows = -(-shape[0] // mesh.size())  # the first process' share, as torch.chunk has it
     local = torch.empty((min(rows, shape[0]), *shape[1:]), dtype=torch.float32)
     stride = torch.empty(shape, device="meta").stride()

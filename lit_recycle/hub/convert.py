@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lit_recycle.checkpoints.atomic import save
-from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint, model_of
 from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenizer
 from lit_recycle.growth.optimizer import name_state, number_state
 from lit_recycle.hub.folder_tensors import FolderTensors
@@ -22,6 +22,7 @@ from lit_recycle.hub.native_names import Parts, hub_parts, native_shapes
 from lit_recycle.hub.plan import FLOATS, GROWTH_FILE
 from lit_recycle.hub.reader import HFFolder, open_folder, read_json
 from lit_recycle.hub.transform import TORCH, write
+from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.hub.writer import (
     OPTIMIZER_FILES,
     ShardFiles,
@@ -163,6 +164,8 @@ def export_checkpoint(
     """
     checkpoint = load_whole_checkpoint(Path(source))
     hyper = checkpoint["hyper_parameters"]
+    if "model_type" in hyper["config"]:
+        return _export_transformers(checkpoint, destination, family, dtype, max_shard_size, optimizer)
     config = MoEConfig.from_dict(hyper["config"])
     values = to_hf(config, family)
     parts = hub_parts(config, values["model_type"])
@@ -183,6 +186,37 @@ def export_checkpoint(
         if optimizer:
             _write_optimizer(checkpoint, state, folder)
     return values["model_type"]
+
+
+def _export_transformers(
+    checkpoint: Mapping[str, Any],
+    destination: str | Path,
+    family: str | None,
+    dtype: str | None,
+    max_shard_size: str | int,
+    optimizer: bool,
+) -> str:
+    """As :func:`export_checkpoint`, of a model that was trained through transformers, which writes it."""
+    hyper = checkpoint["hyper_parameters"]
+    own = hyper["config"]["model_type"]
+    if family not in (None, own):
+        raise ValueError(f"{family} does not express this model: it is a {own} model of transformers")
+    if optimizer:
+        raise ValueError(f"the optimizer's state of a {own} model cannot be exported: leave --optimizer out")
+    nbytes = sum(tensor.nbytes for tensor in checkpoint["state_dict"].values())
+    with new_folder(Path(destination).expanduser(), nbytes) as folder:
+        built = model_of(checkpoint)
+        assert isinstance(built, TransformersModel)
+        model = built.hf
+        model.config.use_cache = True
+        model.to(getattr(torch, dtype) if dtype else model.dtype)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        written = read_json(folder / "config.json")
+        write_json(folder / "config.json", written | _beside_the_model(checkpoint))
+        if hyper["growth"]:
+            write_json(folder / GROWTH_FILE, {"growths": hyper["growth"]})
+        _write_tokenizer(checkpoint, folder)
+    return own
 
 
 def _split(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -93,9 +93,22 @@ class HubShape(HubModel):
         return self.config
 
 
-def shape_of(values: dict[str, Any]) -> Shape:
+def shape_of(values: dict[str, Any]) -> HubShape | NativeModel:
     """The shape that a checkpoint keeps: our own model's config, or that of a Hugging Face model."""
     return HubShape.of(values) if "model_type" in values else NativeModel(MoEConfig.from_dict(values))
+
+
+def parameter_shapes(shape: Shape) -> Mapping[str, Sequence[int]]:
+    """Shape of each parameter by name, of either kind of model; nothing is allocated."""
+    if isinstance(shape, HubShape):
+        return shape.parameters
+    assert isinstance(shape, NativeModel)
+    import torch
+
+    from lit_recycle.model.transformer import MoETransformer
+
+    with torch.device("meta"):
+        return {name: tuple(p.shape) for name, p in MoETransformer(shape.config).named_parameters()}
 
 
 def build(config: Config) -> Any:

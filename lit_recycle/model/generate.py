@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
-
-from lit_recycle.model.transformer import Cache, MoETransformer
+from torch import Tensor, nn
 
 
 @torch.inference_mode()
 def generate(
-    model: MoETransformer,
+    model: nn.Module,
     prompt: list[int],
     *,
     temperature: float = 1.0,
@@ -23,7 +22,7 @@ def generate(
     """Endless continuation of a prompt, token by token.
 
     Args:
-        model: The model, in evaluation mode.
+        model: The model, in evaluation mode: ours, or one of transformers in our interface.
         prompt: Token ids; at least one.
         temperature: Divides the logits; 0 always takes the likeliest token.
         top_p: Sample among the likeliest tokens that together have this probability (Holtzman et al. 2020).
@@ -32,9 +31,9 @@ def generate(
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one token to continue")
-    device = model.embed.weight.device
+    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed) if seed is not None else None
-    cache: Cache = []
+    cache: list[Any] = []
     tokens = torch.tensor([prompt], device=device)
     while True:
         logits, _ = model(tokens, cache)

@@ -27,6 +27,7 @@ from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.shape import HubShape, shape_of
+from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
@@ -38,7 +39,6 @@ from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.schedules import WarmupStableDecay
 from lit_recycle.training.start import Backend, start_of
-from lit_recycle.training.transformers_model import TransformersModel
 
 Batch = Mapping[str, Tensor]
 """``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, or -100 to leave it out.

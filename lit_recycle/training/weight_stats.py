@@ -1,24 +1,26 @@
 """Weight statistics: norms of layers and cosines of copies, from shards, without assembling a matrix.
 
 Tensors come by name, whole or sharded on their first axis; all processes must take part.
-Axes: E experts, F inner width, D hidden size, R rows (the first axis of a tensor), L layers.
+Axes: E experts, M matrices that are stacked in a tensor, R rows (the first axis of a tensor), L layers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
+from lit_recycle.growth.axes import TensorAxes
+from lit_recycle.growth.names import Naming
 from lit_recycle.growth.native import NATIVE
 from lit_recycle.growth.originals import Originals
 from lit_recycle.growth.shards import gather
 
-EXPERTS = ("moe.experts.gate_up", "moe.experts.down")
-DENSE = ("mlp.gate_up.weight", "mlp.down.weight")
+MATRICES = {"gate", "up", "down"}
 
 
 def per_row(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -37,13 +39,28 @@ def per_row(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return rows.full_tensor()
 
 
-def layers_of(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+class Named(NamedTuple):
+    """A tensor of a layer, and its axes."""
+
+    tensor: Tensor
+    axes: TensorAxes
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether it holds matrices of routed experts."""
+        return self.axes.expert_dimension == 0 and bool(MATRICES & set(self.axes.matrices))
+
+
+Layer = Mapping[str, Named]
+
+
+def layers_of(tensors: Mapping[str, Tensor], naming: Naming) -> list[Layer]:
     """The tensors of each layer, by what stands in their names after its number."""
-    layers: dict[int, dict[str, Tensor]] = {}
+    layers: dict[int, dict[str, Named]] = {}
     for name, tensor in tensors.items():
-        place = NATIVE.parse(name)
+        place = naming.parse(name)
         if place.layer is not None:
-            layers.setdefault(place.layer, {})[place.suffix] = tensor
+            layers.setdefault(place.layer, {})[place.suffix] = Named(tensor, place.axes)
     return [layers[i] for i in sorted(layers)]
 
 
@@ -51,48 +68,71 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def norm_profile(weights: Mapping[str, Tensor]) -> Tensor:
+def norm_profile(weights: Mapping[str, Tensor], naming: Naming = NATIVE) -> Tensor:
     """The layer-wise weight norms of arXiv 2510.08008, ``[L]`` in float32 (float64 stays).
 
     Per layer the mean over experts of the mean over (gate, up, down) of ‖W‖_F / √numel; a dense layer counts as one
-    expert.
+    expert. NaN for a layer of which no such matrix is known.
     """
-    return torch.stack([_layer_norm(layer) for layer in layers_of(weights)])
+    return torch.stack([_layer_norm(layer) for layer in layers_of(weights, naming)])
 
 
-def _layer_norm(layer: Mapping[str, Tensor]) -> Tensor:
-    if EXPERTS[0] in layer:
-        gate_up, down = (layer[name] for name in EXPERTS)
-        halves_E2 = per_row(lambda w: _mean_square(w.unflatten(1, (2, -1)), (-2, -1)), gate_up)
-        down_E1 = per_row(lambda w: _mean_square(w, (-2, -1)), down).unsqueeze(-1)
-        return torch.cat((halves_E2, down_E1), -1).sqrt().mean()
-    rows_2F, rows_D = (per_row(lambda w: _mean_square(w, (-1,)), layer[name]) for name in DENSE)
-    return torch.stack((*rows_2F.unflatten(0, (2, -1)).mean(-1), rows_D.mean())).sqrt().mean()
+def _layer_norm(layer: Layer) -> Tensor:
+    experts = [named for named in layer.values() if named.of_experts]
+    dense = [named for named in layer.values() if MATRICES & set(named.axes.matrices) and "S" not in named.axes.names]
+    squares = [_mean_squares(named) for named in experts or dense]
+    if not squares:
+        return torch.full((), math.nan, device=next(iter(layer.values())).tensor.device)
+    return torch.cat(squares, -1).sqrt().mean()
 
 
-def _mean_square(weight: Tensor, axes: tuple[int, ...]) -> Tensor:
-    size = math.prod(weight.shape[axis] for axis in axes)
+def _mean_squares(named: Named) -> Tensor:
+    """Mean square of each matrix that is stacked in a tensor, ``[E, M]``; of one without experts ``[1, M]``."""
+    axes, stack = named.axes, named.axes.stack
+    count = len(axes.matrices)
+
+    def of_rows(rows: Tensor) -> Tensor:
+        if stack is None or stack[0] == 0:
+            return _mean_square(rows, 1).unsqueeze(1)
+        dimension, alternates = stack
+        parts = rows.unflatten(dimension, (-1, count) if alternates else (count, -1))
+        return _mean_square(parts.movedim(dimension + alternates, 1), 2)
+
+    squares_RM = per_row(of_rows, named.tensor)
+    if axes.expert_dimension == 0:
+        return squares_RM
+    if stack is not None and stack[0] == 0:
+        alternates = stack[1]
+        parts = squares_RM.squeeze(1).unflatten(0, (-1, count) if alternates else (count, -1))
+        return parts.mean(0 if alternates else 1).view(1, count)
+    return squares_RM.mean(0, keepdim=True)
+
+
+def _mean_square(weight: Tensor, lead: int) -> Tensor:
+    """Over all but the leading dimensions."""
+    flat = weight.flatten(lead) if weight.dim() > lead else weight.unsqueeze(-1)
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    return torch.linalg.vector_norm(weight, dim=axes, dtype=dtype).square() / size
+    return torch.linalg.vector_norm(flat, dim=-1, dtype=dtype).square() / flat.shape[-1]
 
 
 # --- copies and originals --------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def copy_cosines(tensors: Mapping[str, Tensor], originals: Originals) -> dict[str, Tensor]:
+def copy_cosines(tensors: Mapping[str, Tensor], originals: Originals, naming: Naming = NATIVE) -> dict[str, Tensor]:
     """How near copies are to their originals: ``layers`` and ``experts``, each ``[L]``; without copies no key.
 
     Args:
         tensors: Weights by name, or what an optimizer keeps of each.
         originals: Who is whose copy.
+        naming: What the tensors are.
 
     Returns:
         ``layers``: cosine of each copied layer over all of its matrices together (gains of norms would drown them);
         ``experts``: mean over the layer's copied experts, each over its three matrices together. NaN for a layer that
         is no copy, or has none; and where a tensor is zero.
     """
-    layers, found = layers_of(tensors), {}
+    layers, found = layers_of(tensors, naming), {}
     missing = torch.full((), math.nan, device=next(iter(tensors.values())).device)
     if originals.layer_copies:
         found["layers"] = torch.stack(
@@ -109,15 +149,16 @@ def copy_cosines(tensors: Mapping[str, Tensor], originals: Originals) -> dict[st
     return found
 
 
-def expert_cosines(layer: Mapping[str, Tensor], originals: Sequence[int]) -> Tensor:
+def expert_cosines(layer: Layer, originals: Sequence[int]) -> Tensor:
     """Cosine of each expert with its original, ``[E]``."""
-    pairs = ((layer[name], gather(layer[name], 0, originals)) for name in EXPERTS)
+    experts = [named.tensor for named in layer.values() if named.of_experts]
+    pairs = ((tensor, gather(tensor, 0, originals)) for tensor in experts)
     return _cosine(sum(per_row(_dots, *pair) for pair in pairs))  # type: ignore[arg-type]
 
 
-def layer_cosine(layer: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> Tensor:
+def layer_cosine(layer: Layer, original: Layer) -> Tensor:
     """Cosine of two layers' matrices, a scalar."""
-    pairs = ((layer[name], original[name]) for name in layer if layer[name].dim() > 1)
+    pairs = ((layer[name].tensor, original[name].tensor) for name in layer if layer[name].tensor.dim() > 1)
     return _cosine(sum(_whole_dots(*pair) for pair in pairs))  # type: ignore[arg-type]
 
 

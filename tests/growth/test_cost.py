@@ -10,6 +10,7 @@ from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import DuplicateExperts, Interpose, WidenHidden, WidenInner
 from lit_recycle.growth.plan import plan_growth
+from lit_recycle.hub.shape import parameter_shapes
 from lit_recycle.model.config import MoEConfig
 
 CONFIG = MoEConfig(
@@ -39,6 +40,6 @@ def test_what_is_not_sharded_is_grown_without_a_word(
     operators: list[Operator], collectives: int, mesh: DeviceMesh
 ) -> None:
     plan = plan_growth(NativeModel(CONFIG), operators)
-    cost = event_cost(CONFIG, plan, mesh)
+    cost = event_cost(parameter_shapes(NativeModel(CONFIG)), plan, mesh)
     assert cost.collectives == collectives
     assert (cost.received == 0) == (collectives == 0)

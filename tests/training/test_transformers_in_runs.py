@@ -16,8 +16,8 @@ from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.hub.in_memory import InMemory
 from lit_recycle.hub.reader import open_folder
 from lit_recycle.hub.shape import INSIDE, HubShape
+from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.training.module import LitMoE
-from lit_recycle.training.transformers_model import TransformersModel
 
 EVENTS = [
     GrowthEvent(Trigger(steps=2), depth=Depth(2)),

@@ -35,6 +35,9 @@ class TransformersModel(nn.Module):
         activation_checkpointing: Keep only the inputs of each layer and recompute the rest in the backward pass.
     """
 
+    hf: Any
+    """The model, a ``PreTrainedModel``."""
+
     def __init__(self, shape: HubShape, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.shape = shape
@@ -50,14 +53,22 @@ class TransformersModel(nn.Module):
         self._watch()
 
     def forward(
-        self, tokens_BS: Tensor, labels_BS: Tensor | None = None, documents_BS: Tensor | None = None
+        self,
+        tokens_BS: Tensor,
+        cache: list[Any] | None = None,
+        labels_BS: Tensor | None = None,
+        documents_BS: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:
-        """See :meth:`lit_recycle.model.transformer.MoETransformer.forward`, without a cache.
+        """See :meth:`lit_recycle.model.transformer.MoETransformer.forward`.
 
         transformers tells documents apart by positions that begin anew.
         """
         self._logits.clear()
         self._chosen.clear()
+        if cache is not None:
+            out = self.hf(tokens_BS, past_key_values=cache[0] if cache else None, use_cache=True)
+            cache[:] = [out.past_key_values]
+            return out.logits, self._routing()
         options: dict[str, Any] = {"use_cache": False}
         if documents_BS is not None:
             options["position_ids"] = positions_in_documents(documents_BS)
@@ -70,6 +81,10 @@ class TransformersModel(nn.Module):
             hidden_BSD = self.hf.base_model(tokens_BS, **options).last_hidden_state
             out = next_token_loss(hidden_BSD.flatten(0, 1), self.hf.get_output_embeddings().weight, labels_BS.flatten())
         return out, self._routing()
+
+    def tie_weights(self) -> None:
+        """Make tied parameters one, after weights were assigned."""
+        self.hf.tie_weights()
 
     # --- routing -----------------------------------------------------------------------------------------------------
 
