@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from data.tiny_bpe import bpe_text
+from processes import start
 from runs import TEXT
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +35,19 @@ SMALLER = {
 }
 """What is changed in the quickstart, to train for seconds; each must be found."""
 
+SMALLER_RECYCLE = {
+    "max_steps: 2000": "max_steps: 6",
+    "val_check_interval: 200": "val_check_interval: 6",
+    "limit_val_batches: 16": "limit_val_batches: 1",
+    "every_n_train_steps: 200": "every_n_train_steps: 6",
+    "steps: 200}": "steps: 2}",
+    "steps: 800}": "steps: 4}",
+    "devices: auto": "devices: 1",
+    "warmup_steps: 100, decay_steps: 400": "warmup_steps: 1, decay_steps: 1",
+    "seq_len: 1024": "seq_len: 32",
+}
+"""The same in the configuration for Hugging Face folders."""
+
 NOT_OURS = ("make", "tensorboard")
 
 
@@ -51,19 +68,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", root / "configs")
-    quickstart = (root / "configs/quickstart.yaml").read_text()
-    for old, new in SMALLER.items():
-        assert old in quickstart, f"configs/quickstart.yaml has no {old!r} any more"
-        quickstart = quickstart.replace(old, new)
-    (root / "configs/quickstart.yaml").write_text(quickstart)
-    model, _, rest = quickstart.partition("  config:\n")
-    optimizer = rest[rest.index("  balance_loss") :]
-    (root / "my.yaml").write_text(model.replace("runs/quickstart", "runs/mine") + optimizer)
+    for name, changes in (("quickstart", SMALLER), ("recycle", SMALLER_RECYCLE)):
+        path = root / f"configs/{name}.yaml"
+        text = path.read_text()
+        for old, new in changes.items():
+            assert old in text, f"{path.name} has no {old!r} any more"
+            text = text.replace(old, new)
+        path.write_text(text)
+    (root / "my_corpus").symlink_to(TEXT)
     torch.manual_seed(0)
     shape = dict(vocab_size=320, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
     config = transformers.OlmoeConfig(**shape, num_experts=4, num_experts_per_tok=2, eos_token_id=0, pad_token_id=None)
     for name in ("SRC", "HF_DIR"):
         transformers.OlmoeForCausalLM(config).save_pretrained(root / name)
+        (root / name / "tokenizer.json").write_text(bpe_text("<|endoftext|>"))
     return root
 
 
@@ -73,12 +91,8 @@ def test_commands_run_in_their_order(folder: Path) -> None:
     for line in found:
         words = ["10" if word == "960" else word for word in shlex.split(line, comments=True)]
         assert words.pop(0) == "lit-recycle", line
-        if words[0] == "export":
-            words[-1] = "HF_OUT"  # the README calls any folder HF_DIR, and this one must not exist
-        run = subprocess.run(
-            [sys.executable, "-m", "lit_recycle.cli", *words], cwd=folder, capture_output=True, text=True, timeout=300
-        )
-        assert run.returncode == 0, f"{line}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+        run = start(*words, log=folder / "log", before=partial(os.chdir, folder))
+        assert run.wait(300) == [0], f"{line}\n{run.output[-4000:]}"
 
 
 def test_python_runs(folder: Path) -> None:

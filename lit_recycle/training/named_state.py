@@ -50,8 +50,9 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> OptimizerState:
     """The optimizer's state by parameter name, in the model's order."""
+    names = {id(parameter): clean_name(name) for name, parameter in model.named_parameters()}
     groups = [
-        options(group) | {"param_names": [clean_name(n) for n in group["param_names"]]}
+        options(group) | {"param_names": [names[id(parameter)] for parameter in group["params"]]}
         for group in optimizer.param_groups
     ]
     if isinstance(model, FSDP):

@@ -115,6 +115,8 @@ class WidenHeads(WidthOperator):
 
     def maps(self, model: GrowableModel) -> Mapping[str, AxisMap]:
         heads, kv_heads = model.size("H", 0), model.size("G", 0)
+        if not (heads and kv_heads):
+            raise ValueError("the model has no query heads and key heads to widen")
         group = heads // kv_heads
         # Each copy of a key head gets a whole group of queries: their gradients would not be alike otherwise.
         queries = tuple(g * group + q for g in range(kv_heads) for _ in range(self.factor) for q in range(group))
@@ -149,7 +151,7 @@ class WidenHidden(WidthOperator):
                 "as embedding and divided as output layer"
             )
         size = model.size("D")
-        return {"D": repeated(size, size * self.factor)}
+        return {"D": repeated(size, grown_size("hidden channels", size, self.factor, None))}
 
     def label(self, model: GrowableModel, after: GrowableModel) -> str:
         return f"hidden size ×{self.factor}"

@@ -1,0 +1,146 @@
+"""Modules and data of a user's own: the page about them is run, resumed and sharded; what they lack is named."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from runs import STRATEGIES, TEXT, assert_same_training_state, on_processes
+
+from lit_recycle.callbacks import GrowthCallback
+from lit_recycle.checkpoints.io import AtomicCheckpointIO
+from lit_recycle.growth.event import GrowthEvent, Trigger
+from lit_recycle.growth.operators import DuplicateExperts, Interpose, WidenHidden, WidenInner
+
+PAGE = (Path(__file__).parents[2] / "docs/grow-your-own-module.md").read_text()
+MODULE, RUN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+EVENTS = [
+    GrowthEvent(at=Trigger(steps=2), grow=[Interpose(2, zero_output=True)]),
+    GrowthEvent(at=Trigger(steps=4), grow=[WidenInner("dense", factor=2)]),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_gpt.py").write_text(MODULE)
+    return folder
+
+
+@pytest.fixture
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(folder))
+    import my_gpt
+
+    return my_gpt
+
+
+def test_the_page_runs(own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (tmp_path / "my_corpus").symlink_to(TEXT)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(RUN, names)
+    said = capsys.readouterr().out
+    assert "GPTShape(num_layers=4, hidden_size=32, inner_size=128) ['depth ×2', 'inner width (dense) ×2']" in said
+    losses = [(r["loss_before"], r["loss_after"]) for r in names["module"].growth]
+    for before, after in losses:
+        assert after == pytest.approx(before, abs=1e-5)
+    assert names["module"].shape.num_params() == sum(p.numel() for p in names["module"].parameters())
+    assert names["module"].tokens_seen == 60 * 8 * 64
+
+
+def fit(own: Any, root: Path, strategy: str = "auto", ckpt_path: Path | None = None) -> list[float]:
+    losses: list[float] = []
+
+    class Keep(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            losses.append(float(trainer.callback_metrics["loss/train"]))
+
+    L.seed_everything(3)
+    saver = ModelCheckpoint(root, "{step}", save_top_k=-1, every_n_train_steps=1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1 if strategy == "auto" else 2,
+        strategy=STRATEGIES[strategy](),
+        max_steps=6,
+        max_epochs=-1,
+        callbacks=[GrowthCallback(EVENTS, dirpath=str(root)), saver, Keep()],
+        logger=False,
+        enable_progress_bar=False,
+        default_root_dir=root,
+    )
+    if strategy == "auto":
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    trainer.fit(own.LitGPT(), datamodule=own.Bytes(TEXT), ckpt_path=ckpt_path, weights_only=True)
+    return losses
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_it_resumes(own: Any, folder: Path, step: int) -> None:
+    """Weights and state; the page's data begin anew with each process, so that the batches are others."""
+    if not (folder / "whole").exists():
+        fit(own, folder / "whole")
+    again = folder / f"again {step}"
+    fit(own, again, ckpt_path=folder / f"whole/step={step}.ckpt")
+    assert (again / "step=6.ckpt").exists()
+    if step == 2:
+        assert_same_training_state(folder / "whole/anchor-step=2.ckpt", folder / "whole/step=2.ckpt")
+
+
+def on_two(folder: str, strategy: str) -> None:
+    sys.path.insert(0, folder)
+    import my_gpt
+
+    losses = fit(my_gpt, Path(folder) / strategy, strategy)
+    (Path(folder) / f"{strategy}.json").write_text(json.dumps(losses))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_it_is_sharded(own: Any, folder: Path, strategy: str) -> None:
+    """Both processes see the same batches, so that the losses are those of one."""
+    alone = fit(own, folder / f"alone {strategy}")
+    on_processes(2, on_two, str(folder), strategy)
+    assert json.loads((folder / f"{strategy}.json").read_text()) == pytest.approx(alone, abs=1e-5)
+
+
+class WithoutCounts(BoringDataModule):
+    seq_len = 8
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "says"),
+    [
+        ("boring", BoringDataModule, "the module BoringModel, which has no shape, growth, progress, build, set_shape"),
+        ("own", WithoutCounts, "the data module WithoutCounts, which has no tokens_per_batch"),
+        ("own", None, "counts tokens by the data module, and there is none"),
+    ],
+)
+def test_what_is_lacking_is_named(own: Any, tmp_path: Path, module: str, data: Any, says: str) -> None:
+    model = BoringModel() if module == "boring" else own.LitGPT()
+    trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[GrowthCallback(EVENTS)], default_root_dir=tmp_path)
+    given = {"datamodule": data()} if data else {"train_dataloaders": own.Bytes(TEXT).train_dataloader()}
+    with pytest.raises(ValueError, match=re.escape(says)):
+        trainer.fit(model, **given)
+
+
+@pytest.mark.parametrize(
+    ("operator", "says"),
+    [
+        (WidenHidden(2), "the model has no hidden channels to widen"),
+        (DuplicateExperts(2), "no routed experts to copy"),
+    ],
+)
+def test_operators_that_do_not_fit_are_refused_before_the_run(
+    own: Any, tmp_path: Path, operator: Any, says: str
+) -> None:
+    growth = GrowthCallback([GrowthEvent(at=Trigger(steps=1), grow=[operator])])
+    trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[growth], default_root_dir=tmp_path, logger=False)
+    with pytest.raises(ValueError, match=says):
+        trainer.fit(own.LitGPT(), datamodule=own.Bytes(TEXT))
