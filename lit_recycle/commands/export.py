@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lit_recycle.commands.without_gc import without_gc
-from lit_recycle.hub.native_config import EXPRESSIONS
+from lit_recycle.hub.native_config import expressible
 
 
 def main(argv: list[str]) -> int:
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="CKPT", help="checkpoint of this project, a file or a sharded folder")
     parser.add_argument("destination", metavar="HF_DIR", help="folder to write; must not exist")
-    parser.add_argument("--family", choices=tuple(EXPRESSIONS), help="model_type; the first that fits by default")
+    parser.add_argument("--family", choices=expressible(), help="model_type; the first that fits by default")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")

@@ -10,8 +10,8 @@ from lit_recycle.hub.families import FAMILIES
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-recycle families",
-        description="List the Hugging Face model families that `lit-recycle grow` knows. To add one, add a row to "
-        "FAMILIES in lit_recycle/hub/families.py.",
+        description="List the Hugging Face model families that `lit-recycle grow` knows. To add one, add a "
+        "file to lit_recycle/hub/families/.",
     )
     parser.parse_args(argv)
     rows = [("family (model_type)", "routing", "balancing bias", "note")]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from lit_recycle.commands.without_gc import without_gc
-from lit_recycle.hub.native_config import EXPRESSIONS
+from lit_recycle.hub.native_config import expressible
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-recycle import",
         description="Make a checkpoint of a Hugging Face folder: weights, tokenizer, and optimizer state where an "
-        f"export has left some. Families: {', '.join(EXPRESSIONS)}.",
+        f"export has left some. Families: {', '.join(expressible())}.",
         epilog="Go on training with `lit-recycle fit … --ckpt_path RUN.ckpt --data.tokenizer HF_DIR`.",
     )
     parser.add_argument("source", metavar="HF_DIR", help="folder with config.json and safetensors")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_recycle.growth.sources import short
-from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.plan import GROWTH_FILE, FolderGrowth
 from lit_recycle.hub.writer import OPTIMIZER_FILES
 
@@ -30,7 +29,7 @@ def describe(growth: FolderGrowth) -> list[str]:
         else "The function changes at the growth: train on before use."
     )
     zeroed = any(getattr(step.operator, "zero_output", False) for step in plan.steps)
-    family = FAMILIES[growth.config["model_type"]]
+    family = growth.family
     if zeroed and not family.identity:
         said.append(f"Zero-output copies are no identities in {growth.config['model_type']}: {family.note}.")
     return said

@@ -1,17 +1,17 @@
 """What a growth does to a Hugging Face ``config.json``. Keys are matched by meaning, under all names in use. No torch.
 
-Tried against the families of ``families.py``; keys that a config does not have are not added.
+Tried against all families of ``families/``; keys that a config does not have are not added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.sources import AXIS_NAMES, AxisMap, SourceMap
-from lit_recycle.hub.families import Family
+from lit_recycle.hub.family import Family
 
 Config = dict[str, Any]
 
@@ -126,10 +126,9 @@ def _grow_window_layers(grown: Config, config: Config, sources: Sequence[int]) -
 
 
 def _grow_dense_layers(grown: Config, config: Config, family: Family, sources: Sequence[int]) -> None:
-    is_dense, express = DENSE_RULES[family.dense]
-    wanted = [is_dense(config, source) for source in sources]
-    express(grown, wanted)
-    if [is_dense(grown, i) for i in range(len(wanted))] != wanted:
+    wanted = [family.is_dense(config, source) for source in sources]
+    family.dense.express(grown, wanted)
+    if [family.is_dense(grown, i) for i in range(len(wanted))] != wanted:
         raise ValueError(
             f"config.json of a {config['model_type']} model cannot express dense layers at "
             f"{[i for i, dense in enumerate(wanted) if dense]} of {len(wanted)}: use interposition, or --layers "
@@ -184,47 +183,3 @@ def check_heads(config: Config, family: Family, head_dim: int) -> None:
             f"the config of a {config['model_type']} model has no head_dim: hidden size and heads grow together there "
             "(WidenHidden and WidenHeads with the same factor)"
         )
-
-
-def _listed(config: Mapping[str, Any], layer: int) -> bool:
-    step = config.get("decoder_sparse_step") or 1
-    return layer in (config.get("mlp_only_layers") or ()) or (layer + 1) % step != 0
-
-
-def _express_listed(config: Config, wanted: Sequence[bool]) -> None:
-    config["decoder_sparse_step"] = 1
-    config["mlp_only_layers"] = [i for i, dense in enumerate(wanted) if dense]
-
-
-def _prefix(config: Mapping[str, Any], layer: int) -> bool:
-    return layer < (config.get("first_k_dense_replace") or 0)
-
-
-def _express_prefix(config: Config, wanted: Sequence[bool]) -> None:
-    config["first_k_dense_replace"] = sum(wanted)
-
-
-def _span(config: Mapping[str, Any], layer: int) -> bool:
-    last = config.get("moe_layer_end_index", -1)
-    start, interval = config.get("moe_layer_start_index", 1), config.get("moe_layer_interval", 1)
-    return layer < start or layer > (last if last != -1 else num_layers(config) - 1) or (layer + 1) % interval != 0
-
-
-def _express_span(config: Config, wanted: Sequence[bool]) -> None:
-    sparse = [i for i, dense in enumerate(wanted) if not dense] or [len(wanted)]
-    config["moe_layer_interval"] = 1
-    config["moe_layer_start_index"], config["moe_layer_end_index"] = sparse[0], sparse[-1]
-
-
-def _keep(config: Config, wanted: Sequence[bool]) -> None:
-    """Nothing to express."""
-
-
-DENSE_RULES: dict[str, tuple[Callable[[Mapping[str, Any], int], bool], Callable[[Config, Sequence[bool]], None]]] = {
-    "none": (lambda config, layer: False, _keep),
-    "all": (lambda config, layer: True, _keep),
-    "listed": (_listed, _express_listed),
-    "prefix": (_prefix, _express_prefix),
-    "span": (_span, _express_span),
-}
-"""Which layers a config makes dense, and how it is made to say so."""

@@ -50,7 +50,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     memory, as training it will.
 
     Args:
-        source: Folder of one of the families in ``express.EXPRESSIONS``.
+        source: Folder of a family that our model expresses (``native_config.expressible``).
         destination: Checkpoint file to be written; must not exist.
         dtype: Type to convert weights to; as they are when not given.
 

@@ -11,7 +11,6 @@ from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import Target
 from lit_recycle.growth.sources import SourceMap
 from lit_recycle.hub.config_json import (
-    DENSE_RULES,
     SCALING,
     TOP_K,
     Config,
@@ -20,8 +19,8 @@ from lit_recycle.hub.config_json import (
     is_grouped,
     num_layers,
 )
-from lit_recycle.hub.families import Family
-from lit_recycle.hub.upcycle import TARGETS, routed_targets, upcycled_config
+from lit_recycle.hub.family import Family
+from lit_recycle.hub.upcycle import routed_targets, upcycled_config
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class HubModel:
             "softmax bias": self.family.softmax_bias,
             "two experts": routing is not None and routing.kind == "sparsemixer",
             "tied embeddings": bool(self.config.get("tie_word_embeddings")),
-            "dense prefix": self.family.dense == "prefix",
+            "dense prefix": self.family.dense.leading_only,
             "weights of experts sum to one": normalized and self.config.get("routed_scaling_factor", 1.0) == 1.0,
             "normalised residual": not self.family.identity,
         }
@@ -80,10 +79,9 @@ class HubModel:
             return max(self.experts) if layer is None else self.experts[layer]
         if axis not in self.family.sizes:
             return 0
-        if layer is not None and layer < self.num_layers and axis in ("F", "S", "I"):
-            is_dense = DENSE_RULES[self.family.dense][0](self.config, layer)
-            if is_dense != (axis == "I"):
-                return 0
+        inner = layer is not None and layer < self.num_layers and axis in ("F", "S", "I")
+        if inner and self.family.is_dense(self.config, layer) != (axis == "I"):  # type: ignore[arg-type]
+            return 0
         value = self.config.get(self.family.sizes[axis])
         if value is None and axis == "G":
             value = self.config["num_attention_heads"]
@@ -109,7 +107,7 @@ class HubModel:
 
     def routed_targets(self, place: Place, after: HubModel) -> Iterable[Target]:
         """See :class:`GrowableModel`."""
-        return routed_targets(place, TARGETS[self.config["model_type"]], after.config, after.naming, after.experts)
+        return routed_targets(place, after.config, after.family, after.experts)
 
 
 def _with_top_k(config: Config, family: Family, before: int, top_k: int, grows: bool) -> Config:

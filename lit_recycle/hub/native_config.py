@@ -7,78 +7,21 @@ the way. No torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_recycle.hub.config_json import DENSE_RULES, NUM_EXPERTS, TOP_K
+from lit_recycle.hub.config_json import NUM_EXPERTS, TOP_K
 from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.family import Family, Native
 from lit_recycle.model.config import MoEConfig
 
 HFConfig = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Expression:
-    """How a family stands to our model.
-
-    Args:
-        architecture: The class that ``transformers`` loads it with.
-        fixed: Keys of ``MoEConfig`` that the family has no choice in.
-        moe: Where a layer keeps router and experts.
-        expert: Names of an expert's gate, up and down matrices.
-        qkv_bias: The config key that switches biases on queries, keys and values on; None if it is fixed.
-        head_dim: The family's config knows ``head_dim``.
-        rope_theta: What a config that names none means.
-        extra: Keys that its config must hold besides.
-    """
-
-    architecture: str
-    fixed: Mapping[str, Any]
-    moe: str = "mlp"
-    expert: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
-    qkv_bias: str | None = None
-    head_dim: bool = True
-    rope_theta: float = 10_000.0
-    extra: Mapping[str, Any] = ()  # type: ignore[assignment]
-
-
-_PLAIN = {"router_score": "softmax", "routed_scaling": 1.0, "balance_bias": False}
-_DENSE: dict[str, Any] = {"num_experts": 0}
-_NO_SHARED = {"shared_expert_size": 0, "shared_expert_gate": False}
-
-EXPRESSIONS: dict[str, Expression] = {
-    "mixtral": Expression(
-        "MixtralForCausalLM",
-        {**_PLAIN, **_NO_SHARED, "normalize_top_k": True, "qk_norm": "none", "qkv_bias": False},
-        "block_sparse_moe",
-        ("w1", "w3", "w2"),
-        rope_theta=1_000_000.0,
-    ),
-    "olmoe": Expression(
-        "OlmoeForCausalLM", {**_PLAIN, **_NO_SHARED, "qk_norm": "full", "qkv_bias": False}, head_dim=False
-    ),
-    "qwen3_moe": Expression("Qwen3MoeForCausalLM", {**_PLAIN, **_NO_SHARED, "qk_norm": "head", "qkv_bias": False}),
-    "qwen2_moe": Expression(
-        "Qwen2MoeForCausalLM", {**_PLAIN, "shared_expert_gate": True, "qk_norm": "none"}, qkv_bias="qkv_bias"
-    ),
-    "dots1": Expression(
-        "Dots1ForCausalLM",
-        {
-            "router_score": "sigmoid",
-            "balance_bias": True,
-            "shared_expert_gate": False,
-            "qk_norm": "head",
-            "qkv_bias": False,
-        },
-        extra={"n_group": 1, "topk_group": 1},
-    ),
-    "llama": Expression("LlamaForCausalLM", _DENSE | {"qk_norm": "none", "qkv_bias": False}),
-    "mistral": Expression("MistralForCausalLM", _DENSE | {"qk_norm": "none", "qkv_bias": False}),
-    "qwen2": Expression("Qwen2ForCausalLM", _DENSE | {"qk_norm": "none", "qkv_bias": True}),
-    "qwen3": Expression("Qwen3ForCausalLM", _DENSE | {"qk_norm": "head", "qkv_bias": False}),
-}
-"""Where several families express a model, the first one is written."""
+def expressible() -> list[str]:
+    """The families that our model expresses, the preferred ones first."""
+    ranks = {name: family.native.rank for name, family in FAMILIES.items() if family.native}
+    return sorted(ranks, key=lambda name: ranks[name])
 
 
 def is_dense_family(family: str) -> bool:
@@ -91,15 +34,16 @@ def to_native(config: HFConfig, where: object) -> MoEConfig:
     Raises:
         ValueError: For a config that our model does not express exactly, with the key that is to blame.
     """
-    family = config.get("model_type", "")
-    if family not in EXPRESSIONS:
-        way_out = "; such a folder can still be grown with `lit-recycle grow`" if family in FAMILIES else ""
+    model_type = config.get("model_type", "")
+    family = FAMILIES.get(model_type)
+    if family is None or family.native is None:
+        way_out = "; such a folder can still be grown with `lit-recycle grow`" if family else ""
         raise ValueError(
-            f"{where}: models of type {family!r} cannot be expressed exactly here; importable are "
-            f"{', '.join(EXPRESSIONS)}{way_out}"
+            f"{where}: models of type {model_type!r} cannot be expressed exactly here; importable are "
+            f"{', '.join(expressible())}{way_out}"
         )
     _refuse_what_we_lack(config, where)
-    expression, routing = EXPRESSIONS[family], FAMILIES[family].routing
+    native = family.native
     heads = config["num_attention_heads"]
     shape: dict[str, Any] = {
         "vocab_size": config["vocab_size"],
@@ -107,40 +51,38 @@ def to_native(config: HFConfig, where: object) -> MoEConfig:
         "num_layers": config["num_hidden_layers"],
         "num_heads": heads,
         "num_kv_heads": _required(config, "num_key_value_heads", where),
-        "head_dim": (config.get("head_dim") if expression.head_dim else None) or config["hidden_size"] // heads,
+        "head_dim": (config.get("head_dim") if native.head_dim else None) or config["hidden_size"] // heads,
         "norm_eps": _required(config, "rms_norm_eps", where),
         "tie_embeddings": bool(config.get("tie_word_embeddings", False)),
-        "rope_theta": float(_rope(config).get("rope_theta", config.get("rope_theta", expression.rope_theta))),
+        "rope_theta": float(_rope(config).get("rope_theta", config.get("rope_theta", native.rope_theta))),
         "init_std": config.get("initializer_range", 0.02),
-        **{key: value for key, value in expression.fixed.items() if key != "num_experts"},
+        **native.fixed,
     }
-    if expression.qkv_bias:
-        shape["qkv_bias"] = bool(config.get(expression.qkv_bias, True))
-    if routing is None:
+    if native.qkv_bias:
+        shape["qkv_bias"] = bool(config.get(native.qkv_bias, True))
+    if family.routing is None:
         layers = range(config["num_hidden_layers"])
         return MoEConfig(**shape, num_experts=0, dense_layers=tuple(layers), dense_size=config["intermediate_size"])
-    shape["normalize_top_k"] = routing.normalizes(config)
-    return MoEConfig(**shape, **_experts(config, family))
+    shape["normalize_top_k"] = family.routing.normalizes(config)
+    return MoEConfig(**shape, **_experts(config, family, native))
 
 
-def _experts(config: HFConfig, family: str) -> dict[str, Any]:
-    is_dense = DENSE_RULES[FAMILIES[family].dense][0]
-    dense = tuple(i for i in range(config["num_hidden_layers"]) if is_dense(config, i))
-    size = config.get("moe_intermediate_size") or config["intermediate_size"]
+def _experts(config: HFConfig, family: Family, native: Native) -> dict[str, Any]:
+    keys = native.keys
+    dense = tuple(i for i in range(config["num_hidden_layers"]) if family.is_dense(config, i))
     shape = {
         "num_experts": _first(config, NUM_EXPERTS),
         "top_k": _first(config, TOP_K),
-        "expert_size": size,
+        "expert_size": config[keys["expert_size"]],
         "dense_layers": dense,
-        "dense_size": config["intermediate_size"] if dense else 0,
+        "dense_size": config[keys["dense_size"]] if dense else 0,
     }
-    if family == "qwen2_moe":
-        shape["shared_expert_size"] = config["shared_expert_intermediate_size"]
-    if family == "dots1":
-        shape |= {
-            "shared_expert_size": size * config["n_shared_experts"],
-            "routed_scaling": config.get("routed_scaling_factor", 1.0),
-        }
+    if "shared_expert_size" in keys:
+        shape["shared_expert_size"] = config[keys["shared_expert_size"]]
+    if native.shared_count:
+        shape["shared_expert_size"] = shape["expert_size"] * config[native.shared_count]
+    if "routed_scaling" in keys:
+        shape["routed_scaling"] = config.get(keys["routed_scaling"], 1.0)
     return shape
 
 
@@ -191,35 +133,29 @@ def _refuse_what_we_lack(config: HFConfig, where: object) -> None:
 
 def families_for(config: MoEConfig) -> list[str]:
     """The families that express a model exactly, the preferred one first."""
-    return [name for name in EXPRESSIONS if not _obstacle(config, name)]
+    return [name for name in expressible() if not _obstacle(config, name)]
 
 
-def _obstacle(config: MoEConfig, family: str) -> str:
+def _obstacle(config: MoEConfig, model_type: str) -> str:
     """Why a family does not express a model; empty if it does."""
-    if is_dense_family(family) != (config.num_moe_layers == 0):
-        return "dense" if is_dense_family(family) else "without dense models"
-    for key, value in EXPRESSIONS[family].fixed.items():
-        routed = key in MoEConfig.__dataclass_fields__ and key not in ("qk_norm", "qkv_bias", "num_experts")
-        if key == "num_experts" or (routed and config.num_moe_layers == 0):
-            continue
+    family = FAMILIES[model_type]
+    native = family.native
+    assert native is not None and config.head_dim is not None
+    if (family.routing is None) != (config.num_moe_layers == 0):
+        return "without dense models" if family.routing else "dense"
+    for key, value in native.fixed.items():
         if getattr(config, key) != value:
             return f"{key} {value!r} only"
-    assert config.head_dim is not None
-    if not EXPRESSIONS[family].head_dim and config.head_dim * config.num_heads != config.hidden_size:
+    if not native.head_dim and config.head_dim * config.num_heads != config.hidden_size:
         return "head_dim hidden_size / num_heads only"
-    if family == "qwen2_moe" and not config.shared_expert_size:
+    if "shared_expert_size" in native.keys and not config.shared_expert_size:
         return "a shared expert"
-    if family == "dots1" and (not config.shared_expert_size or config.shared_expert_size % config.expert_size):
+    if native.shared_count and (not config.shared_expert_size or config.shared_expert_size % config.expert_size):
         return "a shared expert of a multiple of expert_size"
-    return _dense_obstacle(config, family)
-
-
-def _dense_obstacle(config: MoEConfig, family: str) -> str:
     wanted = [config.is_dense(i) for i in range(config.num_layers)]
     probe: HFConfig = {"num_hidden_layers": config.num_layers}
-    is_dense, express = DENSE_RULES[FAMILIES[family].dense]
-    express(probe, wanted)
-    return "" if [is_dense(probe, i) for i in range(config.num_layers)] == wanted else "other dense_layers"
+    family.dense.express(probe, wanted)
+    return "" if [family.is_dense(probe, i) for i in range(config.num_layers)] == wanted else "other dense_layers"
 
 
 def to_hf(config: MoEConfig, family: str | None = None) -> HFConfig:
@@ -234,20 +170,21 @@ def to_hf(config: MoEConfig, family: str | None = None) -> HFConfig:
     """
     fitting = families_for(config)
     if family is None and not fitting:
-        reasons = ", ".join(f"{name} ({_obstacle(config, name)})" for name in EXPRESSIONS)
+        reasons = ", ".join(f"{name} ({_obstacle(config, name)})" for name in expressible())
         raise ValueError(f"no Hugging Face family expresses this model exactly: {reasons}")
     if family is not None and family not in fitting:
-        reason = f"it has {_obstacle(config, family)}" if family in EXPRESSIONS else "it is not known"
+        reason = f"it has {_obstacle(config, family)}" if family in expressible() else "it is not known"
         raise ValueError(f"{family} does not express this model: {reason}; choose from {', '.join(fitting) or 'none'}")
     return _hf_config(config, family or fitting[0])
 
 
-def _hf_config(config: MoEConfig, family: str) -> HFConfig:
-    expression = EXPRESSIONS[family]
-    assert config.head_dim is not None
+def _hf_config(config: MoEConfig, model_type: str) -> HFConfig:
+    family = FAMILIES[model_type]
+    native = family.native
+    assert native is not None and config.head_dim is not None
     values: HFConfig = {
-        "architectures": [expression.architecture],
-        "model_type": family,
+        "architectures": [native.architecture],
+        "model_type": model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
@@ -263,33 +200,20 @@ def _hf_config(config: MoEConfig, family: str) -> HFConfig:
         "attention_bias": False,
         "sliding_window": None,
         "use_cache": True,
-        **dict(expression.extra),
+        **native.extra,
+        **{theirs: getattr(config, ours) for ours, theirs in native.keys.items()},
     }
-    if expression.head_dim:
+    if native.head_dim:
         values["head_dim"] = config.head_dim
-    if expression.qkv_bias:
-        values[expression.qkv_bias] = config.qkv_bias
-    return values | (_hf_experts(config, family) if config.num_moe_layers else {"intermediate_size": config.dense_size})
-
-
-def _hf_experts(config: MoEConfig, family: str) -> HFConfig:
-    values: HFConfig = {"num_experts_per_tok": config.top_k}
-    if family in ("mixtral", "olmoe"):
-        values["intermediate_size"] = config.expert_size
-    else:
-        values |= {"moe_intermediate_size": config.expert_size, "intermediate_size": config.dense_size or 1}
-    key = {"mixtral": "num_local_experts", "dots1": "n_routed_experts"}.get(family, "num_experts")
-    values[key] = config.num_experts
-    if family != "mixtral":
-        values["norm_topk_prob"] = config.normalize_top_k
-    if family == "qwen2_moe":
-        values["shared_expert_intermediate_size"] = config.shared_expert_size
-    if family == "dots1":
-        values |= {
-            "n_shared_experts": config.shared_expert_size // config.expert_size,
-            "routed_scaling_factor": config.routed_scaling,
-        }
-    DENSE_RULES[FAMILIES[family].dense][1](values, [config.is_dense(i) for i in range(config.num_layers)])
+    if native.qkv_bias:
+        values[native.qkv_bias] = config.qkv_bias
+    if config.num_moe_layers:
+        values["num_experts_per_tok"] = config.top_k
+        if "dense_size" in native.keys:  # transformers wants a number where no layer is dense, too
+            values[native.keys["dense_size"]] = config.dense_size or 1
+        if native.shared_count:
+            values[native.shared_count] = config.shared_expert_size // config.expert_size
+        family.dense.express(values, [config.is_dense(i) for i in range(config.num_layers)])
     return values
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_recycle.hub.native_config import EXPRESSIONS
+from lit_recycle.hub.families import FAMILIES
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
 
@@ -69,8 +69,9 @@ def _parts(name: str, config: MoEConfig, family: str) -> Parts:
     if not name.startswith("layers."):
         return Parts(((_TOP.get(name, name),),))
     _, layer, suffix = name.split(".", 2)
-    at = f"model.layers.{layer}"
-    moe, (gate, up, down) = f"{at}.{EXPRESSIONS[family].moe}", EXPRESSIONS[family].expert
+    at, native = f"model.layers.{layer}", FAMILIES[family].native
+    assert native is not None
+    moe, (gate, up, down) = f"{at}.{native.moe}", native.expert
     experts = range(config.num_experts)
     match suffix.split("."):
         case ["attn_norm" | "ffn_norm" as norm, kind]:
@@ -95,7 +96,7 @@ def _parts(name: str, config: MoEConfig, family: str) -> Parts:
                 fused=f"{at}.mlp.experts.down_proj",
             )
         case ["moe", "shared", matrix, "weight"]:
-            shared = f"{moe}.{'shared_experts' if family == 'dots1' else 'shared_expert'}"
+            shared = f"{moe}.{native.shared}"
             matrices = (f"{shared}.gate_proj.weight", f"{shared}.up_proj.weight")
             return Parts((matrices if matrix == "gate_up" else (f"{shared}.down_proj.weight",),))
         case ["moe", "shared_gate", "weight"]:

@@ -14,7 +14,6 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.hub.config_json import (
-    DENSE_RULES,
     UNQUANTIZED,
     Config,
     check_heads,
@@ -22,7 +21,8 @@ from lit_recycle.hub.config_json import (
     num_layers,
     num_mtp_layers,
 )
-from lit_recycle.hub.families import Family, family_of
+from lit_recycle.hub.families import family_of
+from lit_recycle.hub.family import Family
 from lit_recycle.hub.model import HubModel
 from lit_recycle.hub.reader import HFFolder, Stored, open_folder, read_json
 from lit_recycle.hub.writer import Spec
@@ -72,6 +72,11 @@ class FolderGrowth:
     @property
     def preserves(self) -> bool:
         return self.plan.preserves
+
+    @property
+    def family(self) -> Family:
+        """That of the grown model."""
+        return self.plan.after.family  # type: ignore[attr-defined]
 
     def record(self) -> dict[str, Any]:
         """This growth as it is written into ``growth.json``, plain types."""
@@ -186,9 +191,8 @@ def _experts_per_layer(folder: HFFolder, family: Family, places: Iterable[Place]
             shape = folder.tensors[place.name].shape
             number = shape[dimension] if dimension < len(shape) else 0
         counts[place.layer] = max(counts.get(place.layer, 0), number)
-    is_dense = DENSE_RULES[family.dense][0]
     for layer in range(num_layers(folder.config)):
-        said = 0 if is_dense(folder.config, layer) else experts_of_layer(folder.config, layer)
+        said = 0 if family.is_dense(folder.config, layer) else experts_of_layer(folder.config, layer)
         if said is not None and said != counts[layer]:
             raise ValueError(
                 f"{folder.path}: config.json gives layer {layer} {said} experts, the weights have {counts[layer]}"
@@ -249,7 +253,7 @@ def _check_layer(growth: FolderGrowth, layer: int, places: Sequence[Place]) -> N
     if model.size(EXPERTS, layer) and grows and not known >= MATRICES:
         raise ValueError(
             f"{where}: layer {layer} has no tensors known as {', '.join(sorted(MATRICES - known))} of a {model_type} "
-            "model; add their names to lit_recycle/hub/families.py"
+            "model; add their names to the family's file"
         )
     zeroed = getattr(step.operator, "zero_output", False)
     if zeroed and sum(place.axes.writes_residual for place in places) < 2:

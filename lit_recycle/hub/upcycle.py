@@ -1,40 +1,19 @@
-"""Dense families and the Mixture-of-Experts families that they become: names and config keys. No torch."""
+"""Dense families made Mixture-of-Experts families: names and config keys. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
+from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.names import Naming, Place
-from lit_recycle.growth.operator import Target as NewTensor
-from lit_recycle.hub.families import FAMILIES, Family
+from lit_recycle.growth.operator import Target
+from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.family import Family
 
 Config = dict[str, Any]
-SHARED_SIZE = 64
-"""Inner width of the shared expert that Qwen2-MoE demands; it begins with an output of zero."""
-
-
-class Target(NamedTuple):
-    """What a dense family becomes."""
-
-    model_type: str
-    architecture: str
-    moe: str
-    names: Mapping[str, str]
-    """An expert's matrices by the dense network's names."""
-
-
-_QWEN_NAMES = {name: name for name in ("gate_proj", "up_proj", "down_proj")}
-_MIXTRAL = Target(
-    "mixtral", "MixtralForCausalLM", "block_sparse_moe", {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
-)
-TARGETS = {
-    "llama": _MIXTRAL,
-    "mistral": _MIXTRAL,
-    "qwen2": Target("qwen2_moe", "Qwen2MoeForCausalLM", "mlp", _QWEN_NAMES),
-    "qwen3": Target("qwen3_moe", "Qwen3MoeForCausalLM", "mlp", _QWEN_NAMES),
-}
+REFUSED = ("attention_bias", "mlp_bias", "quantization_config")
 
 
 def upcycled_config(
@@ -45,18 +24,16 @@ def upcycled_config(
     Raises:
         ValueError: For a family that has no Mixture-of-Experts sibling, or a config that the sibling cannot express.
     """
-    model_type = config.get("model_type")
-    if model_type not in TARGETS:
-        raise ValueError(f"{model_type!r} models cannot be upcycled; those that can are {', '.join(TARGETS)}")
-    config, target = deepcopy(config), TARGETS[str(model_type)]
-    for key in ("attention_bias", "mlp_bias", "quantization_config"):
+    source = FAMILIES[config["model_type"]]
+    if source.becomes is None:
+        can = [name for name, family in FAMILIES.items() if family.becomes]
+        raise ValueError(f"{config['model_type']!r} models cannot be upcycled; those that can are {', '.join(can)}")
+    config, model_type, family = deepcopy(config), source.becomes, FAMILIES[source.becomes]
+    recipe = family.upcycled
+    assert recipe is not None
+    for key in (*REFUSED, *recipe.refused):
         if config.get(key):
-            raise ValueError(f"config.json sets {key}, which {target.model_type} models cannot have")
-    if target.model_type == "qwen3_moe" and config.get("use_sliding_window"):
-        raise ValueError("config.json has a sliding window per layer, which qwen3_moe cannot have")
-    dense = [i for i in range(config["num_hidden_layers"]) if i not in layers]
-    if dense and target.model_type == "mixtral":
-        raise ValueError(f"all layers of a mixtral model have experts, and layers {dense} would be dense")
+            raise ValueError(f"config.json sets {key}, which {model_type} models cannot have")
     heads, size = config["num_attention_heads"], config["intermediate_size"] // granularity
     # Defaults differ between the families: what the source leaves out is written out.
     config.setdefault("num_key_value_heads", heads)
@@ -66,46 +43,43 @@ def upcycled_config(
         config["head_dim"] = config["hidden_size"] // heads
     if not config.get("rope_parameters"):
         config.setdefault("rope_theta", 10_000.0)
-    config |= {"model_type": target.model_type, "architectures": [target.architecture], "num_experts_per_tok": top_k}
-    if target.model_type == "mixtral":
-        config |= {"num_local_experts": num_experts, "intermediate_size": size}
-        config["sliding_window"] = config.get("sliding_window")
-    else:
-        config |= {"num_experts": num_experts, "moe_intermediate_size": size, "norm_topk_prob": True}
-        config |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}
-    if target.model_type == "qwen2_moe":
-        config |= {"shared_expert_intermediate_size": SHARED_SIZE, "qkv_bias": True}
-    return config, FAMILIES[target.model_type]
+    config = {**recipe.defaults, **config, **recipe.config}
+    config |= {"model_type": model_type, "architectures": [recipe.architecture]}
+    config |= {recipe.num_experts: num_experts, "num_experts_per_tok": top_k, family.sizes["F"]: size}
+    if recipe.shared_size:
+        config[family.sizes["S"]] = recipe.shared_size
+    wanted = [i not in layers for i in range(config["num_hidden_layers"])]
+    family.dense.express(config, wanted)
+    if [family.is_dense(config, i) for i in range(len(wanted))] != wanted:
+        dense = [i for i, stays in enumerate(wanted) if stays]
+        raise ValueError(f"all layers of a {model_type} model have experts, and layers {dense} would be dense")
+    return config, family
 
 
-def routed_targets(
-    place: Place, target: Target, config: Config, naming: Naming, experts: Sequence[int]
-) -> Iterable[NewTensor]:
+def routed_targets(place: Place, config: Config, family: Family, experts: Sequence[int]) -> Iterable[Target]:
     """What a tensor of a dense layer becomes when the layer gets experts.
 
     Args:
         place: The tensor.
-        target: What its family becomes.
         config: The config of the Mixture-of-Experts model.
-        naming: The axes of its tensors.
+        family: Its family.
         experts: Routed experts of each layer.
     """
-    parts = place.suffix.split(".")
-    if parts[0] != "mlp" or place.layer is None:
-        yield NewTensor(place)
+    if not place.suffix.startswith("mlp.") or place.layer is None:
+        yield Target(place)
         return
-    hidden, count = config["hidden_size"], experts[place.layer]
-
-    def new(suffix: str, *shape: int) -> NewTensor:
-        return NewTensor(place.renamed(suffix, naming.axes_of(suffix)), shape or None)
-
-    _, matrix, kind = parts
-    yield new(f"{target.moe}.experts.{{e}}.{target.names[matrix]}.{kind}")
-    if matrix != "gate_proj":
+    naming = family.naming
+    (matrix,) = place.axes.matrices
+    yield _named(place, naming, next(s for s in naming.axes if "{e}" in s and naming.axes_of(s).label == matrix))
+    if matrix != "gate":  # what is new is made once
         return
-    yield new(f"{target.moe}.gate.weight", count, hidden)
-    if target.model_type == "qwen2_moe":
-        yield new("mlp.shared_expert.gate_proj.weight", SHARED_SIZE, hidden)
-        yield new("mlp.shared_expert.up_proj.weight", SHARED_SIZE, hidden)
-        yield new("mlp.shared_expert.down_proj.weight", hidden, SHARED_SIZE)
-        yield new("mlp.shared_expert_gate.weight", 1, hidden)
+    assert family.upcycled is not None
+    sizes = {axis: config[key] for axis, key in family.sizes.items()} | {EXPERTS: experts[place.layer], "one": 1}
+    router = next(suffix for suffix in naming.axes if naming.axes_of(suffix).label == "router")
+    for suffix in (router, *family.upcycled.shared):
+        shape = (sizes[factor] for d in naming.axes_of(suffix).dimensions for factor in d.factors)  # type: ignore[index]
+        yield _named(place, naming, suffix, tuple(shape))
+
+
+def _named(place: Place, naming: Naming, suffix: str, shape: tuple[int, ...] | None = None) -> Target:
+    return Target(place.renamed(suffix, naming.axes_of(suffix)), shape)

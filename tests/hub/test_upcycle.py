@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from lit_recycle.commands.grow import main as grow
 from lit_recycle.growth.operators import Upcycle
 from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.grow import grow_folder
-from lit_recycle.hub.upcycle import TARGETS
+
+TARGETS = {name: family.becomes for name, family in FAMILIES.items() if family.becomes}
 
 
 @pytest.fixture(params=list(TARGETS))
@@ -24,7 +26,7 @@ def test_upcycling_keeps_the_logits(dense, tmp_path):
     family, source = dense
     plan = grow_folder(source, tmp_path / "moe", Upcycle(8, 3))
     model = pico.load(tmp_path / "moe")
-    assert model.config.model_type == TARGETS[family].model_type and plan.preserves
+    assert model.config.model_type == TARGETS[family] and plan.preserves
     torch.testing.assert_close(pico.logits(model), pico.logits(pico.load(source)), rtol=0, atol=1e-5)
     routers = [t for name, t in model.state_dict().items() if name.endswith("mlp.gate.weight")]
     assert len(routers) == 2 and all(t.shape == (8, 16) and 0.015 < t.std() < 0.025 for t in routers)

@@ -1,0 +1,149 @@
+"""Model family of the Hugging Face hub as data: what its tensors are, how it routes, which layers are dense. No torch.
+
+Each family is a file in ``families/``. Config keys that all families share stand in ``config_json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from lit_recycle.growth.names import Naming
+from lit_recycle.hub.dense_layers import DenseLayers, NoLayer
+
+LAYERS = r"(?:model\.)?layers"
+OTHERS = {"embed_tokens.weight": "V D", "lm_head.weight": "V D*", "norm.weight": "D"}
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a family gets from router logits to the experts of a token and their weights.
+
+    Args:
+        kind: ``softmax`` over all experts and then the best; ``top-k softmax`` over the best alone; ``sigmoid`` of
+            each; ``sparsemixer``, which always takes two.
+        normalize: Whether the weights of the chosen experts are made to sum to one; a config key where it is a choice.
+        default: That choice where the config is silent.
+        groups: The number of groups and that of groups visited, where experts are chosen from groups.
+    """
+
+    kind: Literal["softmax", "top-k softmax", "sigmoid", "sparsemixer"]
+    normalize: bool | str = True
+    default: bool = False
+    groups: tuple[str, str] | None = None
+
+    def normalizes(self, config: Mapping[str, Any]) -> bool:
+        if isinstance(self.normalize, bool):
+            return self.normalize
+        value = config.get(self.normalize)
+        return self.default if value is None else bool(value)
+
+    def __str__(self) -> str:
+        return self.kind + (", in groups" if self.groups else "")
+
+
+@dataclass(frozen=True)
+class Native:
+    """How this project's own model expresses a family, and is written as one.
+
+    Args:
+        architecture: The class that ``transformers`` loads it with.
+        fixed: Keys of ``MoEConfig`` that the family has no choice in.
+        keys: The config key of each key of ``MoEConfig`` that the family has besides the common ones.
+        rank: Where several families express a model, the one of the lowest rank is written.
+        moe: Where a layer keeps router and experts.
+        expert: Names of an expert's gate, up and down matrices.
+        shared: Where a shared expert is kept, below ``moe``.
+        shared_count: The config key of the number of shared experts, each of the size of a routed one.
+        qkv_bias: The config key that switches biases on queries, keys and values on; None if it is fixed.
+        head_dim: The family's config knows ``head_dim``.
+        rope_theta: What a config that names none means.
+        extra: Keys that its config must hold besides.
+    """
+
+    architecture: str
+    fixed: Mapping[str, Any]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    rank: int = 100
+    moe: str = "mlp"
+    expert: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    shared: str = "shared_expert"
+    shared_count: str | None = None
+    qkv_bias: str | None = None
+    head_dim: bool = True
+    rope_theta: float = 10_000.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Upcycled:
+    """How a dense model becomes one of this family, whose experts are copies of its networks.
+
+    Args:
+        architecture: The class that ``transformers`` loads it with.
+        num_experts: The config key of their number.
+        config: Config keys that are set besides.
+        defaults: Config keys that are set where the dense model has none.
+        refused: Config keys of the dense model that the family cannot have.
+        shared_size: Inner width of a shared expert that the family demands; its output begins at zero.
+        shared: The tensors that it brings, by suffix.
+    """
+
+    architecture: str
+    num_experts: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    refused: Sequence[str] = ()
+    shared_size: int = 0
+    shared: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """What growth must know of one ``model_type``.
+
+    Args:
+        axes: The axes of a layer's tensors, by suffix. Those that are not named belong to no expert, and are copied
+            with their layer.
+        routing: None for a family of dense models.
+        dense: Which layers have no experts.
+        sizes: The config key of each axis that may be widened, besides experts; only where all tensors are named.
+        layer_cycle: The ``layer_types`` that a config without that list means, repeated over the layers.
+        identity: A layer with zeroed outputs leaves the function as it was.
+        free_head_dim: The config has a ``head_dim`` that hidden size and heads do not settle.
+        note: What a user should know, shown by ``lit-recycle families``.
+        native: How our own model expresses it; None if it does not.
+        becomes: The family that dense models become when they get experts.
+        upcycled: How they do, on the side of that family.
+    """
+
+    axes: Mapping[str, str]
+    routing: Routing | None = None
+    dense: DenseLayers = field(default_factory=NoLayer)
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    layer_cycle: tuple[str, ...] = ()
+    identity: bool = True
+    free_head_dim: bool = True
+    note: str = ""
+    native: Native | None = None
+    becomes: str | None = None
+    upcycled: Upcycled | None = None
+
+    @cached_property
+    def naming(self) -> Naming:
+        return Naming(LAYERS, self.axes, OTHERS)
+
+    def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
+        """Whether a layer has a dense network instead of experts."""
+        return self.dense.is_dense(config, layer)
+
+    @property
+    def has_balance_bias(self) -> bool:
+        return any(text.startswith("balance:") for text in self.axes.values())
+
+    @property
+    def softmax_bias(self) -> bool:
+        """A balancing bias is added to scores that a duplication divides."""
+        return self.has_balance_bias and self.routing is not None and self.routing.kind == "softmax"
