@@ -12,7 +12,8 @@ becomes of a dimension when the tensor is applied:
     ``D*``  it is summed over: an input that has m copies enters with 1/m of the weight each
     ``D+``  the result is added to the residual stream: zero here makes the layer an identity
 
-A word and a colon in front name the matrix, where the dimensions do not.
+A word and a colon in front name the matrix, where the dimensions do not. ``residual:`` is a number that the residual
+stream is multiplied by.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class TensorAxes:
 
     Args:
         dimensions: In order.
-        label: The matrix: ``gate``, ``up``, ``down``, ``router``, ``balance``; empty where the dimensions say it.
+        label: The matrix: ``gate``, ``up``, ``down``, ``router``, ``balance``, ``residual``; empty where the
+            dimensions say it.
         known: False for a tensor that no table describes.
     """
 
@@ -116,9 +118,14 @@ class TensorAxes:
         return any(d.mark == RESIDUAL for d in self.dimensions)
 
     @property
+    def scales_residual(self) -> bool:
+        """Whether the residual stream is multiplied by it: one here makes it nothing."""
+        return self.label == "residual"
+
+    @property
     def is_buffer(self) -> bool:
-        """Whether it is no parameter: a balancing bias, which no gradient reaches."""
-        return self.label == "balance"
+        """Whether it is no parameter: a balancing bias or a factor of the residual stream."""
+        return self.label in ("balance", "residual")
 
     @cached_property
     def names(self) -> frozenset[str]:

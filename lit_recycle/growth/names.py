@@ -22,11 +22,14 @@ class Place(NamedTuple):
     suffix: str
     expert: int | None
     axes: TensorAxes
+    number: int | None = None
+    """Of a layer of a stack of its own behind the others, which keeps its number whatever becomes of them."""
 
     @property
     def name(self) -> str:
         suffix = self.suffix if self.expert is None else self.suffix.replace("{e}", str(self.expert))
-        return suffix if self.layer is None else f"{self.prefix}.{self.layer}.{suffix}"
+        number = self.layer if self.number is None else self.number
+        return suffix if self.layer is None else f"{self.prefix}.{number}.{suffix}"
 
     @property
     def is_routed(self) -> bool:
@@ -35,11 +38,11 @@ class Place(NamedTuple):
 
     def at(self, layer: int, expert: int | None) -> Place:
         """The same tensor of another layer and expert."""
-        return Place(self.prefix, layer, self.suffix, expert, self.axes)
+        return self._replace(layer=layer, expert=expert)
 
     def renamed(self, suffix: str, axes: TensorAxes) -> Place:
         """Another tensor of the same layer."""
-        return Place(self.prefix, self.layer, suffix, self.expert, axes)
+        return self._replace(suffix=suffix, axes=axes)
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,25 @@ class Naming:
             ``{e}`` stands for an expert's index.
         others: Axis strings of the tensors outside of the layers, by their names without a leading ``model.``.
         inside: What stands before all names, where the model is part of another module.
+        tail: Regular expression of what stands before the index of a layer for multi-token prediction, where these are
+            a stack of their own; empty where they follow the last layer.
+        num_layers: Number of layers before those of the tail.
     """
 
     layers: str
     axes: Mapping[str, str]
     others: Mapping[str, str] = field(default_factory=dict)
     inside: str = ""
+    tail: str = ""
+    num_layers: int = 0
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return re.compile(rf"(?P<prefix>{self.layers})\.(?P<layer>\d+)\.(?P<suffix>.+)")
+
+    @cached_property
+    def _tail_pattern(self) -> re.Pattern[str]:
+        return re.compile(rf"(?P<prefix>{self.tail})\.(?P<layer>\d+)\.(?P<suffix>.+)")
 
     @cached_property
     def _parsed(self) -> dict[str, TensorAxes]:
@@ -76,8 +88,10 @@ class Naming:
         return self._parsed.get(suffix, UNKNOWN)
 
     def parse(self, name: str) -> Place:
-        own = name.removeprefix(self.inside)
+        own, number, first = name.removeprefix(self.inside), None, 0
         match = self._pattern.fullmatch(own)
+        if match is None and self.tail and (match := self._tail_pattern.fullmatch(own)):
+            number, first = int(match["layer"]), self.num_layers
         if match is None:
             text = self.others.get(own.removeprefix("model."))
             return Place("", None, name, None, parse_axes(text) if text else UNKNOWN)
@@ -86,4 +100,4 @@ class Naming:
             expert = int(found[0])
             suffix = suffix[: found.start()] + "{e}" + suffix[found.end() :]
         prefix = name[: len(name) - len(own)] + match["prefix"]
-        return Place(prefix, int(match["layer"]), suffix, expert, self.axes_of(suffix))
+        return Place(prefix, first + int(match["layer"]), suffix, expert, self.axes_of(suffix), number)

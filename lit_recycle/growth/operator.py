@@ -88,6 +88,7 @@ TRAITS = {
     "full-width qk norm": "queries and keys are normalised over all heads together",
     "dense prefix": "the config can only make leading layers dense",
     "weights of experts sum to one": "the output of routed experts is a weighted mean",
+    "scores add up": "the scores of experts are not made to sum to one: copies add up unless their outputs shrink",
     "normalised residual": "the residual stream is normalised: a layer without output is no identity",
 }
 

@@ -96,7 +96,7 @@ class Recipe(NamedTuple):
 
 
 def _alone(place: Place, expert: int) -> Place:
-    return Place(place.prefix, place.layer, place.suffix, expert, place.axes.cell)
+    return place._replace(expert=expert, axes=place.axes.cell)
 
 
 @dataclass(frozen=True)

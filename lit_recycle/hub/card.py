@@ -30,7 +30,7 @@ def describe(growth: FolderGrowth) -> list[str]:
     )
     zeroed = any(getattr(step.operator, "zero_output", False) for step in plan.steps)
     family = growth.family
-    if zeroed and not family.identity:
+    if zeroed and "normalised residual" in growth.plan.before.traits:
         said.append(f"Zero-output copies are no identities in {growth.config['model_type']}: {family.note}.")
     return said
 

@@ -17,27 +17,43 @@ Config = dict[str, Any]
 
 NUM_LAYERS = "num_hidden_layers"
 NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-TOP_K = ("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_k")
+TOP_K = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_k",
+)
 NUM_MTP_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules")
-SCALING = "routed_scaling_factor"
 UNQUANTIZED = ("modules_to_not_convert", "ignore", "ignored_layers")
 """Keys of a ``quantization_config`` that list modules by name."""
 PER_LAYER = (
     "layer_types",
+    "layers_block_type",
+    "hybrid_override_pattern",
+    "hybrid_layer_pattern",
     "mlp_layer_types",
     "attn_type_list",
+    "indexer_types",
     "no_rope_layers",
+    "layer_rope_theta",
+    "num_attention_heads_per_layer",
     "moe_layer_freq",
     "moe_intermediate_size",
     "num_shared_expert",
     *NUM_EXPERTS,
     *TOP_K,
 )
-"""Keys that hold one entry per layer where they hold a list."""
+"""Keys that hold one entry per layer where they hold a list, or one letter."""
+BY_INDEX = "per_layer_config"
+"""A key that holds what single layers have of their own, by index."""
 
 
 def num_layers(config: Mapping[str, Any]) -> int:
-    return int(config[NUM_LAYERS])
+    if config.get(NUM_LAYERS) is not None:
+        return int(config[NUM_LAYERS])
+    return next((len(config[key]) for key in PER_LAYER if isinstance(config.get(key), (list, str))), 0)
 
 
 def num_mtp_layers(config: Mapping[str, Any]) -> int:
@@ -84,11 +100,13 @@ def grown_config(
     old_layers, layers = num_layers(config), sources.layers[: len(sources.layers) - tail]
     grown = deepcopy(config)
     if sources.changes_layers:
-        grown[NUM_LAYERS] = len(layers)
+        _check_depth(config, family)
+        if NUM_LAYERS in grown:
+            grown[NUM_LAYERS] = len(layers)
         _grow_lists(grown, old_layers, sources.layers, tail)
+        _grow_indices(grown, family, layers)
     if layers != tuple(range(old_layers)):
-        if family.layer_cycle and grown.get("layer_types") is None and "attn_type_list" not in grown:
-            grown["layer_types"] = [family.layer_cycle[i % len(family.layer_cycle)] for i in layers]
+        _grow_layer_types(grown, config, family, layers)
         _grow_window_layers(grown, config, layers)
         _grow_dense_layers(grown, config, family, layers)
     for axis in sources.axes:
@@ -102,12 +120,47 @@ def grown_config(
 def _grow_lists(grown: Config, old_layers: int, layers: Sequence[int], mtp: int) -> None:
     for key in PER_LAYER:
         values = grown.get(key)
-        if not isinstance(values, list):
+        if not isinstance(values, (list, str)):
             continue
         if len(values) not in (old_layers, old_layers + mtp):
             raise ValueError(f"config.json: {key} has {len(values)} entries for {old_layers} layers; correct it first")
-        kept = [i for i in layers if i < len(values)]
-        grown[key] = [values[i] for i in kept]
+        kept = [values[i] for i in layers if i < len(values)]
+        grown[key] = "".join(kept) if isinstance(values, str) else kept
+    if grown.get(BY_INDEX):
+        old = {int(layer): values for layer, values in grown[BY_INDEX].items()}
+        grown[BY_INDEX] = {str(j): old[i] for j, i in enumerate(layers) if i in old}
+
+
+def _check_depth(config: Config, family: Family) -> None:
+    for key, why in family.no_depth.items():
+        if config.get(key):
+            raise ValueError(f"config.json sets {key}: {why}, so the layers of this model cannot be copied")
+
+
+def _grow_indices(grown: Config, family: Family, layers: Sequence[int]) -> None:
+    for path, first in family.indices.items():
+        *parents, key = path.split(".")
+        holder = grown
+        for parent in parents:
+            holder = holder.get(parent) or {}
+        if holder.get(key) is not None:
+            old = {i - first for i in holder[key]}
+            holder[key] = [j + first for j, i in enumerate(layers) if i in old]
+
+
+def _grow_layer_types(grown: Config, config: Config, family: Family, layers: Sequence[int]) -> None:
+    """The list of attention kinds, where the config has a pattern alone."""
+    if family.layer_types is None or config.get("layer_types") is not None or "attn_type_list" in config:
+        return
+    kinds = family.layer_types(config, num_layers(config))
+    wanted = [kinds[i] for i in layers]
+    if not family.fixed_types:
+        grown["layer_types"] = wanted
+    elif list(family.layer_types(grown, len(layers))) != wanted:
+        raise ValueError(
+            f"config.json of a {config['model_type']} model cannot express the attention kinds {', '.join(wanted)}: "
+            "copy whole periods of layers, as --method stack does"
+        )
 
 
 def _grow_window_layers(grown: Config, config: Config, sources: Sequence[int]) -> None:

@@ -61,13 +61,16 @@ class Prefix(DenseLayers):
 
     Args:
         key: The config key of their number.
+        default: That number where the config is silent.
     """
 
     leading_only = True
     key: str = "first_k_dense_replace"
+    default: int = 0
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
-        return layer < (config.get(self.key) or 0)
+        number = config.get(self.key)
+        return layer < (self.default if number is None else number)
 
     def express(self, config: Config, wanted: Sequence[bool]) -> None:
         config[self.key] = sum(wanted)
@@ -87,3 +90,67 @@ class Span(DenseLayers):
         sparse = [i for i, dense in enumerate(wanted) if not dense] or [len(wanted)]
         config["moe_layer_interval"] = 1
         config["moe_layer_start_index"], config["moe_layer_end_index"] = sparse[0], sparse[-1]
+
+
+@dataclass(frozen=True)
+class Kinds(DenseLayers):
+    """A list, or a string, says what each layer has; leading layers are dense where there is none.
+
+    Args:
+        keys: The config keys of the list, of which one is present.
+        experts: What it says of layers with experts.
+        dense: What it says of dense layers.
+        prefix: What a config without the list means.
+    """
+
+    keys: tuple[str, ...] = ("mlp_layer_types",)
+    experts: tuple[Any, ...] = ("sparse",)
+    dense: Any = "dense"
+    prefix: Prefix = Prefix(default=1)
+
+    def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
+        kinds = next((config[key] for key in self.keys if isinstance(config.get(key), (list, str))), None)
+        return self.prefix.is_dense(config, layer) if kinds is None else kinds[layer] not in self.experts
+
+    def express(self, config: Config, wanted: Sequence[bool]) -> None:
+        listed = any(isinstance(config.get(key), (list, str)) for key in self.keys)
+        if not listed and list(wanted) != sorted(wanted, reverse=True):
+            config[self.keys[0]] = [self.dense if dense else self.experts[0] for dense in wanted]
+        if not listed or self.prefix.key in config:  # readers of old configs go by the number
+            self.prefix.express(config, wanted)
+
+
+@dataclass(frozen=True)
+class Indexed(DenseLayers):
+    """A list names the layers with experts, or each n-th layer has them.
+
+    Args:
+        key: The config key of the list.
+        step: The config key of n.
+    """
+
+    key: str = "moe_layers"
+    step: str = "interleave_moe_layer_step"
+
+    def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
+        listed = config.get(self.key)
+        return (layer + 1) % (config.get(self.step) or 1) != 0 if listed is None else layer not in listed
+
+    def express(self, config: Config, wanted: Sequence[bool]) -> None:
+        config[self.key] = [i for i, dense in enumerate(wanted) if not dense]
+
+
+@dataclass(frozen=True)
+class Period(DenseLayers):
+    """Each n-th layer has experts, from a first one on; a config has no way to say something else.
+
+    Args:
+        period: The config key of n.
+        offset: The config key of the first one's index.
+    """
+
+    period: str = "expert_layer_period"
+    offset: str = "expert_layer_offset"
+
+    def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
+        return layer % config[self.period] != config[self.offset]

@@ -6,14 +6,16 @@ Each family is a file in ``families/``. Config keys that all families share stan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from lit_recycle.growth.names import Naming
 from lit_recycle.hub.dense_layers import DenseLayers, NoLayer
+from lit_recycle.hub.layer_types import LayerTypes
 
-LAYERS = r"(?:model\.)?layers"
+LAYERS = r"(?:(?:model|language_model|backbone)\.)*layers"
+"""What stands before a layer's index, in models of text alone and inside of others."""
 OTHERS = {"embed_tokens.weight": "V D", "lm_head.weight": "V D*", "norm.weight": "D"}
 
 
@@ -24,15 +26,24 @@ class Routing:
     Args:
         kind: ``softmax`` over all experts and then the best; ``top-k softmax`` over the best alone; ``sigmoid`` of
             each; ``sparsemixer``, which always takes two.
+        key: The config key that says ``sigmoid`` where it is a choice.
         normalize: Whether the weights of the chosen experts are made to sum to one; a config key where it is a choice.
         default: That choice where the config is silent.
         groups: The number of groups and that of groups visited, where experts are chosen from groups.
+        scaling: The config key of a factor on the weights of all experts; None where the family has none.
     """
 
     kind: Literal["softmax", "top-k softmax", "sigmoid", "sparsemixer"]
     normalize: bool | str = True
     default: bool = False
     groups: tuple[str, str] | None = None
+    scaling: str | None = "routed_scaling_factor"
+    key: str | None = None
+
+    def adds_up(self, config: Mapping[str, Any]) -> bool:
+        """Whether the weights of copies of an expert are not shares of its weight, but that weight each."""
+        sigmoid = self.kind == "sigmoid" or (self.key is not None and config.get(self.key) == "sigmoid")
+        return sigmoid and not self.normalizes(config)
 
     def normalizes(self, config: Mapping[str, Any]) -> bool:
         if isinstance(self.normalize, bool):
@@ -110,8 +121,17 @@ class Family:
         routing: None for a family of dense models.
         dense: Which layers have no experts.
         sizes: The config key of each axis that may be widened, besides experts; only where all tensors are named.
-        layer_cycle: The ``layer_types`` that a config without that list means, repeated over the layers.
+        others: The axes of the tensors outside of the layers.
+        layers: Regular expression of what stands before a layer's index.
+        tail: The same for multi-token-prediction layers that are a stack of their own.
+        text_config: The config key below which the language model is described, in models of more than text.
+        layer_types: The ``layer_types`` that a config without that list means.
+        fixed_types: A config has no such list: a growth must keep the pattern.
+        indices: Config keys (``a.b`` for b in a) that list layers by index, and the index of the first layer there.
+        outputs: Number of projections of a layer that write into the residual stream.
         identity: A layer with zeroed outputs leaves the function as it was.
+        identity_unless: A config key, and a value in its list with which layers read what an earlier one has found.
+        no_depth: Config keys with which layers cannot be copied, and why.
         free_head_dim: The config has a ``head_dim`` that hidden size and heads do not settle.
         note: What a user should know, shown by ``lit-recycle families``.
         native: How our own model expresses it; None if it does not.
@@ -123,8 +143,17 @@ class Family:
     routing: Routing | None = None
     dense: DenseLayers = field(default_factory=NoLayer)
     sizes: Mapping[str, str] = field(default_factory=dict)
-    layer_cycle: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=lambda: OTHERS)
+    layers: str = LAYERS
+    tail: str = ""
+    text_config: str = ""
+    layer_types: LayerTypes | None = None
+    fixed_types: bool = False
+    indices: Mapping[str, int] = field(default_factory=dict)
+    outputs: int = 2
     identity: bool = True
+    identity_unless: tuple[str, str] | None = None
+    no_depth: Mapping[str, str] = field(default_factory=dict)
     free_head_dim: bool = True
     note: str = ""
     native: Native | None = None
@@ -133,7 +162,34 @@ class Family:
 
     @cached_property
     def naming(self) -> Naming:
-        return Naming(LAYERS, self.axes, OTHERS)
+        return Naming(self.layers, self.axes, self.others, self.tail)
+
+    def naming_of(self, num_layers: int) -> Naming:
+        """The names in a model of so many layers, where a tail is counted behind them."""
+        return replace(self.naming, num_layers=num_layers) if self.tail else self.naming
+
+    def text_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a ``config.json`` that describes the language model."""
+        return dict((self.text_config and config.get(self.text_config)) or config)
+
+    def with_text(self, config: Mapping[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+        """A ``config.json`` with another language model."""
+        nested = self.text_config and config.get(self.text_config)
+        return {**config, self.text_config: text} if nested else text
+
+    @cached_property
+    def expert_matrices(self) -> frozenset[str]:
+        """The matrices that routed experts and their router have."""
+        axes = {suffix: self.naming.axes_of(suffix) for suffix in self.axes}
+        routed = [a for suffix, a in axes.items() if "{e}" in suffix or a.expert_dimension is not None]
+        return frozenset(m for a in routed for m in a.matrices) & {"gate", "up", "down", "router"}
+
+    def is_identity(self, config: Mapping[str, Any]) -> bool:
+        """Whether a layer with zeroed outputs leaves the function as it was."""
+        if self.identity_unless is not None:
+            key, value = self.identity_unless
+            return self.identity and value not in (config.get(key) or ())
+        return self.identity
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
         """Whether a layer has a dense network instead of experts."""

@@ -6,6 +6,7 @@ from functools import partial
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.facts import Facts, PerLayer
+from lit_recycle.hub.config_json import num_layers
 from lit_recycle.hub.families import family_of
 from lit_recycle.hub.reader import HFFolder
 
@@ -23,7 +24,8 @@ def _norms(folder: HFFolder, name: str) -> PerLayer:
     from lit_recycle.growth.measure import squares
 
     axis = name.removeprefix("channel_norm_") if "_" in name else EXPERTS
-    naming = family_of(folder.config, folder.path).naming
+    family = family_of(folder.config, folder.path)
+    naming = family.naming_of(num_layers(family.text_of(folder.config)))
     files = {path: safe_open(path, "pt") for path in folder.paths}
     sums: dict[int, dict[int, float]] = {}
     for stored in folder.tensors.values():

@@ -11,7 +11,6 @@ from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import Target
 from lit_recycle.growth.sources import SourceMap
 from lit_recycle.hub.config_json import (
-    SCALING,
     TOP_K,
     Config,
     first_of,
@@ -28,7 +27,7 @@ class HubModel:
     """A :class:`lit_recycle.growth.operator.GrowableModel` out of a ``config.json``.
 
     Args:
-        config: The config.
+        config: The config of the language model, see ``Family.text_of``.
         family: Its family.
         experts: Routed experts of each layer, those of multi-token-prediction layers at the end.
     """
@@ -37,9 +36,9 @@ class HubModel:
     family: Family
     experts: tuple[int, ...]
 
-    @property
+    @cached_property
     def naming(self) -> Naming:
-        return self.family.naming
+        return self.family.naming_of(self.num_layers)
 
     @property
     def num_layers(self) -> int:
@@ -69,7 +68,8 @@ class HubModel:
             "tied embeddings": bool(self.config.get("tie_word_embeddings")),
             "dense prefix": self.family.dense.leading_only,
             "weights of experts sum to one": normalized and self.config.get("routed_scaling_factor", 1.0) == 1.0,
-            "normalised residual": not self.family.identity,
+            "scores add up": routing is not None and routing.scaling is None and routing.adds_up(self.config),
+            "normalised residual": not self.family.is_identity(self.config),
         }
         return frozenset(trait for trait, holds in found.items() if holds)
 
@@ -120,11 +120,11 @@ def _with_top_k(config: Config, family: Family, before: int, top_k: int, grows: 
             config[key] = [v * top_k // before for v in value] if isinstance(value, list) else value * top_k // before
     if routing.groups and grows and is_grouped(config, family):
         config[routing.groups[1]] = config[routing.groups[1]] * top_k // before
-    if routing.kind == "sigmoid" and not routing.normalizes(config) and grows and top_k != before:
-        # Sigmoid scores add up over the duplicates; all other weights sum to what they did.
-        if SCALING not in config:
+    scaling = routing.scaling
+    if scaling is not None and routing.adds_up(config) and grows and top_k != before:
+        if scaling not in config:
             raise ValueError(
-                f"config.json has no {SCALING}, which must be multiplied by {before}/{top_k}; add it to the source"
+                f"config.json has no {scaling}, which must be multiplied by {before}/{top_k}; add it to the source"
             )
-        config[SCALING] = config[SCALING] * before / top_k
+        config[scaling] = config[scaling] * before / top_k
     return config

@@ -74,6 +74,11 @@ class FolderGrowth:
         return self.plan.preserves
 
     @property
+    def before_family(self) -> Family:
+        """That of the model."""
+        return self.plan.before.family  # type: ignore[attr-defined]
+
+    @property
     def family(self) -> Family:
         """That of the grown model."""
         return self.plan.after.family  # type: ignore[attr-defined]
@@ -123,9 +128,11 @@ def plan_folder_growth(
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
     family = family_of(folder.config, folder.path / "config.json")
-    places = {name: family.naming.parse(name) for name in folder.tensors}
-    _check_layers(folder, places.values())
-    model = HubModel(folder.config, family, tuple(_experts_per_layer(folder, family, places.values())))
+    text = family.text_of(folder.config)
+    naming = family.naming_of(num_layers(text))
+    places = {name: naming.parse(name) for name in folder.tensors}
+    _check_layers(folder, text, places.values())
+    model = HubModel(text, family, tuple(_experts_per_layer(folder, text, family, places.values())))
     history = _history(folder.path)
     plan = plan_growth(
         model,
@@ -135,8 +142,9 @@ def plan_folder_growth(
         facts=lambda _: facts or Facts(where="of a folder"),
         maps=maps,
     )
-    config = dict(plan.after.config)  # type: ignore[attr-defined]
-    check_heads(config, plan.after.family, _head_dim(folder.config))  # type: ignore[attr-defined]
+    after: HubModel = plan.after  # type: ignore[assignment]
+    check_heads(after.config, after.family, _head_dim(text))
+    config = dict(family.with_text(folder.config, after.config))
     _grow_module_names(config, plan)
     if dtype is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
@@ -167,18 +175,18 @@ def _history(folder: Path) -> tuple[dict[str, Any], ...]:
     return tuple(read_json(path)["growths"]) if path.is_file() else ()
 
 
-def _check_layers(folder: HFFolder, places: Iterable[Place]) -> None:
+def _check_layers(folder: HFFolder, config: Config, places: Iterable[Place]) -> None:
     """Hold the layers of the weights against the config; behind the last may be those for multi-token prediction."""
-    found = {place.layer for place in places if place.layer is not None}
-    main, extra = num_layers(folder.config), len([i for i in found if i >= num_layers(folder.config)])
+    found = {place.layer for place in places if place.layer is not None and place.number is None}
+    main, extra = num_layers(config), len([i for i in found if i >= num_layers(config)])
     missing = sorted(set(range(main + extra)) - found)
     if missing:
         raise ValueError(f"{folder.path} has no weights of layer {missing[0]}, config.json counts {main} layers")
-    if extra > num_mtp_layers(folder.config):
+    if extra > num_mtp_layers(config):
         raise ValueError(f"{folder.path} has weights of layer {main}, but config.json says num_hidden_layers {main}")
 
 
-def _experts_per_layer(folder: HFFolder, family: Family, places: Iterable[Place]) -> list[int]:
+def _experts_per_layer(folder: HFFolder, config: Config, family: Family, places: Iterable[Place]) -> list[int]:
     """Routed experts of each layer as the weights have them, held against the config."""
     counts: dict[int, int] = {}
     for place in places:
@@ -191,8 +199,8 @@ def _experts_per_layer(folder: HFFolder, family: Family, places: Iterable[Place]
             shape = folder.tensors[place.name].shape
             number = shape[dimension] if dimension < len(shape) else 0
         counts[place.layer] = max(counts.get(place.layer, 0), number)
-    for layer in range(num_layers(folder.config)):
-        said = 0 if family.is_dense(folder.config, layer) else experts_of_layer(folder.config, layer)
+    for layer in range(num_layers(config)):
+        said = 0 if family.is_dense(config, layer) else experts_of_layer(config, layer)
         if said is not None and said != counts[layer]:
             raise ValueError(
                 f"{folder.path}: config.json gives layer {layer} {said} experts, the weights have {counts[layer]}"
@@ -248,15 +256,16 @@ def _check_names(growth: FolderGrowth) -> None:
 def _check_layer(growth: FolderGrowth, layer: int, places: Sequence[Place]) -> None:
     model, step = growth.plan.before, growth.plan.steps[0]
     where, model_type = growth.source.path, growth.config["model_type"]
-    known = {matrix for place in places for matrix in place.axes.matrices}
+    known, wanted = {m for place in places for m in place.axes.matrices}, growth.before_family.expert_matrices
     grows = any(step.sources.axis(EXPERTS, j) for j, i in enumerate(step.sources.layers) if i == layer)
-    if model.size(EXPERTS, layer) and grows and not known >= MATRICES:
+    if model.size(EXPERTS, layer) and grows and not known >= wanted:
         raise ValueError(
-            f"{where}: layer {layer} has no tensors known as {', '.join(sorted(MATRICES - known))} of a {model_type} "
+            f"{where}: layer {layer} has no tensors known as {', '.join(sorted(wanted - known))} of a {model_type} "
             "model; add their names to the family's file"
         )
     zeroed = getattr(step.operator, "zero_output", False)
-    if zeroed and sum(place.axes.writes_residual for place in places) < 2:
+    outputs = {place.suffix for place in places if place.axes.writes_residual and not place.suffix.endswith("bias")}
+    if zeroed and len(outputs) < growth.before_family.outputs:
         raise ValueError(
             f"{where}: the output projections of layer {layer} are not known by name, so zero_output cannot zero them"
         )

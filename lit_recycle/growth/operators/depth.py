@@ -11,7 +11,7 @@ from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.operator import Cell, GrowableModel, Operator, times
 from lit_recycle.growth.sources import SourceMap
-from lit_recycle.growth.treatments import Treatment, Zero
+from lit_recycle.growth.treatments import Draw, Treatment, Zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,11 @@ class DepthOperator(Operator):
         return layer_map(model, self.layers(model))
 
     def treatments(self, cell: Cell) -> Sequence[Treatment]:
-        zeroed = self.zero_output and cell.is_layer_copy and cell.place.axes.writes_residual
-        return (Zero(),) if zeroed else ()
+        if not (self.zero_output and cell.is_layer_copy):
+            return ()
+        if cell.place.axes.scales_residual:
+            return (Draw(constant=1.0),)
+        return (Zero(),) if cell.place.axes.writes_residual else ()
 
     def preserves(self, model: GrowableModel) -> bool:
         return self.zero_output and "normalised residual" not in model.traits

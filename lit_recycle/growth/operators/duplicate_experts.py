@@ -136,11 +136,15 @@ class DuplicateExperts(Operator):
             return self._balance(cell, len(mapped.sources) / mapped.size)
         if "router" in matrices and (self.router == "draw_all" or (self.router == "draw" and cell.is_expert_copy)):
             return (initial(cell),)
+        found: list[Treatment] = []
+        before, after = cell.change.before, cell.change.after
+        if "scores add up" in before.traits and "down" in matrices and after.top_k != before.top_k:
+            found.append(Scale(before.top_k / after.top_k))
         if not cell.is_expert_copy:
-            return ()
+            return found
         if self.copies == "draw" and matrices & EXPERT_MATRICES:
             return (initial(cell),)
-        found: list[Treatment] = [Noise(self.noise)] if self.noise > 0 else []
+        found += [Noise(self.noise)] if self.noise > 0 else []
         return [*found, Redraw("F", self.redraw)] if self.redraw and matrices & EXPERT_MATRICES else found
 
     def _balance(self, cell: Cell, times: float) -> Sequence[Treatment]:

@@ -2,6 +2,7 @@
 
 from lit_recycle.hub.blocks import BLOCK, router
 from lit_recycle.hub.family import Family, Routing
+from lit_recycle.hub.layer_types import cycle
 
 AXES = {
     **BLOCK,
@@ -19,6 +20,6 @@ AXES = {
 FAMILY = Family(
     AXES,
     Routing("top-k softmax"),
-    layer_cycle=("sliding_attention", "full_attention"),
+    layer_types=cycle("sliding_attention", "full_attention"),
     note="MXFP4 weights are copied as they are: noise needs a bfloat16 copy",
 )

@@ -1,0 +1,37 @@
+"""Attention kinds of layers, where a ``config.json`` has no list ``layer_types`` and leaves them to a pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+LayerTypes = Callable[[Mapping[str, Any], int], Sequence[str]]
+"""The kind of each layer, from a config and the number of layers."""
+
+
+def cycle(*kinds: str) -> LayerTypes:
+    """The kinds one after the other, again and again."""
+    return lambda config, count: [kinds[i % len(kinds)] for i in range(count)]
+
+
+def every(
+    key: str = "sliding_window_pattern",
+    default: int = 4,
+    *,
+    kind: str = "full_attention",
+    others: str = "sliding_attention",
+) -> LayerTypes:
+    """Each n-th layer is of a kind of its own.
+
+    Args:
+        key: The config key of n.
+        default: What a config without the key means.
+        kind: Of layers n - 1, 2·n - 1, …
+        others: Of all other layers.
+    """
+
+    def kinds(config: Mapping[str, Any], count: int) -> list[str]:
+        step = config.get(key) or default
+        return [others if (i + 1) % step else kind for i in range(count)]
+
+    return kinds
