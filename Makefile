@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test campaign bench experiments evidence check clean
+.PHONY: demo test families campaign bench experiments evidence check clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 
 test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+families: $(VENV)/.installed-test  ## every model family of the hub against transformers; two minutes
+	$(BIN)/python -m pytest tests/hub -m families --numprocesses auto
 
 campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five hundred; half an hour on two cores
 	$(BIN)/python tests/campaign/run.py

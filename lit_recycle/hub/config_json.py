@@ -36,6 +36,7 @@ PER_LAYER = (
     "mlp_layer_types",
     "attn_type_list",
     "indexer_types",
+    "sparse_attention_freq",
     "no_rope_layers",
     "layer_rope_theta",
     "num_attention_heads_per_layer",
@@ -106,7 +107,7 @@ def grown_config(
         _grow_lists(grown, old_layers, sources.layers, tail)
         _grow_indices(grown, family, layers)
     if layers != tuple(range(old_layers)):
-        _grow_layer_types(grown, config, family, layers)
+        _grow_patterns(grown, config, family, layers)
         _grow_window_layers(grown, config, layers)
         _grow_dense_layers(grown, config, family, layers)
     for axis in sources.axes:
@@ -118,14 +119,16 @@ def grown_config(
 
 
 def _grow_lists(grown: Config, old_layers: int, layers: Sequence[int], mtp: int) -> None:
-    for key in PER_LAYER:
-        values = grown.get(key)
+    """Lists with an entry for each layer, in the config itself or in a part of it."""
+    parts = [grown, *(value for value in grown.values() if isinstance(value, dict))]
+    for part, key in ((part, key) for part in parts for key in PER_LAYER):
+        values = part.get(key)
         if not isinstance(values, (list, str)):
             continue
         if len(values) not in (old_layers, old_layers + mtp):
             raise ValueError(f"config.json: {key} has {len(values)} entries for {old_layers} layers; correct it first")
         kept = [values[i] for i in layers if i < len(values)]
-        grown[key] = "".join(kept) if isinstance(values, str) else kept
+        part[key] = "".join(kept) if isinstance(values, str) else kept
     if grown.get(BY_INDEX):
         old = {int(layer): values for layer, values in grown[BY_INDEX].items()}
         grown[BY_INDEX] = {str(j): old[i] for j, i in enumerate(layers) if i in old}
@@ -148,19 +151,20 @@ def _grow_indices(grown: Config, family: Family, layers: Sequence[int]) -> None:
             holder[key] = [j + first for j, i in enumerate(layers) if i in old]
 
 
-def _grow_layer_types(grown: Config, config: Config, family: Family, layers: Sequence[int]) -> None:
-    """The list of attention kinds, where the config has a pattern alone."""
-    if family.layer_types is None or config.get("layer_types") is not None or "attn_type_list" in config:
-        return
-    kinds = family.layer_types(config, num_layers(config))
-    wanted = [kinds[i] for i in layers]
-    if not family.fixed_types:
-        grown["layer_types"] = wanted
-    elif list(family.layer_types(grown, len(layers))) != wanted:
-        raise ValueError(
-            f"config.json of a {config['model_type']} model cannot express the attention kinds {', '.join(wanted)}: "
-            "copy whole periods of layers, as --method stack does"
-        )
+def _grow_patterns(grown: Config, config: Config, family: Family, layers: Sequence[int]) -> None:
+    """Lists with an entry for each layer that the config leaves to a pattern."""
+    for key, pattern in family.patterns.items():
+        if config.get(key) is not None or "attn_type_list" in config:
+            continue
+        entries = pattern(config, num_layers(config))
+        wanted = [entries[i] for i in layers]
+        if not family.fixed_patterns:
+            grown[key] = wanted
+        elif list(pattern(grown, len(layers))) != wanted:
+            raise ValueError(
+                f"config.json of a {config['model_type']} model cannot express {key} {', '.join(wanted)}: copy whole "
+                "periods of layers, as --method stack does"
+            )
 
 
 def _grow_window_layers(grown: Config, config: Config, sources: Sequence[int]) -> None:

@@ -44,11 +44,17 @@ class AllLayers(DenseLayers):
 
 @dataclass(frozen=True)
 class Listed(DenseLayers):
-    """``mlp_only_layers`` lists dense layers, and all but each ``decoder_sparse_step``-th are dense too."""
+    """``mlp_only_layers`` lists dense layers, and all but each ``decoder_sparse_step``-th are dense too.
+
+    Args:
+        default: The list that a config without it means.
+    """
+
+    default: tuple[int, ...] = ()
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
-        step = config.get("decoder_sparse_step") or 1
-        return layer in (config.get("mlp_only_layers") or ()) or (layer + 1) % step != 0
+        step, listed = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers")
+        return layer in (self.default if listed is None else listed) or (layer + 1) % step != 0
 
     def express(self, config: Config, wanted: Sequence[bool]) -> None:
         config["decoder_sparse_step"] = 1
@@ -114,9 +120,10 @@ class Kinds(DenseLayers):
 
     def express(self, config: Config, wanted: Sequence[bool]) -> None:
         listed = any(isinstance(config.get(key), (list, str)) for key in self.keys)
-        if not listed and list(wanted) != sorted(wanted, reverse=True):
+        by_number, leading = self.prefix.key in config, sorted(wanted, reverse=True)
+        if not listed and not (by_number and list(wanted) == leading):
             config[self.keys[0]] = [self.dense if dense else self.experts[0] for dense in wanted]
-        if not listed or self.prefix.key in config:  # readers of old configs go by the number
+        if by_number:
             self.prefix.express(config, wanted)
 
 
@@ -154,3 +161,17 @@ class Period(DenseLayers):
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
         return layer % config[self.period] != config[self.offset]
+
+
+@dataclass(frozen=True)
+class Flag(DenseLayers):
+    """All layers have experts, or none has.
+
+    Args:
+        key: The config key that says so.
+    """
+
+    key: str
+
+    def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
+        return not config.get(self.key)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lit_recycle.growth.names import Naming
 from lit_recycle.hub.dense_layers import DenseLayers, NoLayer
-from lit_recycle.hub.layer_types import LayerTypes
+from lit_recycle.hub.patterns import Pattern
 
 LAYERS = r"(?:(?:model|language_model|backbone)\.)*layers"
 """What stands before a layer's index, in models of text alone and inside of others."""
@@ -125,8 +125,8 @@ class Family:
         layers: Regular expression of what stands before a layer's index.
         tail: The same for multi-token-prediction layers that are a stack of their own.
         text_config: The config key below which the language model is described, in models of more than text.
-        layer_types: The ``layer_types`` that a config without that list means.
-        fixed_types: A config has no such list: a growth must keep the pattern.
+        patterns: The lists with an entry for each layer that a config without them means, by their config keys.
+        fixed_patterns: A config cannot have these lists: a growth must keep to the patterns.
         indices: Config keys (``a.b`` for b in a) that list layers by index, and the index of the first layer there.
         outputs: Number of projections of a layer that write into the residual stream.
         identity: A layer with zeroed outputs leaves the function as it was.
@@ -147,8 +147,8 @@ class Family:
     layers: str = LAYERS
     tail: str = ""
     text_config: str = ""
-    layer_types: LayerTypes | None = None
-    fixed_types: bool = False
+    patterns: Mapping[str, Pattern] = field(default_factory=dict)
+    fixed_patterns: bool = False
     indices: Mapping[str, int] = field(default_factory=dict)
     outputs: int = 2
     identity: bool = True
@@ -186,10 +186,13 @@ class Family:
 
     def is_identity(self, config: Mapping[str, Any]) -> bool:
         """Whether a layer with zeroed outputs leaves the function as it was."""
-        if self.identity_unless is not None:
-            key, value = self.identity_unless
-            return self.identity and value not in (config.get(key) or ())
-        return self.identity
+        if self.identity_unless is None:
+            return self.identity
+        key, value = self.identity_unless
+        listed = config.get(key)
+        if listed is None and key in self.patterns:
+            listed = self.patterns[key](config, config["num_hidden_layers"])
+        return value not in (listed or ())
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
         """Whether a layer has a dense network instead of experts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,11 +13,14 @@ from lit_recycle.growth.sources import SourceMap
 from lit_recycle.hub.config_json import (
     TOP_K,
     Config,
+    experts_of_layer,
     first_of,
     grown_config,
     is_grouped,
     num_layers,
+    num_mtp_layers,
 )
+from lit_recycle.hub.families import family_of
 from lit_recycle.hub.family import Family
 from lit_recycle.hub.upcycle import routed_targets, upcycled_config
 
@@ -108,6 +111,60 @@ class HubModel:
     def routed_targets(self, place: Place, after: HubModel) -> Iterable[Target]:
         """See :class:`GrowableModel`."""
         return routed_targets(place, after.config, after.family, after.experts)
+
+
+def model_of(config: Config, shapes: Mapping[str, Sequence[int]], where: object) -> HubModel:
+    """The model that a ``config.json`` and the shapes of its tensors describe, in a folder or in memory.
+
+    Args:
+        config: The config, whole.
+        shapes: Shapes by the tensors' names, as on the hub or as in a ``state_dict`` of transformers.
+        where: What an error names.
+
+    Raises:
+        ValueError: For a family that is not known, or weights that contradict the config.
+    """
+    family = family_of(config, where)
+    text = family.text_of(config)
+    naming = family.naming_of(num_layers(text))
+    places = [naming.parse(name) for name in shapes]
+    _check_layers(text, places, where)
+    return HubModel(text, family, tuple(_experts_per_layer(text, family, places, shapes, where)))
+
+
+def _check_layers(config: Config, places: Iterable[Place], where: object) -> None:
+    """Hold the layers of the weights against the config; behind the last may be those for multi-token prediction."""
+    found = {place.layer for place in places if place.layer is not None and place.number is None}
+    main, extra = num_layers(config), len([i for i in found if i >= num_layers(config)])
+    missing = sorted(set(range(main + extra)) - found)
+    if missing:
+        raise ValueError(f"{where} has no weights of layer {missing[0]}, config.json counts {main} layers")
+    if extra > num_mtp_layers(config):
+        raise ValueError(f"{where} has weights of layer {main}, but config.json says num_hidden_layers {main}")
+
+
+def _experts_per_layer(
+    config: Config, family: Family, places: Iterable[Place], shapes: Mapping[str, Sequence[int]], where: object
+) -> list[int]:
+    """Routed experts of each layer as the weights have them, held against the config."""
+    counts: dict[int, int] = {}
+    for place in places:
+        if place.layer is None:
+            continue
+        number, dimension = 0, place.axes.expert_dimension
+        if place.expert is not None:
+            number = place.expert + 1
+        elif dimension is not None:
+            shape = shapes[place.name]
+            number = shape[dimension] if dimension < len(shape) else 0
+        counts[place.layer] = max(counts.get(place.layer, 0), number)
+    for layer in range(num_layers(config)):
+        said = 0 if family.is_dense(config, layer) else experts_of_layer(config, layer)
+        if said is not None and said != counts[layer]:
+            raise ValueError(
+                f"{where}: config.json gives layer {layer} {said} experts, the weights have {counts[layer]}"
+            )
+    return [counts[i] for i in sorted(counts)]
 
 
 def _with_top_k(config: Config, family: Family, before: int, top_k: int, grows: bool) -> Config:

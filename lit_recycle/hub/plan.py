@@ -13,17 +13,9 @@ from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.hub.config_json import (
-    UNQUANTIZED,
-    Config,
-    check_heads,
-    experts_of_layer,
-    num_layers,
-    num_mtp_layers,
-)
-from lit_recycle.hub.families import family_of
+from lit_recycle.hub.config_json import UNQUANTIZED, Config, check_heads
 from lit_recycle.hub.family import Family
-from lit_recycle.hub.model import HubModel
+from lit_recycle.hub.model import HubModel, model_of
 from lit_recycle.hub.reader import HFFolder, Stored, open_folder, read_json
 from lit_recycle.hub.writer import Spec
 
@@ -127,12 +119,8 @@ def plan_folder_growth(
         raise ValueError("the growth grows nothing: give --depth, --width or --grow")
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
-    family = family_of(folder.config, folder.path / "config.json")
-    text = family.text_of(folder.config)
-    naming = family.naming_of(num_layers(text))
-    places = {name: naming.parse(name) for name in folder.tensors}
-    _check_layers(folder, text, places.values())
-    model = HubModel(text, family, tuple(_experts_per_layer(folder, text, family, places.values())))
+    model = model_of(folder.config, {name: stored.shape for name, stored in folder.tensors.items()}, folder.path)
+    family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
     history = _history(folder.path)
     plan = plan_growth(
         model,
@@ -143,7 +131,7 @@ def plan_folder_growth(
         maps=maps,
     )
     after: HubModel = plan.after  # type: ignore[assignment]
-    check_heads(after.config, after.family, _head_dim(text))
+    check_heads(after.config, after.family, _head_dim(model.config))
     config = dict(family.with_text(folder.config, after.config))
     _grow_module_names(config, plan)
     if dtype is not None:
@@ -173,39 +161,6 @@ def _grow_module_names(config: Config, plan: GrowthPlan) -> None:
 def _history(folder: Path) -> tuple[dict[str, Any], ...]:
     path = folder / GROWTH_FILE
     return tuple(read_json(path)["growths"]) if path.is_file() else ()
-
-
-def _check_layers(folder: HFFolder, config: Config, places: Iterable[Place]) -> None:
-    """Hold the layers of the weights against the config; behind the last may be those for multi-token prediction."""
-    found = {place.layer for place in places if place.layer is not None and place.number is None}
-    main, extra = num_layers(config), len([i for i in found if i >= num_layers(config)])
-    missing = sorted(set(range(main + extra)) - found)
-    if missing:
-        raise ValueError(f"{folder.path} has no weights of layer {missing[0]}, config.json counts {main} layers")
-    if extra > num_mtp_layers(config):
-        raise ValueError(f"{folder.path} has weights of layer {main}, but config.json says num_hidden_layers {main}")
-
-
-def _experts_per_layer(folder: HFFolder, config: Config, family: Family, places: Iterable[Place]) -> list[int]:
-    """Routed experts of each layer as the weights have them, held against the config."""
-    counts: dict[int, int] = {}
-    for place in places:
-        if place.layer is None:
-            continue
-        number, dimension = 0, place.axes.expert_dimension
-        if place.expert is not None:
-            number = place.expert + 1
-        elif dimension is not None:
-            shape = folder.tensors[place.name].shape
-            number = shape[dimension] if dimension < len(shape) else 0
-        counts[place.layer] = max(counts.get(place.layer, 0), number)
-    for layer in range(num_layers(config)):
-        said = 0 if family.is_dense(config, layer) else experts_of_layer(config, layer)
-        if said is not None and said != counts[layer]:
-            raise ValueError(
-                f"{folder.path}: config.json gives layer {layer} {said} experts, the weights have {counts[layer]}"
-            )
-    return [counts[i] for i in sorted(counts)]
 
 
 def _grown_tensors(

@@ -13,7 +13,7 @@ def sources(tmp_path_factory):
         if family not in made:
             folder = tmp_path_factory.mktemp(family) / "source"
             model = pico.build(family)
-            model.save_pretrained(folder)
+            pico.save(model, family, folder)
             made[family] = folder, pico.logits(model)
         return made[family]
 

@@ -35,6 +35,48 @@ class _Files(Mapping[str, Family]):
 
 
 FAMILIES: Mapping[str, Family] = _Files()
+_IMAGES = "is a model of more than text that AutoModelForCausalLM does not load"
+_NOT_DECODER = "is no causal language model"
+NOT_GROWN = {
+    "aria": "its language model is grown as aria_text",
+    "dbrx": "cannot be built by transformers 5.23",
+    "deepseek_ocr2": _IMAGES,
+    "deepseek_ocr2_text": _IMAGES,
+    "deepseek_v4": "its first layers look experts up in a table of token ids",
+    "diffusion_gemma": _NOT_DECODER,
+    "diffusion_gemma_text": _NOT_DECODER,
+    "dots3_note": "its language model is grown as dots3_note_text",
+    "ernie4_5_vl_moe": _IMAGES,
+    "ernie4_5_vl_moe_text": _IMAGES,
+    "glm4v_moe": _IMAGES,
+    "glm4v_moe_text": _IMAGES,
+    "glm5_next": _IMAGES,
+    "glm5_next_text": _IMAGES,
+    "inkling_mm_model": _IMAGES,
+    "inkling_text": "its router chooses among routed and shared experts by one matrix",
+    "inkling2": _IMAGES,
+    "inkling2_text": "each layer attends to all earlier ones, by weights that are stored outside of the layers",
+    "longcat_flash": "its router has rows for experts that have no weights",
+    "minimax_m3_vl": "its language model is grown as minimax_m3_vl_text",
+    "mistral_large4": _IMAGES,
+    "mistral_large4_text": _IMAGES,
+    "muse_spark": _IMAGES,
+    "muse_spark_text": _IMAGES,
+    "nllb-moe": _NOT_DECODER,
+    "openai_privacy_filter": _NOT_DECODER,
+    "qwen3_omni_moe": _IMAGES,
+    "qwen3_omni_moe_text": _IMAGES,
+    "qwen3_omni_moe_thinker": _IMAGES,
+    "qwen3_vl_moe": _IMAGES,
+    "qwen3_vl_moe_text": _IMAGES,
+    "step3p5": _IMAGES,
+    "step3p7": _IMAGES,
+    "switch_transformers": _NOT_DECODER,
+    "unlimited_ocr": _IMAGES,
+    "unlimited_ocr_text": _IMAGES,
+    "zaya": "the router of a layer goes on from that of the layer before, and has a row for no expert at all",
+}
+"""Model types of transformers that have experts and no file here, and why."""
 
 
 def family_of(config: Mapping[str, Any], where: object) -> Family:

@@ -2,7 +2,7 @@
 
 from lit_recycle.hub.blocks import BLOCK, router
 from lit_recycle.hub.family import Family, Routing
-from lit_recycle.hub.layer_types import cycle
+from lit_recycle.hub.patterns import cycle
 
 AXES = {
     **BLOCK,
@@ -20,6 +20,6 @@ AXES = {
 FAMILY = Family(
     AXES,
     Routing("top-k softmax"),
-    layer_types=cycle("sliding_attention", "full_attention"),
+    patterns={"layer_types": cycle("sliding_attention", "full_attention")},
     note="MXFP4 weights are copied as they are: noise needs a bfloat16 copy",
 )

@@ -1,15 +1,15 @@
-"""Attention kinds of layers, where a ``config.json`` has no list ``layer_types`` and leaves them to a pattern."""
+"""Patterns over layers that a ``config.json`` means where it has no list, such as ``layer_types``. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-LayerTypes = Callable[[Mapping[str, Any], int], Sequence[str]]
-"""The kind of each layer, from a config and the number of layers."""
+Pattern = Callable[[Mapping[str, Any], int], Sequence[Any]]
+"""An entry for each layer, from a config and the number of layers."""
 
 
-def cycle(*kinds: str) -> LayerTypes:
+def cycle(*kinds: str) -> Pattern:
     """The kinds one after the other, again and again."""
     return lambda config, count: [kinds[i % len(kinds)] for i in range(count)]
 
@@ -18,9 +18,9 @@ def every(
     key: str = "sliding_window_pattern",
     default: int = 4,
     *,
-    kind: str = "full_attention",
-    others: str = "sliding_attention",
-) -> LayerTypes:
+    kind: Any = "full_attention",
+    others: Any = "sliding_attention",
+) -> Pattern:
     """Each n-th layer is of a kind of its own.
 
     Args:
@@ -30,7 +30,7 @@ def every(
         others: Of all other layers.
     """
 
-    def kinds(config: Mapping[str, Any], count: int) -> list[str]:
+    def kinds(config: Mapping[str, Any], count: int) -> list[Any]:
         step = config.get(key) or default
         return [others if (i + 1) % step else kind for i in range(count)]
 

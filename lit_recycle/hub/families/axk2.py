@@ -1,0 +1,3 @@
+"""A.X K2."""
+
+from lit_recycle.hub.families.axk1 import FAMILY as FAMILY

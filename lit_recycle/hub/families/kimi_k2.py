@@ -1,0 +1,3 @@
+"""Kimi K2."""
+
+from lit_recycle.hub.families.deepseek_v3 import FAMILY as FAMILY

@@ -1,0 +1,11 @@
+"""Kolibri 1."""
+
+from lit_recycle.hub.blocks import BALANCED
+from lit_recycle.hub.family import Family, Routing
+from lit_recycle.hub.patterns import every
+
+FAMILY = Family(
+    BALANCED | {"moe.router.expert_bias": "balance: E"},
+    Routing("sigmoid", "norm_topk_prob", scaling=None),
+    patterns={"layer_types": every("full_attention_interval", 5)},
+)

@@ -1,0 +1,6 @@
+"""Solar Open."""
+
+from lit_recycle.hub.blocks import BALANCED, GROUPS
+from lit_recycle.hub.family import Family, Routing
+
+FAMILY = Family(BALANCED, Routing("sigmoid", "norm_topk_prob", True, GROUPS))
