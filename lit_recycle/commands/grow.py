@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
         return _grow_folder(args, forms)
-    if args.dry_run or args.verify or args.dtype:
-        raise ValueError(f"{source} is no Hugging Face folder: --dry-run, --verify and --dtype need one")
+    if args.dry_run or args.verify or args.dtype or args.family:
+        raise ValueError(f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype and --family need one")
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
     with without_gc():
@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         "--grow", action="append", default=[], metavar="OPERATOR", help="class name, or YAML as in a configuration"
     )
     parser.add_argument("--maps", metavar="FILE", help="JSON with the maps that a run has recorded, to follow them")
+    parser.add_argument(
+        "--family", metavar="FILE", help="YAML that describes a model family which is not known (docs/add-a-family.md)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
@@ -164,14 +167,17 @@ def _maps(args: argparse.Namespace) -> list[dict[str, Any]] | None:
 
 
 def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
+    from lit_recycle.hub.family_file import read_family
     from lit_recycle.hub.measure import folder_facts
     from lit_recycle.hub.plan import plan_folder_growth
     from lit_recycle.hub.reader import open_folder
 
     with without_gc():  # the plan of a large model is a hundred thousand tensors
-        folder = open_folder(args.source)
-        facts = folder_facts(folder)
-        growth = plan_folder_growth(folder, *forms, seed=args.seed, dtype=args.dtype, facts=facts, maps=_maps(args))
+        folder, family = open_folder(args.source), read_family(args.family) if args.family else None
+        facts = folder_facts(folder, family)
+        growth = plan_folder_growth(
+            folder, *forms, seed=args.seed, dtype=args.dtype, facts=facts, maps=_maps(args), family=family
+        )
     _print_plan(growth)
     if args.dry_run:
         return 0

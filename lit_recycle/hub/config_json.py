@@ -15,7 +15,7 @@ from lit_recycle.hub.family import Family
 
 Config = dict[str, Any]
 
-NUM_LAYERS = "num_hidden_layers"
+NUM_LAYERS = ("num_hidden_layers",)
 NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = (
     "num_experts_per_tok",
@@ -25,6 +25,7 @@ TOP_K = (
     "moe_topk",
     "moe_k",
 )
+KEYS = {"num_layers": NUM_LAYERS, "num_experts": NUM_EXPERTS, "top_k": TOP_K}
 NUM_MTP_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules")
 UNQUANTIZED = ("modules_to_not_convert", "ignore", "ignored_layers")
 """Keys of a ``quantization_config`` that list modules by name."""
@@ -51,9 +52,15 @@ BY_INDEX = "per_layer_config"
 """A key that holds what single layers have of their own, by index."""
 
 
-def num_layers(config: Mapping[str, Any]) -> int:
-    if config.get(NUM_LAYERS) is not None:
-        return int(config[NUM_LAYERS])
+def keys_of(family: Family, what: str) -> tuple[str, ...]:
+    """The config keys that may hold a number: ``num_layers``, ``num_experts``, ``top_k``."""
+    return (family.keys[what],) if what in family.keys else KEYS[what]
+
+
+def num_layers(config: Mapping[str, Any], family: Family) -> int:
+    for key in keys_of(family, "num_layers"):
+        if config.get(key) is not None:
+            return int(config[key])
     return next((len(config[key]) for key in PER_LAYER if isinstance(config.get(key), (list, str))), 0)
 
 
@@ -62,9 +69,9 @@ def num_mtp_layers(config: Mapping[str, Any]) -> int:
     return next((int(config[key]) for key in NUM_MTP_LAYERS if config.get(key)), 0)
 
 
-def experts_of_layer(config: Mapping[str, Any], layer: int) -> int | None:
+def experts_of_layer(config: Mapping[str, Any], family: Family, layer: int) -> int | None:
     """Routed experts that the config gives to a MoE layer; None where it is silent."""
-    for key in NUM_EXPERTS:
+    for key in keys_of(family, "num_experts"):
         value = config.get(key)
         if value is not None:
             return int(value[layer] if isinstance(value, list) else value)
@@ -98,12 +105,13 @@ def grown_config(
     Raises:
         ValueError: For a pattern of dense layers, attention windows or sizes that the family's config cannot express.
     """
-    old_layers, layers = num_layers(config), sources.layers[: len(sources.layers) - tail]
+    old_layers, layers = num_layers(config, family), sources.layers[: len(sources.layers) - tail]
     grown = deepcopy(config)
     if sources.changes_layers:
         _check_depth(config, family)
-        if NUM_LAYERS in grown:
-            grown[NUM_LAYERS] = len(layers)
+        for key in keys_of(family, "num_layers"):
+            if key in grown:
+                grown[key] = len(layers)
         _grow_lists(grown, old_layers, sources.layers, tail)
         _grow_indices(grown, family, layers)
     if layers != tuple(range(old_layers)):
@@ -156,7 +164,7 @@ def _grow_patterns(grown: Config, config: Config, family: Family, layers: Sequen
     for key, pattern in family.patterns.items():
         if config.get(key) is not None or "attn_type_list" in config:
             continue
-        entries = pattern(config, num_layers(config))
+        entries = pattern(config, num_layers(config, family))
         wanted = [entries[i] for i in layers]
         if not family.fixed_patterns:
             grown[key] = wanted
@@ -195,9 +203,9 @@ def _grow_dense_layers(grown: Config, config: Config, family: Family, sources: S
 
 def _grow_experts(grown: Config, family: Family, before: Sequence[int], after: Sequence[int]) -> None:
     """Numbers of experts: one for all layers, or one for each where the config has a list."""
-    layers = num_layers(grown)
+    layers = num_layers(grown, family)
     changes = {(old, new) for old, new in zip(before, after, strict=True) if new}
-    for key in NUM_EXPERTS:
+    for key in keys_of(family, "num_experts"):
         value = grown.get(key)
         if isinstance(value, list):
             grown[key] = [after[j] or n for j, n in enumerate(value)]

@@ -6,7 +6,7 @@ No torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Config = dict[str, Any]
@@ -112,7 +112,7 @@ class Kinds(DenseLayers):
     keys: tuple[str, ...] = ("mlp_layer_types",)
     experts: tuple[Any, ...] = ("sparse",)
     dense: Any = "dense"
-    prefix: Prefix = Prefix(default=1)
+    prefix: Prefix = field(default_factory=lambda: Prefix(default=1))
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
         kinds = next((config[key] for key in self.keys if isinstance(config.get(key), (list, str))), None)
@@ -175,3 +175,17 @@ class Flag(DenseLayers):
 
     def is_dense(self, config: Mapping[str, Any], layer: int) -> bool:
         return not config.get(self.key)
+
+
+RULES: dict[str, type[DenseLayers]] = {
+    "none": NoLayer,
+    "all": AllLayers,
+    "listed": Listed,
+    "prefix": Prefix,
+    "span": Span,
+    "kinds": Kinds,
+    "indexed": Indexed,
+    "period": Period,
+    "flag": Flag,
+}
+"""The rules by the names that a user's file has for them."""

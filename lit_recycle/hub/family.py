@@ -121,6 +121,7 @@ class Family:
         routing: None for a family of dense models.
         dense: Which layers have no experts.
         sizes: The config key of each axis that may be widened, besides experts; only where all tensors are named.
+        keys: Config keys that no other family has: of ``num_layers``, ``num_experts``, ``top_k``.
         others: The axes of the tensors outside of the layers.
         layers: Regular expression of what stands before a layer's index.
         tail: The same for multi-token-prediction layers that are a stack of their own.
@@ -143,6 +144,7 @@ class Family:
     routing: Routing | None = None
     dense: DenseLayers = field(default_factory=NoLayer)
     sizes: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=lambda: OTHERS)
     layers: str = LAYERS
     tail: str = ""

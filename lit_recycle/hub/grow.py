@@ -14,6 +14,7 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.growth.treatments import Zero
 from lit_recycle.hub.card import write_card
+from lit_recycle.hub.family import Family
 from lit_recycle.hub.measure import folder_facts
 from lit_recycle.hub.plan import GROWTH_FILE, FolderGrowth, GrownTensor, plan_folder_growth
 from lit_recycle.hub.reader import open_folder, tensor_bytes
@@ -32,6 +33,7 @@ def grow_folder(
     dtype: str | None = None,
     max_shard_size: str | int = "5GB",
     maps: Sequence[Mapping[str, Any]] | None = None,
+    family: Family | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> FolderGrowth:
     """Grow the model in a Hugging Face folder into a new folder that ``transformers`` loads.
@@ -44,14 +46,15 @@ def grow_folder(
         dtype: Type to convert weights to: ``float32``, ``float16`` or ``bfloat16``.
         max_shard_size: Size of a safetensors file, as in ``5GB``.
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
+        family: The folder's family (``family_file.read_family``); that of its ``model_type`` when not given.
         progress: Called with the number of bytes written.
 
     Raises:
         ValueError: For whatever stands in the way, before the first byte is written.
     """
     folder = open_folder(source)
-    facts = folder_facts(folder)
-    growth = plan_folder_growth(folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps)
+    facts = folder_facts(folder, family)
+    growth = plan_folder_growth(folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps, family=family)
     write_grown(growth, destination, max_shard_size=max_shard_size, progress=progress)
     return growth
 

@@ -8,24 +8,25 @@ from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.facts import Facts, PerLayer
 from lit_recycle.hub.config_json import num_layers
 from lit_recycle.hub.families import family_of
+from lit_recycle.hub.family import Family
 from lit_recycle.hub.reader import HFFolder
 
 
-def folder_facts(folder: HFFolder) -> Facts:
+def folder_facts(folder: HFFolder, family: Family | None = None) -> Facts:
     """What the weights of a folder tell, each read when it is asked for."""
     names = ("norm", "channel_norm_S", "channel_norm_I")
-    return Facts({name: partial(_norms, folder, name) for name in names}, "of a folder")
+    return Facts({name: partial(_norms, folder, family, name) for name in names}, "of a folder")
 
 
-def _norms(folder: HFFolder, name: str) -> PerLayer:
+def _norms(folder: HFFolder, family: Family | None, name: str) -> PerLayer:
     """Euclidean norm over all matrices of each entry of an axis, by layer."""
     from safetensors import safe_open
 
     from lit_recycle.growth.measure import squares
 
     axis = name.removeprefix("channel_norm_") if "_" in name else EXPERTS
-    family = family_of(folder.config, folder.path)
-    naming = family.naming_of(num_layers(family.text_of(folder.config)))
+    family = family or family_of(folder.config, folder.path)
+    naming = family.naming_of(num_layers(family.text_of(folder.config), family))
     files = {path: safe_open(path, "pt") for path in folder.paths}
     sums: dict[int, dict[int, float]] = {}
     for stored in folder.tensors.values():

@@ -11,12 +11,12 @@ from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import Target
 from lit_recycle.growth.sources import SourceMap
 from lit_recycle.hub.config_json import (
-    TOP_K,
     Config,
     experts_of_layer,
     first_of,
     grown_config,
     is_grouped,
+    keys_of,
     num_layers,
     num_mtp_layers,
 )
@@ -45,7 +45,7 @@ class HubModel:
 
     @property
     def num_layers(self) -> int:
-        return num_layers(self.config)
+        return num_layers(self.config, self.family)
 
     @property
     def num_tail_layers(self) -> int:
@@ -53,7 +53,7 @@ class HubModel:
 
     @property
     def top_k(self) -> int:
-        top_k = first_of(self.config, TOP_K, 0)
+        top_k = first_of(self.config, keys_of(self.family, "top_k"), 0)
         return int(top_k[0] if isinstance(top_k, list) else top_k)
 
     @property
@@ -104,7 +104,7 @@ class HubModel:
 
     def upcycled(self, layers: Sequence[int], num_experts: int, top_k: int, granularity: int) -> HubModel:
         """See :class:`GrowableModel`."""
-        config, family = upcycled_config(self.config, layers, num_experts, top_k, granularity)
+        config, family = upcycled_config(self.config, self.family, layers, num_experts, top_k, granularity)
         experts = tuple(num_experts if i in layers else n for i, n in enumerate(self.experts))
         return HubModel(config, family, experts)
 
@@ -113,29 +113,32 @@ class HubModel:
         return routed_targets(place, after.config, after.family, after.experts)
 
 
-def model_of(config: Config, shapes: Mapping[str, Sequence[int]], where: object) -> HubModel:
+def model_of(
+    config: Config, shapes: Mapping[str, Sequence[int]], where: object, family: Family | None = None
+) -> HubModel:
     """The model that a ``config.json`` and the shapes of its tensors describe, in a folder or in memory.
 
     Args:
         config: The config, whole.
         shapes: Shapes by the tensors' names, as on the hub or as in a ``state_dict`` of transformers.
         where: What an error names.
+        family: Its family, where that is not one of those by ``model_type``.
 
     Raises:
         ValueError: For a family that is not known, or weights that contradict the config.
     """
-    family = family_of(config, where)
+    family = family or family_of(config, where)
     text = family.text_of(config)
-    naming = family.naming_of(num_layers(text))
+    naming = family.naming_of(num_layers(text, family))
     places = [naming.parse(name) for name in shapes]
-    _check_layers(text, places, where)
+    _check_layers(text, family, places, where)
     return HubModel(text, family, tuple(_experts_per_layer(text, family, places, shapes, where)))
 
 
-def _check_layers(config: Config, places: Iterable[Place], where: object) -> None:
+def _check_layers(config: Config, family: Family, places: Iterable[Place], where: object) -> None:
     """Hold the layers of the weights against the config; behind the last may be those for multi-token prediction."""
     found = {place.layer for place in places if place.layer is not None and place.number is None}
-    main, extra = num_layers(config), len([i for i in found if i >= num_layers(config)])
+    main, extra = num_layers(config, family), len([i for i in found if i >= num_layers(config, family)])
     missing = sorted(set(range(main + extra)) - found)
     if missing:
         raise ValueError(f"{where} has no weights of layer {missing[0]}, config.json counts {main} layers")
@@ -158,8 +161,8 @@ def _experts_per_layer(
             shape = shapes[place.name]
             number = shape[dimension] if dimension < len(shape) else 0
         counts[place.layer] = max(counts.get(place.layer, 0), number)
-    for layer in range(num_layers(config)):
-        said = 0 if family.is_dense(config, layer) else experts_of_layer(config, layer)
+    for layer in range(num_layers(config, family)):
+        said = 0 if family.is_dense(config, layer) else experts_of_layer(config, family, layer)
         if said is not None and said != counts[layer]:
             raise ValueError(
                 f"{where}: config.json gives layer {layer} {said} experts, the weights have {counts[layer]}"
@@ -171,7 +174,7 @@ def _with_top_k(config: Config, family: Family, before: int, top_k: int, grows: 
     """The config with other numbers of experts per token, and of groups and a scaling that follow from them."""
     config, routing = dict(config), family.routing
     assert routing is not None
-    for key in TOP_K:
+    for key in keys_of(family, "top_k"):
         value = config.get(key)
         if value is not None:
             config[key] = [v * top_k // before for v in value] if isinstance(value, list) else value * top_k // before

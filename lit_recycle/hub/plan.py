@@ -98,6 +98,7 @@ def plan_folder_growth(
     dtype: str | None = None,
     facts: Facts | None = None,
     maps: Sequence[Mapping[str, Any]] | None = None,
+    family: Family | None = None,
 ) -> FolderGrowth:
     """Plan a growth of a Hugging Face folder.
 
@@ -109,6 +110,7 @@ def plan_folder_growth(
             grown; balancing biases stay as they are.
         facts: What operators may ask for that choose by weights.
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
+        family: The folder's family; that of its ``model_type`` when not given.
 
     Raises:
         ValueError: For a family that is not known, weights that contradict the config, or a growth that the family
@@ -119,7 +121,9 @@ def plan_folder_growth(
         raise ValueError("the growth grows nothing: give --depth, --width or --grow")
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
-    model = model_of(folder.config, {name: stored.shape for name, stored in folder.tensors.items()}, folder.path)
+    model = model_of(
+        folder.config, {name: stored.shape for name, stored in folder.tensors.items()}, folder.path, family
+    )
     family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
     history = _history(folder.path)
     plan = plan_growth(

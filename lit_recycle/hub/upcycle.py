@@ -17,14 +17,13 @@ REFUSED = ("attention_bias", "mlp_bias", "quantization_config")
 
 
 def upcycled_config(
-    config: Config, layers: Sequence[int], num_experts: int, top_k: int, granularity: int
+    config: Config, source: Family, layers: Sequence[int], num_experts: int, top_k: int, granularity: int
 ) -> tuple[Config, Family]:
     """The config of the Mixture-of-Experts model, and its family.
 
     Raises:
         ValueError: For a family that has no Mixture-of-Experts sibling, or a config that the sibling cannot express.
     """
-    source = FAMILIES[config["model_type"]]
     if source.becomes is None:
         can = [name for name, family in FAMILIES.items() if family.becomes]
         raise ValueError(f"{config['model_type']!r} models cannot be upcycled; those that can are {', '.join(can)}")

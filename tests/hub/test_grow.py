@@ -216,7 +216,7 @@ BROKEN = {
     "not valid JSON": lambda folder: (folder / "config.json").write_text("{"),
     "config.json is missing": lambda folder: (folder / "config.json").unlink(),
     "has no weight_map": lambda folder: (folder / "model.safetensors.index.json").write_text("{}"),
-    "model_type 'gpt2' is not known; known are deepseek_v2": lambda folder: edit_config(folder, model_type="gpt2"),
+    "model_type 'gpt2' is not known .* give that with --family": lambda folder: edit_config(folder, model_type="gpt2"),
     "weights of layer 3, but config.json says": lambda folder: edit_config(folder, num_hidden_layers=3),
     "no weights of layer 4": lambda folder: edit_config(folder, num_hidden_layers=5),
     "gives layer 0 5 experts, the weights have 4": lambda folder: edit_config(folder, num_local_experts=5),

@@ -88,7 +88,9 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     model_type = config.get("model_type")
     if model_type in FAMILIES:
         return FAMILIES[str(model_type)]
+    if model_type in NOT_GROWN:
+        raise ValueError(f"{where}: {model_type} models are not grown: {model_type} {NOT_GROWN[str(model_type)]}")
     raise ValueError(
-        f"{where}: model_type {model_type!r} is not known; known are {', '.join(FAMILIES)}. To add one, add a file "
-        "with its tensor names and routing to lit_recycle/hub/families/"
+        f"{where}: model_type {model_type!r} is not known (`lit-recycle families` lists what is); describe its tensors "
+        "in a YAML file, as docs/add-a-family.md shows, and give that with --family"
     )
