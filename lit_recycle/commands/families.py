@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.families import FAMILIES, NOT_GROWN
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-recycle families",
-        description="List the Hugging Face model families that `lit-recycle grow` knows. To add one, add a "
-        "file to lit_recycle/hub/families/.",
+        description="List the Hugging Face model families that `lit-recycle grow` knows, how they route, and which "
+        "this project's own model computes exactly (import, export). docs/add-a-family.md shows how to add one.",
     )
     parser.parse_args(argv)
-    rows = [("family (model_type)", "routing", "balancing bias", "note")]
+    rows = [("family (model_type)", "routing", "balancing bias", "our model", "note")]
     for name, family in FAMILIES.items():
-        rows.append((name, str(family.routing or "dense"), "yes" if family.has_balance_bias else "", family.note))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+        bias, native = ("yes" if value else "" for value in (family.has_balance_bias, family.native))
+        rows.append((name, str(family.routing or "dense"), bias, native, family.note))
+    _print(rows)
+    print("\nNot grown:")
+    _print(list(NOT_GROWN.items()))
     return 0
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -11,6 +11,7 @@ from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import Form, operators_of
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Place
+from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.hub.config_json import UNQUANTIZED, Config, check_heads
@@ -222,12 +223,27 @@ def _check_layer(growth: FolderGrowth, layer: int, places: Sequence[Place]) -> N
             f"{where}: layer {layer} has no tensors known as {', '.join(sorted(wanted - known))} of a {model_type} "
             "model; add their names to the family's file"
         )
+    if model.size(EXPERTS, layer) and grows:
+        for place in places:
+            if not place.axes.known and _is_of_experts(place, growth.source.tensors[place.name].shape, model, layer):
+                raise ValueError(
+                    f"{where}: {place.name} seems to belong to the experts, and its axes are not known; add them to "
+                    "the family's file"
+                )
     zeroed = getattr(step.operator, "zero_output", False)
     outputs = {place.suffix for place in places if place.axes.writes_residual and not place.suffix.endswith("bias")}
     if zeroed and len(outputs) < growth.before_family.outputs:
         raise ValueError(
             f"{where}: the output projections of layer {layer} are not known by name, so zero_output cannot zero them"
         )
+
+
+def _is_of_experts(place: Place, shape: tuple[int, ...], model: GrowableModel, layer: int) -> bool:
+    """Whether a tensor that no table describes is a matrix of an expert, or has an entry for each."""
+    if place.expert is not None:
+        return place.suffix.endswith(".weight") and len(shape) > 1
+    routes = any(word in f".{place.suffix}." for word in ("expert", "router", ".gate."))
+    return routes and shape[:1] == (model.size(EXPERTS, layer),)
 
 
 def _check_types(growth: FolderGrowth) -> None:

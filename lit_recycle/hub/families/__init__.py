@@ -35,11 +35,11 @@ class _Files(Mapping[str, Family]):
 
 
 FAMILIES: Mapping[str, Family] = _Files()
-_IMAGES = "is a model of more than text that AutoModelForCausalLM does not load"
-_NOT_DECODER = "is no causal language model"
+_IMAGES = "not a model of text alone: AutoModelForCausalLM does not load it"
+_NOT_DECODER = "no causal language model"
 NOT_GROWN = {
     "aria": "its language model is grown as aria_text",
-    "dbrx": "cannot be built by transformers 5.23",
+    "dbrx": "transformers 5.23 cannot build it: its attention reads a key that its config has no longer",
     "deepseek_ocr2": _IMAGES,
     "deepseek_ocr2_text": _IMAGES,
     "deepseek_v4": "its first layers look experts up in a table of token ids",
@@ -89,7 +89,7 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     if model_type in FAMILIES:
         return FAMILIES[str(model_type)]
     if model_type in NOT_GROWN:
-        raise ValueError(f"{where}: {model_type} models are not grown: {model_type} {NOT_GROWN[str(model_type)]}")
+        raise ValueError(f"{where}: {model_type} models are not grown: {NOT_GROWN[str(model_type)]}")
     raise ValueError(
         f"{where}: model_type {model_type!r} is not known (`lit-recycle families` lists what is); describe its tensors "
         "in a YAML file, as docs/add-a-family.md shows, and give that with --family"
