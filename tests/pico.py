@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lit_recycle.growth.event import Depth, Width
 from lit_recycle.hub import families as models
 
 SHAPE = dict(
@@ -230,6 +231,8 @@ def build(family, seed=0, **changes):
     return model.eval()
 
 
+BY_PERIODS = ("jamba",)
+"""Families whose config repeats one pattern, and whose layers are copied by whole periods."""
 QUICK = ("mixtral", "deepseek_v3", "gpt_oss", "nemotron_h", "qwen3_5_moe", "llama")
 """Families, each of another structure, that every run of the tests tries; ``make families`` tries all."""
 
@@ -237,6 +240,16 @@ QUICK = ("mixtral", "deepseek_v3", "gpt_oss", "nemotron_h", "qwen3_5_moe", "llam
 def each(names):
     """Parameters of a test of families."""
     return [name if name in QUICK else pytest.param(name, marks=pytest.mark.families) for name in names]
+
+
+def depth(family, **options):
+    """Each layer twice, in a way that the family's config can say."""
+    return Depth(2, **{"method": "stack" if family in BY_PERIODS else "interposition"} | options)
+
+
+def width(family, noise):
+    """Each expert twice, in a way that the family's router allows."""
+    return Width(2, noise=noise, top_k="keep" if family == "phimoe" else "scale")
 
 
 @functools.cache

@@ -1,9 +1,17 @@
 """Gemma 4, the language model: a dense network in each layer, and experts beside it in some models."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from lit_recycle.hub.blocks import DENSE
 from lit_recycle.hub.dense_layers import Flag
 from lit_recycle.hub.family import Family, Routing
-from lit_recycle.hub.patterns import every
+
+
+def layer_types(config: Mapping[str, Any], count: int) -> list[str]:
+    """Each sixth layer and the last one see all of a text."""
+    return ["sliding_attention" if (i + 1) % 6 and i < count - 1 else "full_attention" for i in range(count)]
+
 
 FAMILY = Family(
     {
@@ -16,7 +24,7 @@ FAMILY = Family(
     },
     Routing("softmax"),
     Flag("enable_moe_block"),
-    patterns={"layer_types": every("sliding_window_pattern", 6)},
+    patterns={"layer_types": layer_types},
     no_depth={
         "hidden_size_per_layer_input": "one embedding matrix serves all layers",
         "num_kv_shared_layers": "the last layers use keys and values of earlier ones",

@@ -1,0 +1,71 @@
+"""Families against what transformers says of itself: types with experts, patterns over layers, names on the hub."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pico
+import pytest
+
+from lit_recycle.hub.families import FAMILIES, NOT_GROWN
+
+LAYERS = 13
+PATTERNED = [name for name, family in FAMILIES.items() if family.patterns and not family.text_config]
+DENSE_LISTS = ("mlp_layer_types", "mlp_only_layers", "layers_num_experts")
+
+
+def configs(family, **keys):
+    """A config of transformers with many layers, and what a folder says that leaves all lists to the family."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(pico.AS.get(family, family), num_hidden_layers=LAYERS, **keys)
+    lists = {*FAMILIES[family].patterns, "mlp_layer_types", "per_layer_config"}
+    return config, {key: value for key, value in config.to_dict().items() if key not in lists}
+
+
+def test_every_model_with_experts_is_grown_or_has_a_reason():
+    """All model types of transformers whose code has experts."""
+    models = Path(importlib.import_module("transformers").__file__).parent / "models"
+    types = set()
+    for code in models.glob("*/modeling_*.py"):
+        if re.search(r"use_experts_implementation|class \w*Experts\w*\(", code.read_text(encoding="utf-8")):
+            configuration = code.with_name(code.name.replace("modeling_", "configuration_"))
+            types |= set(re.findall(r'model_type(?:: \w+)? = "([^"]+)"', configuration.read_text(encoding="utf-8")))
+    assert len(types) > 60
+    parts = re.compile(r"vision|audio|encoder|talker|_sam_")  # of models that are listed themselves
+    missing = sorted(name for name in types if not parts.search(name) and name not in {*FAMILIES, *NOT_GROWN})
+    assert not missing and not set(FAMILIES) & set(NOT_GROWN)
+
+
+@pytest.mark.parametrize("family", PATTERNED)
+def test_patterns_are_those_of_transformers(family):
+    """A list that a config leaves out means what transformers makes of it."""
+    config, values = configs(family)
+    for key, pattern in FAMILIES[family].patterns.items():
+        assert list(pattern(values, LAYERS)) == list(getattr(config, key)), key
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.text_config])
+def test_dense_layers_are_those_of_transformers(family):
+    config, values = configs(family)
+    listed = getattr(config, "mlp_layer_types", None)
+    if listed is None or FAMILIES[family].routing is None:
+        pytest.skip("its config has no list of them")
+    found = [FAMILIES[family].is_dense(values, i) for i in range(LAYERS)]
+    assert found == [kind == "dense" for kind in listed]
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.routing])
+def test_names_on_the_hub_are_those_that_transformers_converts(family):
+    """Each pattern of names by which transformers makes its experts' tensors is in the family's table."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    suffixes = FAMILIES[family].axes
+    for step in get_checkpoint_conversion_mapping(pico.AS.get(family, family)) or ():
+        if not isinstance(step, WeightConverter):
+            continue
+        for name in step.source_patterns:
+            if "experts.*" in name and "shared" not in name:
+                end = name.replace("\\.", ".").replace("experts.*", "experts.{e}").rstrip("$")
+                assert any(suffix.endswith(end.lstrip(".^")) for suffix in suffixes), name
