@@ -79,6 +79,18 @@ _VISION = dict(
     hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
 )
 
+_ARIA = dict(intermediate_size=8, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1, head_dim=4)
+_MINIMAX_M3 = dict(intermediate_size=8, dense_intermediate_size=24, shared_intermediate_size=8) | dict(
+    num_local_experts=4, num_experts_per_tok=2, head_dim=4, rotary_dim=4, mlp_layer_types=["dense", "sparse"]
+)
+_DOTS3 = (
+    _DEEPSEEK
+    | _LATENT
+    | _INDEXER
+    | dict(layer_types=["indexed_attention"] * 2, head_dim=8)
+    | dict(shared_experts_intermediate_size=8, n_group=1, topk_group=1)
+)
+
 FAMILIES = {
     "mixtral": _MIXTRAL,
     "olmoe": _MIXTRAL | dict(num_experts=4),
@@ -106,7 +118,8 @@ FAMILIES = {
     "minimax_m2": _MIXTRAL | dict(head_dim=4),
     "hunyuan_v1_moe": dict(intermediate_size=8, num_experts=4, moe_topk=2, head_dim=4),
     "afmoe": _DEEPSEEK_SIZES | dict(num_experts=4, num_dense_layers=1, head_dim=4, sliding_window=4),
-    "aria_text": dict(intermediate_size=8, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1, head_dim=4),
+    "aria": dict(text_config=_ARIA, vision_config=_VISION),
+    "aria_text": _ARIA,
     "axk1": _DEEPSEEK | _LATENT | dict(num_experts_per_tok=3, n_group=4, topk_group=2),
     "axk2": _DEEPSEEK | _LATENT | _INDEXER | dict(gated_norm_rank=2),
     "bailing_hybrid": _DEEPSEEK_SIZES
@@ -117,11 +130,8 @@ FAMILIES = {
     "cohere2_moe": dict(intermediate_size=8, num_experts=4, num_experts_per_tok=2, head_dim=4, num_shared_experts=1)
     | dict(expert_selection_fn="sigmoid", norm_topk_prob=False, logit_scale=1.0, sliding_window=4),
     "deepseek_v32": _DEEPSEEK | _LATENT | _INDEXER | dict(num_experts_per_tok=3, n_group=4, topk_group=2),
-    "dots3_note_text": _DEEPSEEK
-    | _LATENT
-    | _INDEXER
-    | dict(layer_types=["indexed_attention"] * 2, head_dim=8)
-    | dict(shared_experts_intermediate_size=8, n_group=1, topk_group=1),
+    "dots3_note": _DOTS3,
+    "dots3_note_text": _DOTS3,
     "exaone_moe": _DEEPSEEK_SIZES
     | dict(num_experts=4, num_shared_experts=1, first_k_dense_replace=1, sliding_window=4),
     "flex_olmo": _MIXTRAL_SIZES | dict(num_experts=4),
@@ -155,8 +165,8 @@ FAMILIES = {
     "mimo_v2_flash": _DEEPSEEK_SIZES
     | dict(n_routed_experts=4, head_dim=8, v_head_dim=4, sliding_window=4, n_group=1, topk_group=1)
     | dict(layer_types=["full_attention", "sliding_attention"]),
-    "minimax_m3_vl_text": dict(intermediate_size=8, dense_intermediate_size=24, shared_intermediate_size=8)
-    | dict(num_local_experts=4, num_experts_per_tok=2, head_dim=4, rotary_dim=4, mlp_layer_types=["dense", "sparse"]),
+    "minimax_m3_vl": dict(text_config=_MINIMAX_M3, vision_config=_VISION),
+    "minimax_m3_vl_text": _MINIMAX_M3,
     "mistral4": _DEEPSEEK | _LATENT,
     "nemotron_h": _DEEPSEEK_SIZES
     | dict(layers_block_type=["moe", "full_attention"], n_routed_experts=4, moe_shared_expert_intermediate_size=8)
@@ -194,11 +204,16 @@ DENSE = [name for name in FAMILIES if models.FAMILIES[name].routing is None]
 AS = {"kimi_k2": "deepseek_v3"}
 """Types that transformers does not know, and the type whose code they are loaded with."""
 INSIDE = {
-    "llama4": ("llama4_text", "language_model.model."),
-    "qwen3_5_moe": ("qwen3_5_moe_text", "model.language_model."),
-    "qwen4_exp": ("qwen4_exp_text", "model.language_model."),
+    "dots3_note": (
+        "dots3_note_text",
+        "model.",
+        dict(vision_config=dict(adapter_out_dim=16), audio_config=dict(adapter_out_dim=16)),
+    ),
+    "llama4": ("llama4_text", "language_model.model.", {}),
+    "qwen3_5_moe": ("qwen3_5_moe_text", "model.language_model.", {}),
+    "qwen4_exp": ("qwen4_exp_text", "model.language_model.", {}),
 }
-"""Models of more than text: the language model, which is built alone, and the prefix that its tensors get."""
+"""Models of more than text: the language model, which is built alone, the prefix that its tensors get, other keys."""
 
 
 def build(family, seed=0, **changes):
@@ -208,10 +223,16 @@ def build(family, seed=0, **changes):
     torch.manual_seed(seed)
     values = FAMILIES[family] | changes
     if "text_config" in values:
-        config = AutoConfig.for_model(family, **(values | {"text_config": SHAPE | values["text_config"]}))
+        text = SHAPE | values["text_config"]
+        config = AutoConfig.for_model(family, **(values | {"text_config": text}))
     else:
-        config = AutoConfig.for_model(INSIDE.get(family, (AS.get(family, family),))[0], **(SHAPE | values))
-    model = auto_class(config).from_config(config)
+        name = INSIDE[family][0] if family in INSIDE else AS.get(family, family)
+        config = AutoConfig.for_model(name, **(SHAPE | values))
+    return wild(auto_class(config).from_config(config), seed)
+
+
+def wild(model, seed=0):
+    """A model with weights of order one."""
     generator = torch.Generator().manual_seed(seed)
     decays = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
     with torch.no_grad():
@@ -277,9 +298,10 @@ def save(model, family, folder, **options):
     if family in AS:
         (folder / "config.json").write_text(json.dumps(config | {"model_type": family}))
     if family in INSIDE:
-        (folder / "config.json").write_text(json.dumps({"model_type": family, "text_config": config}))
+        _, prefix, more = INSIDE[family]
+        (folder / "config.json").write_text(json.dumps({"model_type": family, "text_config": config, **more}))
         tensors = load_file(folder / "model.safetensors")
-        renamed = {name.replace("model.", INSIDE[family][1], 1): t for name, t in tensors.items()}
+        renamed = {name.replace("model.", prefix, 1): t for name, t in tensors.items()}
         save_file(renamed, folder / "model.safetensors", {"format": "pt"})
 
 

@@ -117,3 +117,17 @@ def test_prediction_layers_in_a_stack_of_their_own_stay_single(sources, tmp_path
     for e in range(8):
         assert torch.equal(tail[expert.format(e)], last[expert.format(e // 2)])
     assert expert.format(8) not in tail
+
+
+def test_a_model_around_a_known_language_model_is_grown(tmp_path):
+    """Mistral 3 around Mistral 4: no file names the two together."""
+    from transformers import AutoConfig
+
+    text = pico.SHAPE | pico.FAMILIES["mistral4"] | {"model_type": "mistral4"}
+    vision = pico.FAMILIES["gemma3"]["vision_config"] | {"head_dim": 4}
+    config = AutoConfig.for_model("mistral3", text_config=text, vision_config=vision)
+    model = pico.wild(pico.auto_class(config).from_config(config))
+    model.save_pretrained(tmp_path / "source")
+    growth = grow_folder(tmp_path / "source", tmp_path / "grown", Depth(2, zero_output=True), Width(2, noise=0))
+    assert growth.preserves and is_same(tmp_path / "grown", pico.logits(model))
+    assert pico.config_of(tmp_path / "grown")["text_config"]["n_routed_experts"] == 16

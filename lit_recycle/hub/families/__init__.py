@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lit_recycle.hub.family import Family
@@ -35,17 +36,16 @@ class _Files(Mapping[str, Family]):
 
 
 FAMILIES: Mapping[str, Family] = _Files()
+TEXT_CONFIG = "text_config"
 _IMAGES = "not a model of text alone: AutoModelForCausalLM does not load it"
 _NOT_DECODER = "no causal language model"
 NOT_GROWN = {
-    "aria": "its language model is grown as aria_text",
     "dbrx": "transformers 5.23 cannot build it: its attention reads a key that its config has no longer",
     "deepseek_ocr2": _IMAGES,
     "deepseek_ocr2_text": _IMAGES,
     "deepseek_v4": "its first layers look experts up in a table of token ids",
     "diffusion_gemma": _NOT_DECODER,
     "diffusion_gemma_text": _NOT_DECODER,
-    "dots3_note": "its language model is grown as dots3_note_text",
     "ernie4_5_vl_moe": _IMAGES,
     "ernie4_5_vl_moe_text": _IMAGES,
     "glm4v_moe": _IMAGES,
@@ -57,7 +57,6 @@ NOT_GROWN = {
     "inkling2": _IMAGES,
     "inkling2_text": "each layer attends to all earlier ones, by weights that are stored outside of the layers",
     "longcat_flash": "its router has rows for experts that have no weights",
-    "minimax_m3_vl": "its language model is grown as minimax_m3_vl_text",
     "mistral_large4": _IMAGES,
     "mistral_large4_text": _IMAGES,
     "muse_spark": _IMAGES,
@@ -80,7 +79,7 @@ NOT_GROWN = {
 
 
 def family_of(config: Mapping[str, Any], where: object) -> Family:
-    """The family of a ``config.json``.
+    """The family of a ``config.json``; of a model of more than text that of its language model.
 
     Raises:
         ValueError: For a ``model_type`` that is not in ``FAMILIES``.
@@ -88,6 +87,9 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     model_type = config.get("model_type")
     if model_type in FAMILIES:
         return FAMILIES[str(model_type)]
+    inner = (config.get(TEXT_CONFIG) or {}).get("model_type")
+    if inner in FAMILIES and model_type not in NOT_GROWN:
+        return replace(FAMILIES[str(inner)], text_config=TEXT_CONFIG, native=None)
     if model_type in NOT_GROWN:
         raise ValueError(f"{where}: {model_type} models are not grown: {NOT_GROWN[str(model_type)]}")
     raise ValueError(
