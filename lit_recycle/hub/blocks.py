@@ -34,6 +34,18 @@ def mlp(at: str, axis: str) -> Axes:
     }
 
 
+def linear_attention(hub: str, memory: str) -> Axes:
+    """Convolutions and decay of Kimi's linear attention, as on the hub and as transformers holds them."""
+    return {
+        **{f"{hub}.{name}_conv1d.weight": f"conv_{name}: channels one kernel" for name in "qkv"},
+        f"{memory}.conv1d.weight": "([conv_q conv_k conv_v] channels) one kernel",
+        f"{hub}.A_log": "decay: ...",
+        f"{hub}.dt_bias": "decay_bias: ...",
+        f"{memory}.forget_gate.A_log": "decay: ...",
+        f"{memory}.forget_gate.dt_bias": "decay_bias: ...",
+    }
+
+
 BLOCK: Axes = {
     "input_layernorm.weight": "D",
     "post_attention_layernorm.weight": "D",

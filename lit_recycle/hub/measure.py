@@ -6,7 +6,7 @@ from functools import partial
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.facts import Facts, PerLayer
-from lit_recycle.hub.config_json import num_layers
+from lit_recycle.hub.config_keys import num_layers
 from lit_recycle.hub.families import family_of
 from lit_recycle.hub.family import Family
 from lit_recycle.hub.reader import HFFolder

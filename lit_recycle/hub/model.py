@@ -10,11 +10,11 @@ from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import Target
 from lit_recycle.growth.sources import SourceMap
-from lit_recycle.hub.config_json import (
+from lit_recycle.hub.config_json import grown_config
+from lit_recycle.hub.config_keys import (
     Config,
     experts_of_layer,
     first_of,
-    grown_config,
     is_grouped,
     keys_of,
     num_layers,

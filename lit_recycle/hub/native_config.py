@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_recycle.hub.config_json import NUM_EXPERTS, TOP_K
+from lit_recycle.hub.config_keys import NUM_EXPERTS, TOP_K
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.family import Family, Native
 from lit_recycle.model.config import MoEConfig

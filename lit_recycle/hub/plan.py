@@ -14,7 +14,8 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.hub.config_json import UNQUANTIZED, Config, check_heads
+from lit_recycle.hub.config_json import check_heads
+from lit_recycle.hub.config_keys import UNQUANTIZED, Config
 from lit_recycle.hub.family import Family
 from lit_recycle.hub.model import HubModel, model_of
 from lit_recycle.hub.reader import HFFolder, Stored, open_folder, read_json

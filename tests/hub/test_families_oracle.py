@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pico
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from lit_recycle.hub.dense_layers import Kinds
 from lit_recycle.hub.families import FAMILIES, NOT_GROWN
 
 LAYERS = 13
 PATTERNED = [name for name, family in FAMILIES.items() if family.patterns and not family.text_config]
-DENSE_LISTS = ("mlp_layer_types", "mlp_only_layers", "layers_num_experts")
+LISTED = [
+    name
+    for name, family in FAMILIES.items()
+    if isinstance(family.dense, Kinds) and "mlp_layer_types" in family.dense.keys and not family.text_config
+]
 
 
 def configs(family, **keys):
@@ -45,14 +52,11 @@ def test_patterns_are_those_of_transformers(family):
         assert list(pattern(values, LAYERS)) == list(getattr(config, key)), key
 
 
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.text_config])
+@pytest.mark.parametrize("family", LISTED)
 def test_dense_layers_are_those_of_transformers(family):
     config, values = configs(family)
-    listed = getattr(config, "mlp_layer_types", None)
-    if listed is None or FAMILIES[family].routing is None:
-        pytest.skip("its config has no list of them")
     found = [FAMILIES[family].is_dense(values, i) for i in range(LAYERS)]
-    assert found == [kind == "dense" for kind in listed]
+    assert found == [kind == "dense" for kind in config.mlp_layer_types]
 
 
 @pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.routing])
@@ -69,3 +73,31 @@ def test_names_on_the_hub_are_those_that_transformers_converts(family):
             if "experts.*" in name and "shared" not in name:
                 end = name.replace("\\.", ".").replace("experts.*", "experts.{e}").rstrip("$")
                 assert any(suffix.endswith(end.lstrip(".^")) for suffix in suffixes), name
+
+
+@pytest.mark.parametrize("family", pico.each(pico.FAMILIES))
+def test_what_is_named_otherwise_in_memory_has_the_same_matrices(family, sources):
+    """A tensor in memory is one of the hub's of the same name, or of the same matrices stacked."""
+    folder, _ = sources(family)
+    naming = FAMILIES[family].naming
+    hub = load_file(folder / "model.safetensors")
+    places = {name: naming.parse(name) for name in hub}
+    by_suffix = {(place.layer, end(place)): name for name, place in places.items()}
+    for name, tensor in pico.load(folder).state_dict().items():
+        place = naming.parse(name)
+        if (place.layer, end(place)) in by_suffix or place.is_routed or "vision" in name or "projector" in name:
+            continue
+        inner = place.axes.names & set("FSI")
+        parts = [
+            [other for other, p in places.items() if p.layer == place.layer and p.axes.matrices == (matrix,)]
+            for matrix in place.axes.matrices
+        ]
+        parts = [[n for n in names if places[n].axes.names & set("FSI") == inner] for names in parts]
+        if {"lm_head", "embed_tokens"} & set(name.split(".")):
+            continue
+        assert parts and all(len(names) == 1 for names in parts), name
+        assert torch.equal(torch.cat([hub[names[0]] for names in parts]), tensor), name
+
+
+def end(place):
+    return place.suffix if place.layer is not None else ".".join(place.suffix.split(".")[-2:])

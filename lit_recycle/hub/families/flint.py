@@ -13,7 +13,12 @@ def layer_types(config: Mapping[str, Any], count: int) -> list[str]:
 
 
 FAMILY = Family(
-    EXPERTS | mlp("mlp.shared_expert", "S"),
+    {
+        **EXPERTS,
+        **mlp("mlp.shared_expert", "S"),
+        "self_attn.sinks": "sinks: H",
+        "self_attn.softmax_offset": "sinks: H",
+    },
     Routing("sigmoid", "norm_topk_prob", True, scaling=None),
     Listed((0, 1)),
     patterns={"layer_types": layer_types},

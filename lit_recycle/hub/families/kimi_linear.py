@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lit_recycle.hub.blocks import BALANCED, experts, mlp, router
+from lit_recycle.hub.blocks import BALANCED, experts, linear_attention, mlp, router
 from lit_recycle.hub.dense_layers import Kinds
 from lit_recycle.hub.family import Family, Routing
 
@@ -22,6 +22,11 @@ FAMILY = Family(
         **experts("block_sparse_moe", "w1", "w3", "w2"),
         **mlp("block_sparse_moe.shared_experts", "S"),
         "block_sparse_moe.gate.e_score_correction_bias": "balance: E",
+        **linear_attention("self_attn", "self_attn"),
+        "self_attn.f_a_proj.weight": "forget_in: ...",
+        "self_attn.f_b_proj.weight": "forget_out: ...",
+        "self_attn.forget_gate.f_a_proj.weight": "forget_in: ...",
+        "self_attn.forget_gate.f_b_proj.weight": "forget_out: ...",
     },
     Routing("sigmoid", "moe_renormalize", True, ("num_expert_group", "topk_group")),
     Kinds(),

@@ -5,7 +5,7 @@ from lit_recycle.hub.dense_layers import Kinds
 from lit_recycle.hub.family import Family, Routing
 
 FAMILY = Family(
-    BALANCED,
+    BALANCED | {"self_attn.sinks": "sinks: H", "self_attn.attention_sink_bias": "sinks: H"},
     Routing("sigmoid", "norm_topk_prob", True, GROUPS),
     Kinds(),
     patterns={
