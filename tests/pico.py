@@ -190,6 +190,7 @@ FAMILIES = {
     "seed_oss": _DENSE | dict(head_dim=4),
     "smollm3": _DENSE | dict(no_rope_layers=[1, 0]),
     "apertus": _DENSE,
+    "arcee": _DENSE,
     "cohere2": _DENSE | dict(head_dim=4, sliding_window=4, logit_scale=1.0),
     "exaone4": _DENSE | dict(sliding_window=4, sliding_window_pattern=2),
     "gemma2": _DENSE | dict(head_dim=4, sliding_window=4),

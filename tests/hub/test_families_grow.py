@@ -94,6 +94,32 @@ def test_fused_experts_grow_to_the_same_weights(family, sources, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+SHARED_INDEXER = dict(num_hidden_layers=4, indexer_types=["full", "shared"] * 2, index_topk=4)
+VARIANTS = [
+    ("gemma4_text", dict(enable_moe_block=False)),
+    ("glm_moe_dsa", SHARED_INDEXER),
+    ("granitemoehybrid", dict(num_local_experts=0, num_experts_per_tok=0)),
+    ("hy_v3", dict(num_hidden_layers=3)),
+    ("lfm2_moe", dict(use_expert_bias=False)),
+    ("llama4_text", dict(num_hidden_layers=4, num_experts_per_tok=1)),
+    ("nemotron_h", dict(moe_latent_size=8)),
+    ("cohere2_moe", dict(expert_selection_fn="softmax")),
+    ("mimo_v2_flash", dict(num_hidden_layers=3, layer_types=None)),
+]
+
+
+@pytest.mark.families
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_other_models_of_a_family(family, changes, tmp_path):
+    model = pico.build(family, **changes)
+    pico.save(model, family, tmp_path / "source")
+    has_experts = changes.get("enable_moe_block", True) and changes.get("num_local_experts", 1)
+    for i, form in enumerate([Depth(2, zero_output=True), *([Width(2, noise=0)] if has_experts else [])]):
+        growth = grow_folder(tmp_path / "source", tmp_path / str(i), form)
+        assert growth.preserves == is_same(tmp_path / str(i), pico.logits(model))
+        assert growth.preserves or (changes is SHARED_INDEXER and i == 0)
+
+
 def test_prediction_layers_in_a_stack_of_their_own_stay_single(sources, tmp_path):
     """``mtp.layers.0`` keeps its number when layers are copied, and its experts are duplicated with all others."""
     source, before = sources("qwen3_5_moe")

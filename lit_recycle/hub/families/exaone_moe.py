@@ -9,7 +9,7 @@ FAMILY = Family(
     BALANCED | {"mlp.e_score_correction_bias": "balance: E"},
     Routing("sigmoid", "norm_topk_prob", True, GROUPS),
     Kinds(),
-    tail="mtp.layers",
+    tail=r"mtp\.layers",
     patterns={"layer_types": every()},
     note=MTP_NOTE,
 )

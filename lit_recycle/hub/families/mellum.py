@@ -8,6 +8,6 @@ FAMILY = Family(
     EXPERTS,
     Routing("softmax", "norm_topk_prob", True),
     Kinds(prefix=Prefix(default=0)),
-    tail="mtp.layers",
+    tail=r"mtp\.layers",
     note=MTP_NOTE,
 )

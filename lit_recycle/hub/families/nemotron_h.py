@@ -28,7 +28,7 @@ FAMILY = Family(
     Routing("sigmoid", "norm_topk_prob", True, GROUPS),
     Kinds(("layers_block_type", "hybrid_override_pattern", "layer_types"), ("moe", "E")),
     others={"embeddings.weight": "V D", "lm_head.weight": "V D*", "norm_f.weight": "D"},
-    tail="mtp.layers",
+    tail=r"mtp\.layers",
     outputs=1,
     note=MTP_NOTE,
 )

@@ -12,7 +12,7 @@ FAMILY = replace(
     axes={**QWEN2_MOE.axes, "linear_attn.out_proj.weight": "D+ values*"},
     routing=Routing("softmax", "norm_topk_prob", True),
     sizes={},
-    tail="mtp.layers",
+    tail=r"mtp\.layers",
     patterns={"layer_types": every("full_attention_interval", others="linear_attention")},
     note=MTP_NOTE,
     native=None,
