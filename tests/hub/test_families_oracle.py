@@ -44,6 +44,13 @@ def test_every_model_with_experts_is_grown_or_has_a_reason():
     assert not missing and not set(FAMILIES) & set(NOT_GROWN)
 
 
+def test_what_is_said_not_to_load_does_not():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LOADED
+
+    general = [name for name, why in NOT_GROWN.items() if list(NOT_GROWN.values()).count(why) > 1]
+    assert len(general) > 20 and not set(general) & set(LOADED)
+
+
 @pytest.mark.parametrize("family", PATTERNED)
 def test_patterns_are_those_of_transformers(family):
     """A list that a config leaves out means what transformers makes of it."""
