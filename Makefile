@@ -25,7 +25,7 @@ test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 families: $(VENV)/.installed-test  ## every model family of the hub against transformers; two minutes
-	$(BIN)/python -m pytest tests/hub -m families --numprocesses auto
+	$(BIN)/python -m pytest tests/hub tests/training -m families --numprocesses auto
 
 campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five hundred; half an hour on two cores
 	$(BIN)/python tests/campaign/run.py

@@ -53,7 +53,7 @@ class Naming:
         layers: Regular expression of what stands before a layer's index.
         axes: Axis strings (see :mod:`lit_recycle.growth.axes`) by the suffix after the layer's index, in which
             ``{e}`` stands for an expert's index.
-        others: Axis strings of the tensors outside of the layers, by their names without a leading ``model.``.
+        others: Axis strings of the tensors outside of the layers, by name without a leading ``model.`` or the like.
         inside: What stands before all names, where the model is part of another module.
         tail: Regular expression of what stands before the index of a layer for multi-token prediction, where these are
             a stack of their own; empty where they follow the last layer.
@@ -87,13 +87,17 @@ class Naming:
         """The axes of a layer's tensor; :data:`UNKNOWN` where the table has none."""
         return self._parsed.get(suffix, UNKNOWN)
 
+    def bare(self, name: str) -> str:
+        """The name of a tensor outside of the layers, without the modules that a language model is kept in."""
+        return re.sub(r"^(?:(?:model|language_model|backbone)\.)+", "", name.removeprefix(self.inside))
+
     def parse(self, name: str) -> Place:
         own, number, first = name.removeprefix(self.inside), None, 0
         match = self._pattern.fullmatch(own)
         if match is None and self.tail and (match := self._tail_pattern.fullmatch(own)):
             number, first = int(match["layer"]), self.num_layers
         if match is None:
-            text = self.others.get(own.removeprefix("model."))
+            text = self.others.get(self.bare(name))
             return Place("", None, name, None, parse_axes(text) if text else UNKNOWN)
         suffix, expert = match["suffix"], None
         if found := re.search(r"(?<=\bexperts\.)\d+(?=\.)", suffix):

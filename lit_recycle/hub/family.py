@@ -31,6 +31,7 @@ class Routing:
         default: That choice where the config is silent.
         groups: The number of groups and that of groups visited, where experts are chosen from groups.
         scaling: The config key of a factor on the weights of all experts; None where the family has none.
+        logits: Which of the router's outputs in transformers are the logits.
     """
 
     kind: Literal["softmax", "top-k softmax", "sigmoid", "sparsemixer"]
@@ -39,6 +40,7 @@ class Routing:
     groups: tuple[str, str] | None = None
     scaling: str | None = "routed_scaling_factor"
     key: str | None = None
+    logits: int = 0
 
     def adds_up(self, config: Mapping[str, Any]) -> bool:
         """Whether the weights of copies of an expert are not shares of its weight, but that weight each."""
@@ -134,6 +136,7 @@ class Family:
         identity_unless: A config key, and a value in its list with which layers read what an earlier one has found.
         no_depth: Config keys with which layers cannot be copied, and why.
         free_head_dim: The config has a ``head_dim`` that hidden size and heads do not settle.
+        code: The ``model_type`` by whose code transformers computes it, where that is another one.
         note: What a user should know, shown by ``lit-recycle families``.
         native: How our own model expresses it; None if it does not.
         becomes: The family that dense models become when they get experts.
@@ -157,6 +160,7 @@ class Family:
     identity_unless: tuple[str, str] | None = None
     no_depth: Mapping[str, str] = field(default_factory=dict)
     free_head_dim: bool = True
+    code: str = ""
     note: str = ""
     native: Native | None = None
     becomes: str | None = None

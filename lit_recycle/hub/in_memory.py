@@ -52,7 +52,11 @@ class InMemory(Mapping[str, Tensor]):
     @cached_property
     def _by_place(self) -> dict[tuple[int | None, str], str]:
         """Names by layer and suffix, whatever stands before the layers."""
-        return {(place.layer, _suffix(place)): name for name, place in self._places.items() if place.expert is None}
+        places = self._places.items()
+        return {(place.layer, self._suffix(place)): name for name, place in places if place.expert is None}
+
+    def _suffix(self, place: Place) -> str:
+        return place.suffix if place.layer is not None else self.shape.naming.bare(place.suffix)
 
     @cached_property
     def _by_matrix(self) -> dict[_Matrix, list[str]]:
@@ -65,7 +69,7 @@ class InMemory(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         place = self.shape.naming.parse(name)
-        if found := self._by_place.get((place.layer, _suffix(place))):
+        if found := self._by_place.get((place.layer, self._suffix(place))):
             return self.tensors[found]
         if place.axes.names == {"V", "D"} and self.shape.config.get("tie_word_embeddings"):
             return self[f"{INSIDE}model.embed_tokens.weight"]
@@ -98,10 +102,6 @@ class InMemory(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.shape.parameters)
-
-
-def _suffix(place: Place) -> str:
-    return place.suffix if place.layer is not None else ".".join(place.suffix.split(".")[-2:])
 
 
 def _letters(factors: Sequence[str | tuple[str, ...]]) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any, Self
 from lit_recycle.growth.names import Naming
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
-from lit_recycle.hub.config_json import Config
-from lit_recycle.hub.families import family_of
+from lit_recycle.hub.config_keys import Config
+from lit_recycle.hub.families import FAMILIES, family_of
 from lit_recycle.hub.model import HubModel
 from lit_recycle.model.config import MoEConfig
 
@@ -26,12 +26,15 @@ class HubShape(HubModel):
 
     @classmethod
     def of(cls, config: Config, where: object = "model.config") -> Self:
-        """The shape that a ``config.json`` describes.
+        """The shape that a ``config.json`` describes; in a model of more than text that of the language model.
 
         Raises:
             ValueError: For a family that is not known, or a config that transformers cannot build a model of.
         """
         family = family_of(config, where)
+        if family.text_config in config:
+            config = family.text_of(config)
+            family = family_of(config, f"{where}, {family.text_config}")
         shape = cls(config, family, ())
         experts: dict[int, int] = {}
         for name, size in shape.parameters.items():
@@ -118,14 +121,28 @@ def build(config: Config) -> Any:
         ValueError: For a config that transformers cannot build a model of.
     """
     try:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ImportError as error:
         raise ValueError(f"training through transformers needs it: pip install 'lit-recycle[hf]' ({error})") from error
     import torch
 
+    model_type = str(config["model_type"])
+    code = (FAMILIES[model_type].code if model_type in FAMILIES else "") or model_type
     try:
-        made = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-        return AutoModelForCausalLM.from_config(made, dtype=torch.get_default_dtype())
+        made = CONFIG_MAPPING[code].from_dict(_decoded({**config, "model_type": code}))
+        # The language model of some models with images is built by that class alone.
+        known = AutoModelForCausalLM if code in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForImageTextToText
+        return known.from_config(made, dtype=torch.get_default_dtype())
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"transformers builds no {config.get('model_type')} model of this config: {error}") from error
+
+
+def _decoded(value: Any) -> Any:
+    """Numbers that JSON has no way to write, as transformers writes them: ``{"__float__": "Infinity"}``."""
+    if isinstance(value, dict):
+        return (
+            float(value["__float__"]) if value.keys() == {"__float__"} else {k: _decoded(v) for k, v in value.items()}
+        )
+    return [_decoded(entry) for entry in value] if isinstance(value, list) else value

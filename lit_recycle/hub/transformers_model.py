@@ -78,7 +78,9 @@ class TransformersModel(nn.Module):
             if labels_BS is not None:
                 out = F.cross_entropy(out.flatten(0, 1).float(), labels_BS.flatten(), ignore_index=LEFT_OUT)
         else:
-            hidden_BSD = self.hf.base_model(tokens_BS, **options).last_hidden_state
+            base = self.hf.base_model
+            base = self.hf.model if base is self.hf else base  # Llama 4 says that it is inside of a larger model
+            hidden_BSD = base(tokens_BS, **options).last_hidden_state
             out = next_token_loss(hidden_BSD.flatten(0, 1), self.hf.get_output_embeddings().weight, labels_BS.flatten())
         return out, self._routing()
 
@@ -109,15 +111,17 @@ class TransformersModel(nn.Module):
 
     def _watch_router(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            logits = output[0] if isinstance(output, tuple) else output
+            assert self.shape.family.routing is not None
+            logits = output[self.shape.family.routing.logits] if isinstance(output, tuple) else output
             self._logits[layer] = logits.flatten(0, -2)
 
         return hook
 
     def _watch_experts(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args, *kwargs.values()]
-            self._chosen[layer] = next(v for v in given if isinstance(v, Tensor) and not v.is_floating_point())
+            given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and not v.is_floating_point()]
+            if given:  # elsewhere the best by logits are chosen
+                self._chosen[layer] = given[0]
 
         return hook
 
@@ -129,7 +133,9 @@ class TransformersModel(nn.Module):
         return Routing(*(torch.stack(values) for values in zip(*found, strict=True)))
 
     def _routing_of(self, layer: int) -> Routing:
-        chosen, logits_TE = self._chosen[layer].flatten(), self._logits[layer].float()
+        logits_TE = self._logits[layer].float()
+        chosen = self._chosen[layer] if layer in self._chosen else logits_TE.topk(self.shape.top_k).indices
+        chosen = chosen.flatten()
         ones = torch.ones(chosen.numel(), device=chosen.device)
         counts_E = ones.new_zeros(self.shape.experts[layer]).index_add_(0, chosen, ones)
         routing = self.shape.family.routing

@@ -22,6 +22,12 @@ FAMILY = Family(
     },
     Routing("sigmoid", "moe_renormalize", True, ("num_expert_group", "topk_group")),
     Kinds(prefix=Prefix(default=2)),
+    others={
+        "embed_tokens.weight": "embedding: V D",
+        "word_embeddings.weight": "embedding: V D",
+        "lm_head.weight": "V D*",
+        "norm.weight": "D",
+    },
     patterns={"layer_types": every("layer_group_size", 6, others="linear_attention")},
     note=MTP_NOTE,
 )

@@ -9,7 +9,7 @@ FAMILY = Family(
         "mlp.input_linear.weight": "E ([gate up] F) D*",
         "mlp.output_linear.weight": "down: E D+ F*",
         "mlp.bias": "D+",
-        **router("self_attention.experts.router.layer.weight"),
+        "self_attention.experts.router.layer.weight": "attention_router: E D*",
         "self_attention.experts.input_linear.weight": "up: E heads D*",
         "self_attention.experts.output_linear.weight": "down: E D+ heads*",
         "self_attention.experts.bias": "D+",

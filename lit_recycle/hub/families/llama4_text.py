@@ -14,7 +14,7 @@ FAMILY = Family(
         "feed_forward.experts.gate_up_proj": "E D* ([gate up] F)",
         "feed_forward.experts.down_proj": "down: E F* D+",
     },
-    Routing("sigmoid", False, scaling=None),
+    Routing("sigmoid", False, scaling=None, logits=1),
     Indexed(),
     patterns={"no_rope_layers": every("no_rope_layer_interval", kind=0, others=1)},
 )
