@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-families: $(VENV)/.installed-test  ## every model family of the hub against transformers; two minutes
+families: $(VENV)/.installed-test  ## every model family of the hub against transformers, on disk and in runs; five minutes
 	$(BIN)/python -m pytest tests/hub tests/training -m families --numprocesses auto
 
 campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five hundred; half an hour on two cores

@@ -222,13 +222,13 @@ def build(family, seed=0, **changes):
     from transformers import AutoConfig
 
     torch.manual_seed(seed)
-    values = FAMILIES[family] | changes
+    values = FAMILIES[family]
     if "text_config" in values:
-        text = SHAPE | values["text_config"]
+        text = SHAPE | values["text_config"] | changes
         config = AutoConfig.for_model(family, **(values | {"text_config": text}))
     else:
         name = INSIDE[family][0] if family in INSIDE else AS.get(family, family)
-        config = AutoConfig.for_model(name, **(SHAPE | values))
+        config = AutoConfig.for_model(name, **(SHAPE | values | changes))
     return wild(auto_class(config).from_config(config), seed)
 
 

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         bias, native = ("yes" if value else "" for value in (family.has_balance_bias, family.native))
         rows.append((name, str(family.routing or "dense"), bias, native, family.note))
     _print(rows)
-    print("\nNot grown:")
+    print("\nAll of them train and grow in a run, too: as our model, or through transformers.\n\nNot grown:")
     _print(list(NOT_GROWN.items()))
     return 0
 
