@@ -168,7 +168,7 @@ class Family:
 
     @cached_property
     def naming(self) -> Naming:
-        return Naming(self.layers, self.axes, self.others, self.tail)
+        return Naming(self.layers, self.axes, self.others, tail=self.tail)
 
     def naming_of(self, num_layers: int) -> Naming:
         """The names in a model of so many layers, where a tail is counted behind them."""

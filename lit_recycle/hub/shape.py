@@ -46,7 +46,7 @@ class HubShape(HubModel):
 
     @property
     def naming(self) -> Naming:
-        return replace(self.family.naming, inside=INSIDE)
+        return replace(self.family.naming_of(self.num_layers), inside=INSIDE)
 
     @cached_property
     def parameters(self) -> Mapping[str, tuple[int, ...]]:

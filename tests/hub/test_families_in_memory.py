@@ -1,15 +1,21 @@
 """Every family's model in memory, with the names of transformers: grown by the same table, gradients by the rule."""
 
+import shutil
+
 import pico
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import operators_of
 from lit_recycle.growth.optimizer import grow_optimizer_state
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.in_memory import InMemory
 from lit_recycle.hub.model import model_of
+from lit_recycle.hub.reader import open_folder
+from lit_recycle.hub.shape import INSIDE, HubShape
 
 MOE = [name for name, family in FAMILIES.items() if family.routing]
 
@@ -66,3 +72,17 @@ def gradients(model):
     model.zero_grad()
     model(pico.tokens(), use_cache=False).logits.square().mean().backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_prediction_layers_are_not_taken_for_the_first_ones(sources, tmp_path):
+    """A folder with ``mtp.layers.0`` gives a run layer 0 of the model."""
+    source, _ = sources("qwen3_5_moe")
+    shutil.copytree(source, tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    first = "model.language_model.layers.0."
+    more = {name.replace(first, "mtp.layers.0."): t * 0 for name, t in tensors.items() if name.startswith(first)}
+    save_file(tensors | more, tmp_path / "source" / "model.safetensors", {"format": "pt"})
+    folder = open_folder(tmp_path / "source")
+    given = InMemory(folder, HubShape.of(folder.config))
+    for name, tensor in pico.load(source).state_dict().items():
+        assert torch.equal(given[INSIDE + name], tensor), name
