@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": ("generate", "sample text from a checkpoint"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),
+    "merge": ("merge", "weighted mean of checkpoints, instead of a decay"),
     "consolidate": ("consolidate", "sharded checkpoint → one file"),
     "report": ("report", "one page about one or several runs, from their logs"),
     "families": ("families", "Hugging Face model families that can be grown"),

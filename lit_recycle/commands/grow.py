@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.progress import progress_bar
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.event import Depth, Form, Width
 from lit_recycle.growth.operator import Operator
@@ -19,7 +18,6 @@ from lit_recycle.growth.policy import POLICIES
 
 if TYPE_CHECKING:
     from lit_recycle.hub.plan import FolderGrowth
-    from lit_recycle.hub.stream import Progress
 
 EXAMPLES = """examples:
   lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --dry-run
@@ -184,7 +182,7 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
     with without_gc():
         from lit_recycle.hub.grow import write_grown
 
-    with _progress_bar(growth.nbytes) as progress:
+    with progress_bar(growth.nbytes) as progress:
         write_grown(growth, args.destination, max_shard_size=args.max_shard_size, progress=progress)
     print(f"wrote {args.destination}")
     return _verify(args, expect_equal=growth.preserves) if args.verify else 0
@@ -210,14 +208,3 @@ def _verify(args: argparse.Namespace, expect_equal: bool) -> int:
         print("the growth should preserve the function, and does not: this is an error", file=sys.stderr)
         return 1
     return 0
-
-
-@contextmanager
-def _progress_bar(nbytes: int) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("writing", total=nbytes)
-        yield lambda done: bar.advance(task, done)

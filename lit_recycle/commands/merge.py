@@ -1,0 +1,44 @@
+"""``lit-recycle merge CKPT… DST``: a weighted mean of checkpoints instead of a decay of the learning rate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lit_recycle.commands.progress import progress_bar
+from lit_recycle.commands.without_gc import without_gc
+
+EXAMPLES = """examples:
+  lit-recycle merge runs/mine/checkpoints/step=*.ckpt merged.ckpt --decay linear
+  lit-recycle merge step-8000/ step-9000/ step-10000/ merged/ --decay cosine
+"""
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lit-recycle merge",
+        description="Weighted mean of checkpoints of a constant learning rate, of this project (put in order by their "
+        "steps) or Hugging Face folders (the oldest first).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", metavar="CKPT", nargs="+", help="checkpoints, or Hugging Face folders")
+    parser.add_argument("destination", metavar="DST", help="what is written; must not exist")
+    parser.add_argument("--decay", choices=("linear", "cosine", "mean"), default="linear", help="of updates (linear)")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    args = parser.parse_args(argv)
+    sources, destination = [Path(source).expanduser() for source in args.sources], Path(args.destination).expanduser()
+    with without_gc():
+        from lit_recycle.checkpoints.merge import merge_checkpoints, merge_folders, merge_weights
+
+    weights = merge_weights(args.decay, len(sources))
+    if any((source / "config.json").is_file() for source in sources):
+        nbytes = sum(path.stat().st_size for path in sources[-1].glob("*.safetensors"))
+        with progress_bar(nbytes) as progress:
+            merge_folders(sources, destination, args.decay, max_shard_size=args.max_shard_size, progress=progress)
+    else:
+        sources = merge_checkpoints(sources, destination, args.decay)
+    for source, weight in zip(sources, weights, strict=True):
+        print(f"{weight:8.4f} × {source}")
+    print(f"wrote {destination}")
+    return 0
