@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": ("generate", "sample text from a checkpoint"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),
+    "dequantize": ("dequantize", "the FP8 weights of a Hugging Face folder in bfloat16"),
     "merge": ("merge", "weighted mean of checkpoints, instead of a decay"),
     "consolidate": ("consolidate", "sharded checkpoint → one file"),
     "report": ("report", "one page about one or several runs, from their logs"),

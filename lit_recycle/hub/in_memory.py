@@ -40,10 +40,11 @@ class InMemory(Mapping[str, Tensor]):
     Args:
         folder: The folder.
         shape: The model.
+        tensors: The folder's tensors, where they are not to be taken as they are.
     """
 
-    def __init__(self, folder: HFFolder, shape: HubShape) -> None:
-        self.folder, self.shape, self.tensors = folder, shape, FolderTensors(folder)
+    def __init__(self, folder: HFFolder, shape: HubShape, tensors: Mapping[str, Tensor] | None = None) -> None:
+        self.folder, self.shape, self.tensors = folder, shape, tensors or FolderTensors(folder)
 
     @cached_property
     def _places(self) -> dict[str, Place]:

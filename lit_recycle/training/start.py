@@ -13,6 +13,7 @@ from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.convert import check_complete, kept_beside, past_growths
+from lit_recycle.hub.dequantize import Dequantized, is_block_fp8, plain
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.in_memory import InMemory
 from lit_recycle.hub.native_config import to_native
@@ -64,6 +65,13 @@ def start_of(config: MoEConfig | Mapping[str, Any] | None, init_from: str | None
 
 def _from_folder(path: Path, backend: Backend) -> Start:
     folder = open_folder(path)
+    tensors: Mapping[str, Tensor] = FolderTensors(folder)
+    if is_block_fp8(folder.config):
+        rank_zero_info(f"{path} holds FP8 weights with a scale for each block: they are multiplied out")
+        folder, tensors = plain(folder), Dequantized(folder)
+    elif folder.config.get("quantization_config"):
+        method = folder.config["quantization_config"].get("quant_method")
+        raise ValueError(f"{path} is quantised by {method}, and cannot be trained: give the plain weights")
     hub, growth = kept_beside(folder), past_growths(folder.path)
     if backend != "transformers":
         try:
@@ -74,16 +82,16 @@ def _from_folder(path: Path, backend: Backend) -> Start:
             rank_zero_info(f"{path} is trained through transformers: {reason}")
         else:
             rank_zero_info(f"{path} ({folder.config['model_type']}) is trained as this project's own model")
-            return Start(NativeModel(native), growth, _AsNative(folder, native), hub)
+            return Start(NativeModel(native), growth, _AsNative(folder, native, tensors), hub)
     shape = HubShape.of(folder.config, path / "config.json")
-    return Start(shape, growth, InMemory(folder, shape), hub)
+    return Start(shape, growth, InMemory(folder, shape, tensors), hub)
 
 
 class _AsNative(Mapping[str, Tensor]):
     """A folder's tensors as our own model holds them."""
 
-    def __init__(self, folder: HFFolder, config: MoEConfig) -> None:
-        self.parts, self.tensors = hub_parts(config, folder.config["model_type"]), FolderTensors(folder)
+    def __init__(self, folder: HFFolder, config: MoEConfig, tensors: Mapping[str, Tensor]) -> None:
+        self.parts, self.tensors = hub_parts(config, folder.config["model_type"]), tensors
         self.tied = config.tie_embeddings
         check_complete(folder, self.parts)
 

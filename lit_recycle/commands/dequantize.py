@@ -1,0 +1,29 @@
+"""``lit-recycle dequantize SRC DST``: the FP8 weights of a Hugging Face folder in bfloat16."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lit_recycle.commands.progress import progress_bar
+from lit_recycle.commands.without_gc import without_gc
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lit-recycle dequantize",
+        description="Write a folder of block-FP8 weights (DeepSeek, Kimi) in bfloat16, as `lit-recycle grow` needs it. "
+        "`fit --model.init_from` takes such a folder as it is.",
+    )
+    parser.add_argument("source", metavar="SRC", help="Hugging Face folder")
+    parser.add_argument("destination", metavar="DST", help="folder to write; must not exist")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    args = parser.parse_args(argv)
+    with without_gc():
+        from lit_recycle.hub.dequantize import dequantize_folder
+
+    nbytes = 2 * sum(path.stat().st_size for path in Path(args.source).expanduser().glob("*.safetensors"))
+    with progress_bar(nbytes) as progress:
+        dequantize_folder(args.source, args.destination, max_shard_size=args.max_shard_size, progress=progress)
+    print(f"wrote {args.destination}")
+    return 0
