@@ -27,6 +27,8 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
 CALLBACK = "lit_recycle.callbacks.GrowthCallback"
+WARN_FROM = 1.3
+"""Share of a process, relative to the even one, from which on a plan warns."""
 BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
 """Bytes of a parameter by trainer.precision; the mixed ones keep parameters in 32 bits."""
 
@@ -147,7 +149,9 @@ def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strate
     with fake_processes(world_size) as mesh:
         for (before, after), row in zip(pairwise(parts), rows[1:], strict=True):
             assert after.plan is not None
-            row["per_process"] = asdict(event_cost(parameter_shapes(before.shape), after.plan, mesh))
+            cost = asdict(event_cost(parameter_shapes(before.shape), after.plan, mesh))
+            even = 3 * 4 * after.shape.num_params() // world_size  # weights and two moments in float32
+            row["per_process"] = cost | {"even": even}
 
 
 def run_shape(config: Mapping[str, Any]) -> RunShape:
@@ -270,6 +274,12 @@ def print_costs(console: Console, rows: list[dict[str, Any]]) -> None:
                 f"{human(cost['peak'], 'B')} at the most, {human(cost['after'], 'B')} after; "
                 f"{human(cost['received'], 'B')} received in {cost['collectives']:,} collectives"
             )
+            for what, value in (("holds", cost["after"]), ("receives", cost["received"])):
+                if value > WARN_FROM * cost["even"]:
+                    console.print(
+                        f"[yellow]warning:[/] there it {what} {value / cost['even']:.1f} × the even share of "
+                        f"{human(cost['even'], 'B')}: sizes that the number of processes divides are shared evenly"
+                    )
 
 
 def _count_of(params: int) -> str:

@@ -26,6 +26,7 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Change, Operator, Target
 from lit_recycle.growth.optimizer import grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.shards import best_dimension
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ def fake_processes(world_size: int) -> Iterator[DeviceMesh]:
 
 
 def _shard(size: Sequence[int], mesh: DeviceMesh) -> Tensor:
-    shape = torch.Size(size)
-    rows = -(-shape[0] // mesh.size())  # the first process' share, as torch.chunk has it
-    local = torch.empty((min(rows, shape[0]), *shape[1:]), dtype=torch.float32)
+    shape, cut = torch.Size(size), best_dimension(size, mesh.size())
+    held = [*shape]
+    held[cut] = min(-(-shape[cut] // mesh.size()), shape[cut])  # the first process' share, as torch.chunk has it
+    local = torch.empty(held, dtype=torch.float32)
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+    return DTensor.from_local(local, mesh, [Shard(cut)], run_check=False, shape=shape, stride=stride)
 
 
 _COLLECTIVES = ("c10d", "_c10d_functional")

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS, Dimension
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.growth.shards import gather, local_part, rewrapped, shard_dimension, window
+from lit_recycle.growth.shards import gather, local_part, resharded, rewrapped, shard_dimension, window
 from lit_recycle.growth.sources import AxisMap
 from lit_recycle.growth.treatments import Part, Treatment, Zero
 
@@ -205,9 +205,10 @@ def split_dense(recipe: Recipe, source: Tensor) -> Tensor:
     shape = (len(mapped.sources), *expert(0).shape)
     if not isinstance(source, DTensor):
         return torch.stack([expert(g) for g in mapped.sources])
-    mine = window(rewrapped(whole, source, shape))[0]
-    held = [expert(g) for g in mapped.sources[mine]]
-    return rewrapped(torch.stack(held) if held else whole.new_empty((0, *shape[1:])), source, shape)
+    mine, *sections = window(rewrapped(whole, source, shape))
+    held = [expert(g)[tuple(sections)] for g in mapped.sources[mine]]
+    empty = whole.new_empty((0, *(section.stop - section.start for section in sections)))
+    return rewrapped(torch.stack(held) if held else empty, source, shape)
 
 
 def scale(value: Tensor, i: int, dimension: Dimension, axis: str, factors: Sequence[float]) -> None:
@@ -240,6 +241,10 @@ def treat(
         return grown
     value = grown.value if grown.owned else grown.value.clone()
     if any(t.needs_whole for treatments in wanted for t in treatments) and _cuts_parts(recipe, value):
+        experts = recipe.target.axes.expert_dimension
+        if experts is not None:  # each expert is put together in one process
+            moved = treat(recipe, Grown(resharded(value, experts), True), wanted, apply).value
+            return Grown(resharded(moved, _cut(value)), True)
         whole = Grown(value.full_tensor(), True)
         return Grown(_shard_of(treat(recipe, whole, wanted, apply).value, value), True)
     for part, treatments in zip(parts_of(recipe, value), wanted, strict=True):
@@ -254,6 +259,12 @@ def _cuts_parts(recipe: Recipe, value: Tensor) -> bool:
     if not isinstance(value, DTensor):
         return False
     return shard_dimension(value) not in (None, recipe.target.axes.expert_dimension)
+
+
+def _cut(value: DTensor) -> int:
+    dimension = shard_dimension(value)
+    assert dimension is not None
+    return dimension
 
 
 def _shard_of(whole: Tensor, like: DTensor) -> DTensor:

@@ -10,13 +10,13 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Shard
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.facts import Facts, PerLayer
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
-from lit_recycle.growth.shards import rewrapped, shard_dimension
+from lit_recycle.growth.shards import resharded, shard_dimension
 
 CHANNELS = ("S", "I")
 
@@ -53,10 +53,9 @@ def squares(place: Place, tensor: Tensor, axis: str) -> Tensor:
     others = [j for j in range(tensor.dim()) if j != i]
     if isinstance(tensor, DTensor):
         if shard_dimension(tensor) not in (None, i):
-            tensor = tensor.redistribute(placements=[Replicate()] * tensor.device_mesh.ndim)
+            tensor = resharded(tensor, i)
         local = _sum_of_squares(tensor.to_local(), others)
-        per_index = rewrapped(local, tensor, (tensor.shape[i],)) if shard_dimension(tensor) == i else local
-        per_index = per_index.full_tensor() if isinstance(per_index, DTensor) else per_index
+        per_index = _all_entries(local, tensor, i) if shard_dimension(tensor) == i else local
     else:
         per_index = _sum_of_squares(tensor, others)
     stacked = next((len(f) for f in dimension.factors if isinstance(f, tuple)), 1)
@@ -64,6 +63,15 @@ def squares(place: Place, tensor: Tensor, axis: str) -> Tensor:
         return per_index.cpu()
     outer_first = isinstance(dimension.factors[0], tuple)
     return per_index.view((stacked, -1) if outer_first else (-1, stacked)).sum(0 if outer_first else 1).cpu()
+
+
+def _all_entries(local: Tensor, tensor: DTensor, i: int) -> Tensor:
+    """A number for each index of the sharded dimension, from those of this process."""
+    placements = [p if p.is_replicate() else Shard(0) for p in tensor.placements]
+    shape = torch.Size((tensor.shape[i],))
+    return DTensor.from_local(
+        local, tensor.device_mesh, placements, run_check=False, shape=shape, stride=(1,)
+    ).full_tensor()
 
 
 def _sum_of_squares(tensor: Tensor, dimensions: list[int]) -> Tensor:

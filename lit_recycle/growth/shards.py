@@ -1,4 +1,4 @@
-"""Entries gathered along a dimension of a tensor, whole or sharded, with no more communication than they need."""
+"""Sharded tensors: along which dimension they are divided, and entries gathered along any with little communication."""
 
 from __future__ import annotations
 
@@ -7,7 +7,27 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
+
+EVEN_ENOUGH = 1.1
+"""Largest share of a process, relative to the even one, with which a tensor is divided along its first dimension."""
+
+
+def best_dimension(shape: Sequence[int], processes: int) -> int:
+    """The dimension along which a tensor is divided among processes: the first, where that comes out even enough.
+
+    Otherwise the first one that divides evenly, as FSDP2 wants it of all but the first; so that memory goes on falling
+    with more processes than experts.
+    """
+    if not shape or -(-shape[0] // processes) * processes <= EVEN_ENOUGH * shape[0]:
+        return 0
+    return next((i for i, size in enumerate(shape) if i and size % processes == 0), 0)
+
+
+def resharded(tensor: DTensor, dimension: int) -> DTensor:
+    """A sharded tensor divided along another dimension; each process sends and receives no more than its part."""
+    placements = [p if p.is_replicate() else Shard(dimension) for p in tensor.placements]
+    return tensor if placements == list(tensor.placements) else tensor.redistribute(placements=placements)
 
 
 def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:

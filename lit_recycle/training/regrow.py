@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lit_recycle.growth.engine import grow_tensors
@@ -18,6 +19,7 @@ from lit_recycle.growth.optimizer import check_optimizer_state, each_grown_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.shape import Shape
+from lit_recycle.growth.shards import resharded, shard_dimension
 from lit_recycle.training import named_state
 from lit_recycle.training.fsdp1 import FlatGrowth
 from lit_recycle.training.growable import GrowableModule
@@ -99,11 +101,14 @@ class NamedGrowth:
 
     def set_up(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Give the large model, which is on the meta device, its weights, and set the strategy up with it."""
-        assert module.model is not None
-        if isinstance(trainer.strategy, FSDP2Strategy):
-            trainer.strategy.shard(module)
+        grown = dict(grow_tensors(self.plan, self.weights))
+        if isinstance(trainer.strategy, FSDP2Strategy):  # each tensor stays divided as it was, where it can
+            cut = {name: shard_dimension(tensor) for name, tensor in grown.items() if isinstance(tensor, DTensor)}
+            trainer.strategy.shard(module, {name: i for name, i in cut.items() if i is not None})
+            for name, parameter in module.named_parameters():
+                grown[name] = like_sharded(grown[name], parameter)
         tied = named_state.tied(module)
-        module.load_state_dict(dict(grow_tensors(self.plan, self.weights)), assign=True)
+        module.load_state_dict(grown, assign=True)
         named_state.tie(module, tied)
         trainer.strategy.setup(trainer)
 
@@ -112,7 +117,19 @@ class NamedGrowth:
         parameters = {named_state.clean_name(name): p for name, p in model.named_parameters()}
         grown = each_grown_state(self.plan, self.states, policy, type(optimizer).__name__)
         for name, state in grown:
-            optimizer.state[parameters[name]] = state
+            target = parameters[name]
+            optimizer.state[target] = {
+                key: like_sharded(value, target) if isinstance(value, Tensor) and value.shape == target.shape else value
+                for key, value in state.items()
+            }
+
+
+def like_sharded(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor divided along the dimension that a parameter is."""
+    if not (isinstance(tensor, DTensor) and isinstance(parameter, DTensor)):
+        return tensor
+    dimension = shard_dimension(parameter)
+    return tensor if dimension is None else resharded(tensor, dimension)
 
 
 def refuse_incompatible(trainer: L.Trainer) -> None:

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import CustomPolicy
+from torch.distributed.tensor import Shard
 from torch.optim import Optimizer
 from torchmetrics import Metric
 from typing_extensions import override
@@ -30,6 +31,7 @@ from typing_extensions import override
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
 
@@ -142,7 +144,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
         if any(t.is_meta for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             module.to_empty(device=self.root_device, recurse=False)
 
-    def shard(self, module: GrowableModule) -> None:
+    def shard(self, module: GrowableModule, dimensions: Mapping[str, int] | None = None) -> None:
         """Nothing: FSDP1 wraps the whole module when the strategy is set up."""
 
     def allocate(self, model: nn.Module) -> None:
@@ -179,17 +181,31 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):  # type: ignore[mi
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, module: GrowableModule) -> None:
-        """Shard a module's model on the meta device over all processes, layer by layer; it stays there."""
+    def shard(self, module: GrowableModule, dimensions: Mapping[str, int] | None = None) -> None:
+        """Shard a module's model on the meta device over all processes, layer by layer; it stays there.
+
+        Each parameter along the dimension that divides best, or along that which ``dimensions`` has for its name, where
+        it divides.
+        """
         assert module.model is not None
         offload: OffloadPolicy = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
         precision = MixedPrecisionPolicy(cast_forward_inputs=False)
         if self.precision_plugin.precision == "bf16-mixed":
             precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        mesh = self.device_mesh["data_parallel"]
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+
+        def placement(parameter: nn.Parameter) -> Shard:
+            kept = (dimensions or {}).get(names[id(parameter)])
+            if kept is not None and (kept == 0 or parameter.shape[kept] % mesh.size() == 0):
+                return Shard(kept)
+            return Shard(best_dimension(parameter.shape, mesh.size()))
+
         for part in (*layers_of(module), module.model):
             fully_shard(
                 part,
-                mesh=self.device_mesh["data_parallel"],
+                mesh=mesh,
+                shard_placement_fn=placement,
                 mp_policy=precision,
                 offload_policy=offload,
                 reshard_after_forward=self.reshard_after_forward and part is not module.model,

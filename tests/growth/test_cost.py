@@ -43,3 +43,13 @@ def test_what_is_not_sharded_is_grown_without_a_word(
     cost = event_cost(parameter_shapes(NativeModel(CONFIG)), plan, mesh)
     assert cost.collectives == collectives
     assert (cost.received == 0) == (collectives == 0)
+
+
+@pytest.mark.parametrize("experts", [16, 48, 96])
+def test_more_processes_than_experts_share_evenly_and_grow_locally(experts: int, mesh: DeviceMesh) -> None:
+    """Neither depth nor more experts make a process send anything, and each holds its part of all."""
+    model = NativeModel(CONFIG.replace(num_experts=experts, expert_size=64))
+    plan = plan_growth(model, [DuplicateExperts(2), Interpose(2)])
+    cost = event_cost(parameter_shapes(model), plan, mesh)
+    assert cost.received == 0
+    assert cost.after <= 1.1 * 3 * 4 * plan.after.num_params() / 64

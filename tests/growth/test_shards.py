@@ -1,10 +1,11 @@
 """Experts gathered from tensors that are whole, and from tensors that are spread over processes."""
 
+import pytest
 import shard_cases
 import torch
 import torch.multiprocessing
 
-from lit_recycle.growth.shards import gather, window
+from lit_recycle.growth.shards import best_dimension, gather, window
 
 
 def test_entries_are_gathered_into_memory_of_their_own():
@@ -18,3 +19,21 @@ def test_entries_are_gathered_into_memory_of_their_own():
 def test_sharded_tensors_grow_into_what_whole_ones_grow_into(tmp_path):
     """Four processes; shards of equal and unequal numbers of experts, and hybrid sharding. See shard_cases."""
     torch.multiprocessing.spawn(shard_cases.check, (str(tmp_path / "store"),), nprocs=shard_cases.PROCESSES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "processes", "dimension"),
+    [
+        ((128, 3072, 4096), 128, 0),
+        ((128, 3072, 4096), 1024, 1),  # more processes than experts
+        ((96, 3072, 4096), 128, 1),  # one expert for three of four would be 1.33 × the even share
+        ((96, 3000, 4096), 128, 2),
+        ((3, 5, 7), 2, 0),  # nothing divides evenly
+        ((50257, 768), 8, 0),  # even enough
+        ((257, 16), 4, 0),
+        ((5,), 4, 0),
+        ((), 4, 0),
+    ],
+)
+def test_each_tensor_is_divided_where_it_divides_best(shape, processes, dimension):
+    assert best_dimension(shape, processes) == dimension
