@@ -26,7 +26,7 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Change, Operator, Target
 from lit_recycle.growth.optimizer import grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.growth.shards import best_dimension
+from lit_recycle.growth.shards import best_dimension, strides
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def _shard(size: Sequence[int], mesh: DeviceMesh) -> Tensor:
     held = [*shape]
     held[cut] = min(-(-shape[cut] // mesh.size()), shape[cut])  # the first process' share, as torch.chunk has it
     local = torch.empty(held, dtype=torch.float32)
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, mesh, [Shard(cut)], run_check=False, shape=shape, stride=stride)
+    return DTensor.from_local(local, mesh, [Shard(cut)], run_check=False, shape=shape, stride=strides(shape))
 
 
 _COLLECTIVES = ("c10d", "_c10d_functional")

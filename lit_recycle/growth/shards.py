@@ -53,10 +53,18 @@ def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
 
 def rewrapped(local: Tensor, like: DTensor, shape: Sequence[int]) -> DTensor:
     """This process's part of a tensor of ``shape``, sharded as ``like`` is."""
-    stride = torch.empty(shape, device="meta").stride()
+    stride = strides(shape)
     return DTensor.from_local(
         local, like.device_mesh, like.placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
+
+
+def strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Of a contiguous tensor of this shape."""
+    found = [1]
+    for size in reversed(shape[1:]):
+        found.append(found[-1] * max(size, 1))
+    return tuple(reversed(found[: len(shape)]))
 
 
 def local_part(tensor: Tensor) -> Tensor:

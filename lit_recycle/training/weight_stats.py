@@ -18,7 +18,7 @@ from lit_recycle.growth.axes import TensorAxes
 from lit_recycle.growth.names import Naming
 from lit_recycle.growth.native import NATIVE
 from lit_recycle.growth.originals import Originals
-from lit_recycle.growth.shards import gather, resharded
+from lit_recycle.growth.shards import gather, resharded, strides
 
 MATRICES = {"gate", "up", "down"}
 
@@ -34,8 +34,9 @@ def per_row(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     by_rows = [resharded(t, 0) for t in tensors if isinstance(t, DTensor)]
     first, local = by_rows[0], function(*(t.to_local() for t in by_rows))
     shape = torch.Size([first.shape[0], *local.shape[1:]])
-    stride = torch.empty(shape, device="meta").stride()
-    rows = DTensor.from_local(local, first.device_mesh, first.placements, run_check=False, shape=shape, stride=stride)
+    rows = DTensor.from_local(
+        local, first.device_mesh, first.placements, run_check=False, shape=shape, stride=strides(shape)
+    )
     return rows.full_tensor()
 
 

@@ -5,7 +5,7 @@ import shard_cases
 import torch
 import torch.multiprocessing
 
-from lit_recycle.growth.shards import best_dimension, gather, window
+from lit_recycle.growth.shards import best_dimension, gather, strides, window
 
 
 def test_entries_are_gathered_into_memory_of_their_own():
@@ -19,6 +19,11 @@ def test_entries_are_gathered_into_memory_of_their_own():
 def test_sharded_tensors_grow_into_what_whole_ones_grow_into(tmp_path):
     """Four processes; shards of equal and unequal numbers of experts, and hybrid sharding. See shard_cases."""
     torch.multiprocessing.spawn(shard_cases.check, (str(tmp_path / "store"),), nprocs=shard_cases.PROCESSES)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (4, 1, 5), (2, 0, 3)])
+def test_strides_are_those_of_torch(shape):
+    assert strides(shape) == torch.empty(shape).stride()
 
 
 @pytest.mark.parametrize(
