@@ -98,7 +98,9 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
-        self.stages(trainer, pl_module)
+        stages = self.stages(trainer, pl_module)
+        if isinstance(pl_module, GrowableModule):
+            pl_module.shapes_to_come = [stage.shape for stage in stages]
 
     def stages(self, trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
         """What is left of the run, the present stage first.

@@ -68,6 +68,17 @@ class Losses(L.Callback):
         self.train.append(float(trainer.callback_metrics["loss/train"]))
 
 
+class SaveAtOnce(L.Callback):
+    """Saves right after the events of some steps, before anything is trained; ``{step}`` in the path is the step."""
+
+    def __init__(self, path: Path, *steps: int) -> None:
+        self.path, self.steps = path, steps
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step in self.steps:
+            trainer.save_checkpoint(str(self.path).format(step=trainer.global_step), weights_only=False)
+
+
 def fit(
     root: Path,
     strategy: str = "auto",
@@ -141,6 +152,12 @@ def assert_equal(a: Any, b: Any, where: str) -> None:
             assert_equal(x, y, f"{where}[{i}]")
     else:
         assert a == b, f"{where}: {a} != {b}"
+
+
+def by_name(saved: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's saved state by the names of parameters, whatever their order."""
+    names = {i: n for g in saved["param_groups"] for i, n in zip(g["params"], g["param_names"], strict=True)}
+    return {names[i]: state for i, state in saved["state"].items()}
 
 
 def on_processes(world: int, target: Any, *args: Any) -> None:

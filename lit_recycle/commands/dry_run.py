@@ -31,8 +31,11 @@ class DryRun(RecycleCLI):
         parts = self.parser.instantiate_classes(self.config)
         self.model, self.datamodule = parts.model, parts.data
         self._check_vocabulary()
-        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]}, {"params": [torch.nn.Parameter(torch.zeros(1))]}]
-        optimizer = self.model.make_optimizer(*groups)
+        with torch.device("meta"):
+            whole = dict(self.model.make_model().named_parameters(prefix="model"))
+        # Of one element each: some optimizers refuse parameters on the meta device.
+        small = {name: torch.nn.Parameter(torch.zeros([1] * p.dim())) for name, p in whole.items()}
+        optimizer = self.model.make_optimizer(small.items(), whole)
         if self.model.lr_scheduler is not None:
             self.model.lr_scheduler(optimizer)
 

@@ -73,7 +73,10 @@ def main(argv: list[str]) -> int:
     dry = DryRun(rest)
     values = dry.values()
     run = run_shape(values)
-    rows = [stage_row(run, stage) for stage in run.stages()]
+    parts = run.stages()
+    dry.model.shapes_to_come = [stage.shape for stage in parts]
+    dry.model.check_patterns()
+    rows = [stage_row(run, stage) for stage in parts]
     if options.tokens_per_second is not None:
         add_hours(rows, options.tokens_per_second)
     if options.world_size is not None:

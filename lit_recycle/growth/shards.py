@@ -41,8 +41,8 @@ def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
     shape = torch.Size([len(indices) if i == dimension else n for i, n in enumerate(source.shape)])
     if shard_dimension(source) != dimension:
         return rewrapped(_select(source.to_local(), dimension, indices), source, shape)
-    have, want = _ranges(source, source.shape[dimension]), _ranges(source, len(indices))
-    rank = _shard_rank(source)
+    have, want = shard_ranges(source), _ranges(source, len(indices))
+    rank = shard_rank(source)
     needed = [sorted({indices[e] for e in entries}) for entries in want]
     if all(entry in mine for mine, entries in zip(have, needed, strict=True) for entry in entries):
         held, place_of = source.to_local(), {e: i for i, e in enumerate(have[rank])}
@@ -76,7 +76,7 @@ def window(tensor: Tensor) -> tuple[slice, ...]:
     """The section of each dimension that this process holds."""
     sections = [slice(0, n) for n in tensor.shape]
     if isinstance(tensor, DTensor) and (dimension := shard_dimension(tensor)) is not None:
-        held = _ranges(tensor, tensor.shape[dimension])[_shard_rank(tensor)]
+        held = shard_ranges(tensor)[shard_rank(tensor)]
         sections[dimension] = slice(held.start, held.stop)
     return tuple(sections)
 
@@ -87,14 +87,32 @@ def shard_dimension(tensor: DTensor) -> int | None:
     return None if axis is None else tensor.placements[axis].dim  # type: ignore[attr-defined]
 
 
+def shard_ranges(tensor: DTensor) -> list[range]:
+    """Which entries of the dimension that is divided each process holds."""
+    dimension = shard_dimension(tensor)
+    assert dimension is not None
+    return _ranges(tensor, tensor.shape[dimension])
+
+
+def shard_rank(tensor: DTensor) -> int:
+    """This process's number among those that divide the tensor."""
+    axis = _shard_axis(tensor)
+    return 0 if axis is None else tensor.device_mesh.get_local_rank(axis)
+
+
+def shard_group(tensor: DTensor) -> dist.ProcessGroup:
+    """The processes that divide the tensor."""
+    return tensor.device_mesh.get_group(_shard_axis(tensor))
+
+
 def _exchange(tensor: DTensor, dimension: int, have: list[range], needed: list[list[int]]) -> Tensor:
     """The entries that this process needs, in ascending order, each from the process that has it."""
-    rank, local = _shard_rank(tensor), tensor.to_local().movedim(dimension, 0)
+    rank, local = shard_rank(tensor), tensor.to_local().movedim(dimension, 0)
     mine = have[rank]
     send = [[e - mine.start for e in entries if e in mine] for entries in needed]
     receive = [sum(e in entries for e in needed[rank]) for entries in have]
     held = local.new_empty((len(needed[rank]), *local.shape[1:]))
-    group = tensor.device_mesh.get_group(_shard_axis(tensor))
+    group = shard_group(tensor)
     sent = _select(local, 0, [entry for entries in send for entry in entries])
     dist.all_to_all_single(held, sent, receive, [len(entries) for entries in send], group=group)
     return held.movedim(0, dimension)
@@ -110,11 +128,6 @@ def _shard_axis(tensor: DTensor) -> int | None:
     axes = [i for i, placement in enumerate(tensor.placements) if not placement.is_replicate()]
     assert all(tensor.placements[i].is_shard() for i in axes) and len(axes) <= 1, tensor.placements
     return axes[0] if axes else None
-
-
-def _shard_rank(tensor: DTensor) -> int:
-    axis = _shard_axis(tensor)
-    return 0 if axis is None else tensor.device_mesh.get_local_rank(axis)
 
 
 def _ranges(tensor: DTensor, length: int) -> list[range]:

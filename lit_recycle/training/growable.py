@@ -101,6 +101,8 @@ class GrowableModule(L.LightningModule):
         self._drawn: Mapping[str, Tensor] | None = None
         self.counts_LE: Tensor | None = None
         """Tokens that each expert got in the optimizer step at hand, over all processes; None where nobody counts."""
+        self.shapes_to_come: list[Shape] = []
+        """Those that growths of the run will give the model, once they are known."""
         self.step_losses: list[Tensor] = []
         """Cross-entropy of each micro-batch of the optimizer step at hand, mean over all processes; on the device."""
         self.save_hyperparameters({"config": shape.to_dict(), "growth": self.growth})

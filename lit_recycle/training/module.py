@@ -6,7 +6,7 @@ Axes: L MoE layers, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from typing_extensions import override
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
-from lit_recycle.hub.shape import HubShape, shape_of
+from lit_recycle.hub.shape import HubShape, parameter_shapes, shape_of
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
@@ -37,6 +37,7 @@ from lit_recycle.training import named_state
 from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
+from lit_recycle.training.param_groups import check_param_groups, parameter_groups, settle, unmatched
 from lit_recycle.training.schedules import WarmupStableDecay
 from lit_recycle.training.start import Backend, start_of
 
@@ -64,6 +65,9 @@ class LitMoE(GrowableModule):
             exactly; ``transformers``; or ``auto``, the first that can.
         optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
             AdamW (fused) when not given.
+        param_groups: Parameters with options of their own: each has a ``pattern``, a regular expression that is looked
+            for in names, and ``lr``, ``weight_decay`` or whatever else the optimizer takes for a group; ``name`` is
+            what logs call it. The first pattern that is found counts.
         lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
             decay over the last 20 % of ``trainer.max_steps`` when not given.
         balance_loss: Coefficient of the load-balancing loss (Fedus et al. 2022), over the global batch.
@@ -83,6 +87,7 @@ class LitMoE(GrowableModule):
         init_from: str | None = None,
         backend: Backend = "auto",
         optimizer: OptimizerCallable | None = None,
+        param_groups: list[dict[str, Any]] | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         balance_loss: float = 0.01,
         z_loss: float = 0.0,
@@ -100,6 +105,8 @@ class LitMoE(GrowableModule):
         super().__init__(start.shape, [*start.growth, *(growth or [])])
         self._source, self.hub = start.weights, start.hub
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
+        self.param_groups = param_groups or []
+        check_param_groups(self.param_groups)
         self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.saved_optimizer: str | None = None
@@ -259,10 +266,8 @@ class LitMoE(GrowableModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
             whole = dict(self.make_model().named_parameters(prefix="model"))
-        named = [(named_state.clean_name(name), p) for name, p in self.named_parameters()]
-        matrices = [(name, p) for name, p in named if whole.get(name, p).dim() > 1]
-        vectors = [(name, p) for name, p in named if whole.get(name, p).dim() <= 1]
-        optimizer = self.make_optimizer({"params": matrices}, {"params": vectors})
+        named = ((named_state.clean_name(name), p) for name, p in self.named_parameters())
+        optimizer = self.make_optimizer(named, whole)
         if self.saved_optimizer not in (None, type(optimizer).__name__):
             raise ValueError(
                 f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
@@ -277,12 +282,33 @@ class LitMoE(GrowableModule):
             scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def make_optimizer(self, matrices: dict[str, Any], vectors: dict[str, Any]) -> Optimizer:
-        """The optimizer over two groups, of which the second has no weight decay."""
+    def make_optimizer(self, named: Iterable[tuple[str, Tensor]], whole: Mapping[str, Tensor]) -> Optimizer:
+        """The optimizer of these parameters, in groups; ``whole`` has those of the model undivided."""
+        groups = parameter_groups(named, whole, self.shape.naming, self.param_groups)
         try:
-            return self.optimizer([matrices, vectors | {"weight_decay": 0.0}])
+            optimizer = self.optimizer(groups)
         except ValueError as error:  # torch names no key
             raise ValueError(f"model.optimizer: {error}") from error
+        settle(optimizer, self.param_groups)
+        return optimizer
+
+    @override
+    def on_train_start(self) -> None:
+        self.check_patterns()
+
+    def check_patterns(self) -> None:
+        """Raises ``ValueError`` for a group of ``param_groups`` that has no parameter in any shape of the run."""
+        missing = unmatched((named_state.clean_name(name) for name, _ in self.named_parameters()), self.param_groups)
+        past = [self.shape_of(record["before"]) for record in self.growth if missing]
+        for shape in (*past, *self.shapes_to_come) if missing else ():
+            prefix = "" if isinstance(shape, HubShape) else "model."
+            names = [f"{prefix}{name}" for name in parameter_shapes(shape)]
+            missing = [pattern for pattern in missing if pattern in unmatched(names, self.param_groups)]
+        if missing:
+            raise ValueError(
+                f"model.param_groups: the pattern {missing[0]!r} chooses no parameter: it is found in no name such as "
+                "model.layers.0.attn.q_proj.weight, or a pattern before it has taken all that it is found in"
+            )
 
     @override
     def configure_gradient_clipping(

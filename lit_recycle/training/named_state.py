@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from lit_recycle.checkpoints import sharded
 from lit_recycle.growth.optimizer import OptimizerState, ParamState, name_state, number_state
+from lit_recycle.training.param_groups import check_saved_groups
 
 
 def clean_name(name: str) -> str:
@@ -74,6 +75,7 @@ def options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: OptimizerState) -> None:
     """Take over state and options; the optimizer's own division of parameters into groups stays."""
+    check_saved_groups(optimizer, saved["param_groups"])
     for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         group.update(options(saved_group))
     states: dict[str, ParamState] = saved["state"]

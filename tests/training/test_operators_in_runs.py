@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
-from runs import CONFIG, assert_equal, assert_same_training_state, fit, on_processes
+from runs import CONFIG, SaveAtOnce, assert_equal, assert_same_training_state, by_name, fit, on_processes
 
 from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.event import GrowthEvent, Trigger
@@ -75,17 +74,6 @@ def test_every_operator_is_tried() -> None:
     assert {type(op).__name__ for _, operators in CASES.values() for op in operators} >= set(__all__)
 
 
-class SaveAtOnce(L.Callback):
-    """Saves right after an event, before anything is trained."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == STEP:
-            trainer.save_checkpoint(self.path, weights_only=False)
-
-
 def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
     """A run that grows at step 2 of 4."""
     changes, operators = CASES[name]
@@ -96,7 +84,7 @@ def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
 
 def grow_in_run(root: Path, name: str, strategy: str = "auto") -> None:
     folder = root / strategy / name.replace(", ", "-")
-    run(folder, name, strategy, save_every=END, callbacks=[SaveAtOnce(folder / "grown.ckpt")])
+    run(folder, name, strategy, save_every=END, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
 
 
 def check(root: Path, name: str, strategy: str) -> None:
@@ -110,11 +98,6 @@ def check(root: Path, name: str, strategy: str) -> None:
     assert_equal(by_name(ours), by_name(theirs), "optimizer")
     (a,), (b,) = in_run["hyper_parameters"]["growth"], on_disk["hyper_parameters"]["growth"]
     assert (a["maps"], a["event"]["grow"], a["after"]) == (b["maps"], b["event"]["grow"], b["after"])
-
-
-def by_name(saved: dict[str, Any]) -> dict[str, Any]:
-    names = {i: n for g in saved["param_groups"] for i, n in zip(g["params"], g["param_names"], strict=True)}
-    return {names[i]: state for i, state in saved["state"].items()}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,143 @@
+"""Parameter groups of an optimizer: matrices, vectors without weight decay, and what regular expressions choose."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_recycle.growth.names import Naming
+from lit_recycle.growth.optimizer import name_state, number_state
+
+Group = dict[str, Any]
+OWN_KEYS = ("pattern", "name")
+HINTS = ("axes", "algorithm")
+
+
+def check_param_groups(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Look at the groups that a user has written, without parameters or an optimizer.
+
+    Raises:
+        ValueError: Naming the key under ``model.param_groups``.
+    """
+    for i, group in enumerate(groups):
+        where, pattern = f"model.param_groups[{i}]", group.get("pattern")
+        if not isinstance(pattern, str):
+            raise ValueError(f"{where} needs a pattern, a regular expression that is looked for in parameters' names")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{where}.pattern {pattern!r} is no regular expression: {error}") from error
+        if len(group) == 1 or (len(group) == 2 and "name" in group):
+            raise ValueError(f"{where} of pattern {pattern!r} says nothing of its parameters: give lr, weight_decay, …")
+        for key in ("lr", "weight_decay"):
+            value = group.get(key, 0.0)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{where}.{key} must be a finite number and not negative, got {value!r}")
+    names = [group_name(group) for group in groups]
+    if len(set(names)) < len(names) or {"matrices", "vectors"} & set(names):
+        raise ValueError(
+            f"the groups of model.param_groups are called {', '.join(names)}: give each a name of its own, other than "
+            "matrices and vectors"
+        )
+
+
+def group_name(group: Mapping[str, Any]) -> str:
+    """What a group is called in logs."""
+    return str(group.get("name", group["pattern"]))
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, Tensor]],
+    whole: Mapping[str, Tensor],
+    naming: Naming,
+    wanted: Sequence[Mapping[str, Any]],
+) -> list[Group]:
+    """Groups for an optimizer, in an order and number that follow from ``wanted`` alone; some may be empty.
+
+    Args:
+        named: Parameters by name, which may be flat slices.
+        whole: Those of the model undivided, which tell how many dimensions a parameter has.
+        naming: What axes they have.
+        wanted: What the user has written. A parameter belongs to the first group whose pattern is found in its name;
+            all others to the last two groups, matrices and vectors. Where a group does not say its weight decay, its
+            vectors form one of their own that has none.
+
+    Returns:
+        Groups with the hints ``axes``, by name, and, for vectors, ``algorithm``: an optimizer that does not know a hint
+        is to be freed of it by :func:`settle`.
+    """
+    groups: list[Group] = []
+    chosen: list[list[tuple[str, Tensor]]] = [[] for _ in (*wanted, None)]
+    for name, param in named:
+        matching = (i for i, group in enumerate(wanted) if re.search(group["pattern"], name))
+        chosen[next(matching, -1)].append((name, param))
+    for group, members in zip((*wanted, None), chosen, strict=True):
+        options = {key: value for key, value in (group or {}).items() if key not in OWN_KEYS}
+        label = group_name(group) if group else "matrices"
+        if "weight_decay" in options:
+            groups.append(_group(members, naming, name=label, **options))
+            continue
+        matrices = [(name, p) for name, p in members if whole.get(name, p).dim() > 1]
+        vectors = [(name, p) for name, p in members if whole.get(name, p).dim() <= 1]
+        groups.append(_group(matrices, naming, name=label, **options))
+        options |= {"algorithm": "adamw", "weight_decay": 0.0}
+        groups.append(_group(vectors, naming, name=f"{label}/vectors" if group else "vectors", **options))
+    return groups
+
+
+def unmatched(names: Iterable[str], wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Patterns by which no parameter is chosen: found in no name, or only in those that earlier ones have taken."""
+    taken = {next((i for i, g in enumerate(wanted) if re.search(g["pattern"], name)), -1) for name in names}
+    return [group["pattern"] for i, group in enumerate(wanted) if i not in taken]
+
+
+def settle(optimizer: Optimizer, wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Free an optimizer's groups of hints that it does not know, and let it take over state by parameter names.
+
+    Raises:
+        ValueError: For options in ``wanted`` that the optimizer does not have.
+    """
+    for i, group in enumerate(wanted):
+        for key in group:
+            if key not in {*optimizer.defaults, *OWN_KEYS}:
+                raise ValueError(
+                    f"model.param_groups[{i}].{key}: {type(optimizer).__name__} has no such option for a group; it has "
+                    + ", ".join(optimizer.defaults)
+                )
+    for group in optimizer.param_groups:
+        for hint in set(HINTS) - optimizer.defaults.keys():
+            group.pop(hint, None)
+    optimizer.register_load_state_dict_pre_hook(_by_name)
+
+
+def check_saved_groups(optimizer: Optimizer, saved: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ``ValueError`` for a checkpoint whose optimizer had another number of groups."""
+    if len(saved) != len(optimizer.param_groups):
+        raise ValueError(
+            f"the checkpoint's optimizer has {len(saved)} groups of parameters, and this one "
+            f"{len(optimizer.param_groups)}: go on with the model.param_groups that it was trained with, or start "
+            "afresh from its weights with model.init_from"
+        )
+
+
+def _by_name(optimizer: Optimizer, numbered: dict[str, Any]) -> dict[str, Any]:
+    """A saved state in the optimizer's own order: torch goes by numbers, and a growth on disk may number otherwise."""
+    check_saved_groups(optimizer, numbered["param_groups"])
+    saved = name_state(numbered)
+    own = [
+        options | {"param_names": g["param_names"]}
+        for g, options in zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    ]
+    if strange := saved["state"].keys() - {name for group in own for name in group["param_names"]}:
+        raise ValueError(f"the checkpoint's optimizer has state of {min(strange)}, which is no parameter of this model")
+    return number_state({"state": saved["state"], "param_groups": own})
+
+
+def _group(members: list[tuple[str, Tensor]], naming: Naming, **options: Any) -> Group:
+    group: Group = {"params": members, "axes": {name: naming.parse(name).axes for name, _ in members}, **options}
+    return group if members else group | {"param_names": []}
