@@ -32,6 +32,7 @@ BENCHMARKS = {
     "disk": ["--gigabytes", "4"],
     "checksums": ["--gigabytes", "1"],
     "start_up": ["--rounds", "3"],
+    "muon": ["--rounds", "7"],
     "data": ["--megabytes", "60", "--steps", "40"],
 }
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lit_recycle.growth.axes import TensorAxes
 
-BATCH_ELEMENTS = 2**24
-"""Matrices of several tensors are copied into one batch up to this size; beyond it a product is large enough."""
+BATCH_ELEMENTS, CPU_BATCH_ELEMENTS = 2**24, 2**20
+"""Number of elements up to which matrices of several tensors are copied into one batch: on a CPU what its cache holds."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ def batches(tensors_NAB: Sequence[Tensor]) -> Iterator[list[int]]:
     """Indices of tensors whose matrices are equal in shape, up to a number of elements."""
     by_shape: dict[torch.Size, list[int]] = defaultdict(list)
     for i, tensor in enumerate(tensors_NAB):
+        limit = CPU_BATCH_ELEMENTS if tensor.device.type == "cpu" else BATCH_ELEMENTS
         batch = by_shape[tensor.shape[1:]]
-        if batch and sum(tensors_NAB[j].numel() for j in batch) + tensor.numel() > BATCH_ELEMENTS:
+        if batch and sum(tensors_NAB[j].numel() for j in batch) + tensor.numel() > limit:
             yield batch
             batch = by_shape[tensor.shape[1:]] = []
         batch.append(i)

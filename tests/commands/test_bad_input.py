@@ -86,6 +86,19 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", ".nan"),
         ("model.optimizer: Invalid learning rate: nan",),
     ),
+    "momentum": (
+        ("--model.optimizer", "lit_recycle.training.muon.Muon", "--model.optimizer.momentum", "1"),
+        ("model.optimizer: Muon.momentum must lie in 0..1",),
+    ),
+    "group without a pattern": (("--model.param_groups", "[{lr: 1}]"), ("model.param_groups[0] needs a pattern",)),
+    "pattern that is found nowhere": (
+        ("--model.param_groups", "[{pattern: rooter, lr: 1}]"),
+        ("model.param_groups: the pattern 'rooter' chooses no parameter",),
+    ),
+    "option of another optimizer": (
+        ("--model.param_groups", "[{pattern: router, momentum: 1}]"),
+        ("model.param_groups[0].momentum", "AdamW has no such option for a group; it has lr, betas"),
+    ),
     "no number": (("--model.balance_loss", ".nan"), ("model.balance_loss", "finite", "got nan")),
     "negative coefficient": (("--model.z_loss", "-1"), ("model.z_loss", "not negative, got -1")),
     "negative balance rate": (("--model.balance_rate", "-0.1"), ("model.balance_rate", "not negative")),
