@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,8 +18,6 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
@@ -35,10 +33,12 @@ from lit_recycle.model.loss import LEFT_OUT
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.training import named_state
 from lit_recycle.training.finite import FiniteWatch, check_weights
+from lit_recycle.training.gradients import GradientNorm
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.param_groups import check_param_groups, parameter_groups, settle, unmatched
 from lit_recycle.training.schedules import WarmupStableDecay
+from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skip_step
 from lit_recycle.training.start import Backend, start_of
 
 Batch = Mapping[str, Tensor]
@@ -70,6 +70,9 @@ class LitMoE(GrowableModule):
             what logs call it. The first pattern that is found counts.
         lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
             decay over the last 20 % of ``trainer.max_steps`` when not given.
+        gradient_norm: Log the norm of gradients before clipping, ``total`` or of ``groups`` too. When not given, the
+            total is logged where it is known, because gradients are clipped by it or spikes are skipped.
+        spike_skip: Skip steps whose loss or gradient norm is far above those before; none are skipped when not given.
         balance_loss: Coefficient of the load-balancing loss (Fedus et al. 2022), over the global batch.
         z_loss: Coefficient of the router z-loss (Zoph et al. 2022).
         balance_rate: Step of the balancing bias per optimizer step, where the model has one (Wang et al. 2024).
@@ -89,6 +92,8 @@ class LitMoE(GrowableModule):
         optimizer: OptimizerCallable | None = None,
         param_groups: list[dict[str, Any]] | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        gradient_norm: Literal["total", "groups"] | None = None,
+        spike_skip: SpikeSkip | None = None,
         balance_loss: float = 0.01,
         z_loss: float = 0.0,
         balance_rate: float = 1e-3,
@@ -114,6 +119,12 @@ class LitMoE(GrowableModule):
         self.val_metrics = LanguageModelMetrics()
         self.further_metrics: list[LanguageModelMetrics] = []
         self.val_sets: list[ValidationSet] = []
+        if gradient_norm not in (None, "total", "groups"):
+            raise ValueError(f"model.gradient_norm must be total or groups, or null, got {gradient_norm!r}")
+        self.gradient_norm = gradient_norm
+        self.spikes = SpikeWatch(spike_skip) if spike_skip else None
+        self.skip: Tensor | None = None
+        """One if the optimizer step at hand is skipped, zero if not."""
         self.watch = FiniteWatch()
         names = ("balance_loss", "z_loss", "balance_rate", "activation_checkpointing")
         self.save_hyperparameters({name: getattr(self, name) for name in names})
@@ -122,6 +133,10 @@ class LitMoE(GrowableModule):
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
         self.check_vocabulary(getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0))
+        if self.spikes and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                "model.spike_skip does not work with a scaler of gradients: set trainer.precision bf16-mixed"
+            )
         if self.compile_blocks and not (
             self.trainer.precision in ("bf16-mixed", "bf16-true")
             and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
@@ -191,12 +206,16 @@ class LitMoE(GrowableModule):
     @override
     def set_shape(self, shape: Shape, growth: list[dict[str, Any]]) -> None:
         self._source = None
+        if self.spikes:
+            self.spikes.begin_anew()
         super().set_shape(shape, growth)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.saved_optimizer, self.hub = checkpoint.get("optimizer"), checkpoint.get("hub")
+        if self.spikes and "spikes" in checkpoint:
+            self.spikes.load_state_dict(checkpoint["spikes"])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -205,6 +224,8 @@ class LitMoE(GrowableModule):
         super().on_save_checkpoint(checkpoint)
         if self.hub:
             checkpoint["hub"] = self.hub
+        if self.spikes:
+            checkpoint["spikes"] = self.spikes.state_dict()
         if checkpoint.get("optimizer_states"):
             checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
@@ -255,7 +276,8 @@ class LitMoE(GrowableModule):
         assert self.model is not None
         for bias, counts_E in zip(self.model.balance_biases(), counts_LE, strict=True):
             if bias is not None:
-                bias += self.balance_rate * (counts_E.mean() - counts_E).sign()
+                nudge_E = self.balance_rate * (counts_E.mean() - counts_E).sign()
+                bias += nudge_E if self.skip is None else nudge_E * (1 - self.skip)
 
     @override
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -315,29 +337,36 @@ class LitMoE(GrowableModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         precision, norm = self.trainer.precision_plugin, None
-        scaler = getattr(precision, "scaler", None)
-        if gradient_clip_val and (gradient_clip_algorithm or "norm") == "norm":
-            norm = self._clip_by_norm(optimizer, float(gradient_clip_val), scaler)
-        elif not (
-            isinstance(precision, MixedPrecision) and any(group.get("fused") for group in optimizer.param_groups)
-        ):
+        scaler, is_fused = getattr(precision, "scaler", None), any(g.get("fused") for g in optimizer.param_groups)
+        by_norm = bool(gradient_clip_val) and (gradient_clip_algorithm or "norm") == "norm"
+        measured = by_norm or self.gradient_norm or self.spikes
+        if scaler is not None and is_fused and (gradient_clip_val or measured):
+            scaler.unscale_(optimizer)  # the fused step would divide by the scale only afterwards
+        if measured:
+            norm = self._measure_gradients(optimizer, float(gradient_clip_val or 0) if by_norm else None)
+        if not by_norm and not (isinstance(precision, MixedPrecision) and is_fused):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:  # a fused step divides by the scale of float16: Lightning refuses in any case
-            if scaler is not None:
-                scaler.unscale_(optimizer)
+        elif not by_norm and gradient_clip_val:  # Lightning refuses in any case
             Precision.clip_gradients(precision, optimizer, gradient_clip_val, GradClipAlgorithmType.VALUE)
         # Gradients out of the range of float16 are what a scaler is there for: it leaves out the step.
         self.watch.end_step(self.trainer.global_step, norm if scaler is None else None)
+        if self.spikes and norm is not None:
+            self.skip = self.spikes.observe(torch.stack(self.step_losses).mean(), norm)
+            skip_step(optimizer, self.skip)
+            self.log("gradient/skipped_steps", self.spikes.skipped)
 
-    def _clip_by_norm(self, optimizer: Optimizer, limit: float, scaler: Any) -> Tensor:
-        """Clips, and returns the norm that the gradients had, over all processes."""
-        model = self.trainer.model
-        if isinstance(model, FullyShardedDataParallel):
-            return model.clip_grad_norm_(limit)  # the norm is spread over the processes; Lightning refuses to try
-        if scaler is not None and any(group.get("fused") for group in optimizer.param_groups):
-            scaler.unscale_(optimizer)  # the fused step would divide by the scale only afterwards
-        norm = torch.nn.utils.clip_grad_norm_(self.trainer.precision_plugin.main_params(optimizer), limit)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    def _measure_gradients(self, optimizer: Optimizer, limit: float | None) -> Tensor:
+        """The norm of the gradients over all processes, logged; then they are clipped to ``limit``."""
+        assert self.trainer.model is not None
+        gradients = GradientNorm(self.trainer.model, optimizer)
+        norm = gradients.total()
+        self.log("gradient/norm", norm)
+        if self.gradient_norm == "groups":
+            names = (f"gradient/norm/{group['name']}" for group in optimizer.param_groups)
+            self.log_dict(dict(zip(names, gradients.by_group(), strict=True)))
+        if limit is not None:
+            gradients.clip(norm, limit)
+        return norm
 
     @override
     def on_train_end(self) -> None:

@@ -6,7 +6,8 @@ Axes: N matrices of a batch, A rows, B columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from lit_recycle.training.orthogonal import Matrices, NewtonSchulz
 from lit_recycle.training.owners import on_owners
 
 ALGORITHMS = ("muon", "adamw")
+FUSED_DEVICES = ("cpu", "cuda")
 VOCABULARY = "V"
 Algorithm = Literal["muon", "adamw"]
 
@@ -84,6 +86,7 @@ class Muon(Optimizer):
         if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
             raise ValueError(f"Muon.adjust_lr_fn must be original or match_rms_adamw, got {adjust_lr_fn!r}")
         self._adamw_lr = adamw_lr
+        self.found_inf: Tensor | None = None
         self._matrices: dict[Tensor, Matrices] = {}
         defaults = dict(
             lr=lr,
@@ -142,6 +145,19 @@ class Muon(Optimizer):
                 (self._step_muon if group["algorithm"] == "muon" else self._step_adamw)(group, params)
         return loss
 
+    @property
+    def skips_on_device(self) -> bool:
+        """Whether a tensor ``found_inf`` that is one lets a step change nothing, as in torch's fused optimizers."""
+        return all(p.device.type in FUSED_DEVICES for group in self.param_groups for p in group["params"])
+
+    @contextmanager
+    def _unless_skipped(self, tensor: Tensor) -> Iterator[Tensor]:
+        """A tensor to be changed in place, which has its old values afterwards if the step is to be skipped."""
+        old = None if self.found_inf is None else tensor.clone()
+        yield tensor
+        if old is not None and self.found_inf is not None:
+            tensor.copy_(torch.where(self.found_inf.to(tensor.device) > 0, old, tensor))
+
     def _state(self, param: Tensor, *keys: str) -> dict[str, Any]:
         """State of a parameter; begun anew where there is none, or that of the other algorithm."""
         state = self.state[param]
@@ -156,16 +172,17 @@ class Muon(Optimizer):
             assert param.grad is not None
             gradient = local_part(param.grad)
             momentum = local_part(self._state(param, "momentum_buffer")["momentum_buffer"])
-            momentum.lerp_(gradient, 1 - group["momentum"])
+            with self._unless_skipped(momentum):
+                momentum.lerp_(gradient, 1 - group["momentum"])
             update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
             updates.append(update.bfloat16())
         iteration = NewtonSchulz(group["ns_coefficients"], group["ns_steps"], group["eps"])
         lr = float(group["lr"])
         for param, update in zip(params, self._orthogonal(params, updates, iteration), strict=True):
             adjusted = lr * self._matrices[param].rate(param.shape, group["adjust_lr_fn"])
-            weight = local_part(param)
-            weight.mul_(1 - lr * group["weight_decay"])
-            weight.add_(update, alpha=-adjusted)
+            with self._unless_skipped(local_part(param)) as weight:
+                weight.mul_(1 - lr * group["weight_decay"])
+                weight.add_(update, alpha=-adjusted)
 
     def _orthogonal(self, params: list[Tensor], updates: list[Tensor], iteration: NewtonSchulz) -> list[Tensor]:
         """Orthogonalised updates, of which each process has and gets its part."""
@@ -193,7 +210,8 @@ class Muon(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=params[0].device.type in ("cpu", "cuda"),
+            fused=params[0].device.type in FUSED_DEVICES,
+            found_inf=self.found_inf,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_recycle.growth.axes import TensorAxes
 
 BATCH_ELEMENTS, CPU_BATCH_ELEMENTS = 2**24, 2**20
-"""Number of elements up to which matrices of several tensors are copied into one batch: on a CPU what its cache holds."""
+"""Elements up to which matrices of several tensors are copied into one batch; on a CPU, what its cache holds."""
 
 
 @dataclass(frozen=True)
