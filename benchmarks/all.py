@@ -33,6 +33,7 @@ BENCHMARKS = {
     "checksums": ["--gigabytes", "1"],
     "start_up": ["--rounds", "3"],
     "muon": ["--rounds", "7"],
+    "gradients": ["--rounds", "9"],
     "data": ["--megabytes", "60", "--steps", "40"],
 }
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers")

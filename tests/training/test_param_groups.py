@@ -8,9 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from processes import config
 from runs import CONFIG, assert_same_training_state, fit
 
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.cli import main
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger
 from lit_recycle.growth.operators import Upcycle
 from lit_recycle.training.module import LitMoE
@@ -187,3 +189,13 @@ def test_the_rate_of_a_group_is_the_one_that_moves_it(tmp_path: Path) -> None:
     assert not any(delta.any() for delta in moved("still", still).values())
     only = moved("only", [{"pattern": "router", "lr": 1.0}, *still])
     assert all(("router.weight" in name) == bool(delta.any()) for name, delta in only.items())
+
+
+PAGE = Path(__file__).parents[2] / "docs/training.md"
+
+
+@pytest.mark.parametrize("number", range(PAGE.read_text().count("```yaml")))
+def test_the_page_on_training_configures_runs(number: int, tmp_path: Path) -> None:
+    block = PAGE.read_text().split("```yaml")[number + 1].split("```")[0]
+    (tmp_path / "page.yaml").write_text(block)
+    assert main(["plan", "--config", str(config(tmp_path / "run")), "--config", str(tmp_path / "page.yaml")]) == 0
