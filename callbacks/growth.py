@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import lightning as L
@@ -17,7 +18,7 @@ from typing_extensions import override
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.growth.axes import EXPERTS
-from lit_recycle.growth.event import GrowthEvent, Rewarm
+from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.measure import norms, weight_facts
@@ -30,6 +31,7 @@ from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule, check_growable
 from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
+from lit_recycle.training.rewarm import rewarm_factor, unwarm, unwarm_after_steps, warm
 from lit_recycle.training.utility import GRADIENTS, ExpertUtility
 
 
@@ -94,13 +96,14 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
-        hook_rewarm(trainer, pl_module)
+        unwarm_after_steps(trainer.optimizers[0])
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         stages = self.stages(trainer, pl_module)
         if isinstance(pl_module, GrowableModule):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
+        self._warm(trainer, pl_module)
 
     def stages(self, trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
         """What is left of the run, the present stage first.
@@ -142,6 +145,7 @@ class GrowthCallback(L.Callback):
             self._check_optimizer(trainer, pl_module)
             if "load" in self.utility.wanted(self._open_events(pl_module)):
                 self.utility.observe_load(pl_module)
+            self._warm(trainer, pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
             path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
@@ -157,6 +161,16 @@ class GrowthCallback(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: GrowableModule, optimizer: Optimizer) -> None:
         if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module)):
             self.utility.observe_gradients(pl_module)
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: GrowableModule, checkpoint: dict[str, Any]) -> None:
+        for saved in checkpoint["optimizer_states"]:
+            unwarm(saved["param_groups"])
+
+    def _warm(self, trainer: L.Trainer, module: GrowableModule) -> None:
+        """Set the rate of the next step, before anybody logs it; a growth may come right before that step."""
+        due = takewhile(lambda event: is_due(event.at, module.progress, module.shape), self._open_events(module))
+        warm(trainer.optimizers, rewarm_factor(module.growth, trainer.global_step, list(due)))
 
     def _check_optimizer(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """After the first step, when its state is there: not at an event that is weeks away."""
@@ -179,12 +193,13 @@ class GrowthCallback(L.Callback):
         started = time.perf_counter()
         plan = self._plan(trainer, module, event)
         grow_in_run(trainer, module, plan, event.optimizer_state)
-        hook_rewarm(trainer, module)
+        unwarm_after_steps(trainer.optimizers[0])
         seconds = time.perf_counter() - started
         losses = (loss_before, _loss(trainer, module, batch))
         record = GrowthRecord.of(event, progress, plan, losses)
         module.set_shape(module.shape, [*module.growth, record.to_dict()])
         self.utility.clear()
+        self._warm(trainer, module)
         _log(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])
@@ -200,36 +215,6 @@ class GrowthCallback(L.Callback):
 
 def _observers(trainer: L.Trainer) -> list[GrowthHooks]:
     return [callback for callback in trainer.callbacks if isinstance(callback, GrowthHooks)]  # type: ignore[attr-defined]
-
-
-def hook_rewarm(trainer: L.Trainer, module: GrowableModule) -> None:
-    """Let each optimizer step use the scheduled rate times the re-warm factors of past growths.
-
-    The rate is put back after the step, because a schedule may compute the next rate from the present one. An optimizer
-    whose step calls that of its base class runs the hooks twice, one pair within the other: the inner one counts.
-    """
-
-    def warm(optimizer: Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            if "scheduled_lr" not in group:
-                group["scheduled_lr"], group["lr"] = group["lr"], group["lr"] * rewarm_factor(module)
-
-    def restore(optimizer: Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = group.pop("scheduled_lr", group["lr"])
-
-    for optimizer in trainer.optimizers:
-        optimizer.register_step_pre_hook(warm)
-        optimizer.register_step_post_hook(restore)
-
-
-def rewarm_factor(module: GrowableModule) -> float:
-    """Product of the re-warm factors of all growths so far, at the module's present step."""
-    factor = 1.0
-    for record in module.growth:
-        if rewarm := record["event"]["rewarm"]:
-            factor *= Rewarm(**rewarm).factor(module.trainer.global_step - record["steps"])
-    return factor
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
@@ -92,6 +93,7 @@ def fit(
     module: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     callbacks: list[L.Callback] | None = None,
+    before_growth: list[L.Callback] | None = None,
     **trainer: Any,
 ) -> tuple[L.Trainer, LitMoE, list[float]]:
     """A run of so many steps; returns the trainer, the module and the loss of each step."""
@@ -110,7 +112,13 @@ def fit(
         enable_model_summary=False,
         check_val_every_n_epoch=None,
         default_root_dir=root,
-        callbacks=[losses, *([GrowthCallback(events)] if events else []), saver, *(callbacks or [])],
+        callbacks=[
+            losses,
+            *(before_growth or []),
+            *([GrowthCallback(events)] if events else []),
+            saver,
+            *(callbacks or []),
+        ],
         **{
             "num_sanity_val_steps": 0,
             "gradient_clip_val": 1.0,
@@ -130,6 +138,11 @@ def fit(
     datamodule = TextData(**options, **(data or {"path": TEXT}))
     lightning.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     return lightning, model, losses.train
+
+
+def half_precision_scaler(scale: float) -> dict[str, Any]:
+    """Options of a trainer in float16 with a scaler of gradients, on a CPU."""
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))]}
 
 
 def assert_same_training_state(first: Path, second: Path) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape
 from lit_recycle.training import named_state
+from lit_recycle.training.rewarm import unwarm
 
 
 class Growable(Protocol):
@@ -209,6 +210,8 @@ class GrowableModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps, then counts: whatever ends a run between two steps leaves counters that fit the weights."""
         super().optimizer_step(*args, **kwargs)
+        for optimizer in self.trainer.optimizers:
+            unwarm(optimizer.param_groups)  # a scaler of gradients may have left out the step, and with it its hooks
         seq_len = self._pending_tokens // max(self._pending_samples, 1)
         self.flops_spent += self._pending_tokens * self.shape.num_flops_per_token(seq_len)
         self.tokens_seen += self._pending_tokens

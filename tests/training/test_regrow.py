@@ -13,8 +13,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from lightning.pytorch.plugins.precision import MixedPrecision
-from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit
+from runs import CONFIG, EVENTS, assert_equal, assert_same_training_state, fit, half_precision_scaler
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -187,35 +186,6 @@ def test_moments_are_let_go_as_they_are_grown(tmp_path: Path, monkeypatch: pytes
     assert lived[-1] - gathered == small.keys() - gathered, "what did not change goes on, uncopied"
 
 
-def test_rewarm_scales_the_rate_of_the_step_and_leaves_the_schedule_alone(tmp_path: Path) -> None:
-    rates: list[tuple[float, float]] = []
-
-    class Rates(L.Callback):
-        def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            self.watch(trainer)
-
-        def watch(self, trainer: L.Trainer) -> None:
-            optimizer = trainer.optimizers[0]
-            optimizer.register_step_pre_hook(lambda o, *_: self.used.append(o.param_groups[0]["lr"]))
-
-        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-            self.used: list[float] = []
-            if trainer.global_step == 6:
-                self.watch(trainer)
-
-        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-            rates.append((self.used[-1] if self.used else 0.0, trainer.optimizers[0].param_groups[0]["lr"]))
-
-    fit(
-        tmp_path / "run",
-        module={"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)},
-        callbacks=[Rates()],
-    )
-    assert all(scheduled == pytest.approx(1e-3) for _, scheduled in rates)
-    used = [rate for rate, _ in rates]
-    assert used[6:] == pytest.approx([1e-4, 5.5e-4, 1e-3])
-
-
 def test_a_run_starts_from_the_weights_of_a_checkpoint_with_fresh_counters(whole: Path, tmp_path: Path) -> None:
     source = load_checkpoint(whole / "step=6.ckpt")
     module = {"init_from": str(whole / "step=6.ckpt"), "optimizer": still, "balance_rate": 0.0}
@@ -270,10 +240,6 @@ def test_a_run_in_float64_grows_and_is_monitored(tmp_path: Path) -> None:
     assert {p.dtype for p in module.parameters()} == {torch.float64}
 
 
-def half_with_scaler() -> dict[str, Any]:
-    return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))]}
-
-
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_gradients_are_clipped_in_every_precision(tmp_path: Path, precision: str, fused: bool) -> None:
@@ -283,7 +249,7 @@ def test_gradients_are_clipped_in_every_precision(tmp_path: Path, precision: str
         "lr_scheduler": lambda optimizer: LambdaLR(optimizer, lambda step: 1.0),
         "balance_rate": 0.0,
     }
-    options = half_with_scaler() if precision == "16-mixed" else {"precision": precision}
+    options = half_precision_scaler(1024.0) if precision == "16-mixed" else {"precision": precision}
     fit(tmp_path, steps=2, events=[], module=module, gradient_clip_val=0.01, **options)
     first, second = (load_checkpoint(tmp_path / f"checkpoints/step={i}.ckpt")["state_dict"] for i in (1, 2))
     moved = torch.cat([(second[name] - first[name]).flatten() for name in first])

@@ -1,0 +1,55 @@
+"""Learning rate after growths: the schedule's, times the factors of their re-warms, where loggers see it.
+
+From the end of one step to the end of the next the optimizer's groups have the rate that is applied, under ``lr``, and
+the schedule's beside it. Before the schedule is stepped its own is put back, because it may compute the next rate from
+the present one. Checkpoints have the schedule's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lit_recycle.growth.event import GrowthEvent, Rewarm
+
+SCHEDULED = "scheduled_lr"
+
+
+def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[GrowthEvent] = ()) -> float:
+    """What the rate of a step is multiplied by.
+
+    Args:
+        growth: Records of the growths so far.
+        step: Number of optimizer steps before it.
+        due: Growths that come right before it.
+    """
+    ramps = [(Rewarm(**r["event"]["rewarm"]), step - r["steps"]) for r in growth if r["event"]["rewarm"]]
+    ramps += [(event.rewarm, 0) for event in due if event.rewarm]
+    return prod(rewarm.factor(since) for rewarm, since in ramps)
+
+
+def warm(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Let the next step use the scheduled rate times ``factor``; any number of times."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group[SCHEDULED] = scheduled_rate(group)
+            group["lr"] = group[SCHEDULED] * factor
+
+
+def unwarm(groups: Iterable[dict[str, Any]]) -> None:
+    """Give parameter groups the rate of the schedule back."""
+    for group in groups:
+        group["lr"] = group.pop(SCHEDULED, group["lr"])
+
+
+def unwarm_after_steps(optimizer: Optimizer) -> None:
+    """Have that done after each step of the optimizer, before the schedule is stepped."""
+    optimizer.register_step_post_hook(lambda stepped, *_: unwarm(stepped.param_groups))
+
+
+def scheduled_rate(group: Mapping[str, Any]) -> float:
+    """The rate that the schedule has set for a parameter group."""
+    return group.get(SCHEDULED, group["lr"])
