@@ -35,9 +35,7 @@ class DryRun(RecycleCLI):
             whole = dict(self.model.make_model().named_parameters(prefix="model"))
         # Of one element each: some optimizers refuse parameters on the meta device.
         small = {name: torch.nn.Parameter(torch.zeros([1] * p.dim())) for name, p in whole.items()}
-        optimizer = self.model.make_optimizer(small.items(), whole)
-        if self.model.lr_scheduler is not None:
-            self.model.lr_scheduler(optimizer)
+        self.model.make_schedule(self.model.make_optimizer(small.items(), whole), self.config.trainer.max_steps)
 
     def _check_vocabulary(self) -> None:
         try:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
 from lit_recycle.data.validation import ValidationSet
@@ -295,14 +296,22 @@ class LitMoE(GrowableModule):
                 f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
                 f"{type(optimizer).__name__}: set it to that one, or start afresh from the weights with model.init_from"
             )
-        if self.lr_scheduler is not None:
-            scheduler = self.lr_scheduler(optimizer)
-        else:
-            steps = self.trainer.max_steps
-            if steps < 1:
-                raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
-            scheduler = WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
+        scheduler = self.make_schedule(optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+        """The learning rate's schedule in a run of so many steps."""
+        if steps < 1:
+            raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
+        if self.lr_scheduler is None:
+            return WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                "model.lr_scheduler ReduceLROnPlateau follows a validation loss, and a growth is a jump of it: take "
+                "one that goes by steps, such as lit_recycle.training.schedules.WarmupStableDecay"
+            )
+        return scheduler
 
     def make_optimizer(self, named: Iterable[tuple[str, Tensor]], whole: Mapping[str, Tensor]) -> Optimizer:
         """The optimizer of these parameters, in groups; ``whole`` has those of the model undivided."""

@@ -95,6 +95,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model.param_groups", "[{pattern: rooter, lr: 1}]"),
         ("model.param_groups: the pattern 'rooter' chooses no parameter",),
     ),
+    "plateau": (
+        ("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
+        ("model.lr_scheduler ReduceLROnPlateau", "WarmupStableDecay"),
+    ),
     "spikes": (("--model.spike_skip", "{window: 1}"), ("model.spike_skip", "window must be at least 4, got 1")),
     "option of another optimizer": (
         ("--model.param_groups", "[{pattern: router, momentum: 1}]"),
