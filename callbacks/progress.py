@@ -22,6 +22,7 @@ from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
+from lit_recycle.training.param_groups import main_group
 from lit_recycle.training.rewarm import rewarm_factor, scheduled_rate
 
 SPEED_OVER = 20
@@ -127,7 +128,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         values = trainer.progress_bar_metrics
         shown |= {label: values[name] for label, name in (("loss", "loss"), ("val", "loss/val")) if name in values}
         factor = rewarm_factor(pl_module.growth, trainer.global_step)
-        shown["lr"] = f"{scheduled_rate(trainer.optimizers[0].param_groups[0]) * factor:.2e}"
+        shown["lr"] = f"{scheduled_rate(main_group(trainer.optimizers[0])) * factor:.2e}"
         seconds_per_step, tokens_per_second, wait_share = self._speed()
         if tokens_per_second:
             shown["tokens/s"] = human(tokens_per_second)

@@ -15,6 +15,7 @@ from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import sizes
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.param_groups import main_group
 from lit_recycle.training.tensorboard import LAYOUT, purge, write_hyperparameters
 
 METRICS = ("loss/val", "loss/train", "compute/tokens", "compute/flops", "compute/active_params_mean")
@@ -103,12 +104,12 @@ def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int
     growths = [(r["label"], r["steps"]) for r in module.growth]
     growths += [(stage.plan.label, stage.start.steps) for stage in planned(trainer, module) if stage.plan]
     (optimizer,) = trainer.optimizers
-    group = optimizer.param_groups[0]
+    group = main_group(optimizer)
     return {
         **{name: size for name, size in first.items() if name != "experts_by_layer"},
         "growth": ", ".join(f"{label} @{steps}" for label, steps in growths) or "none",
         "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
-        "lr": float(group.get("initial_lr", group["lr"])),
+        "lr": float(group["initial_lr"] if "initial_lr" in group else group["lr"]),
         "weight_decay": float(group.get("weight_decay", 0.0)),
         "balance_loss": float(getattr(module, "balance_loss", 0.0)),
         "tokens_per_step": tokens_per_step(trainer),

@@ -114,6 +114,12 @@ def parameter_shapes(shape: Shape) -> Mapping[str, Sequence[int]]:
         return {name: tuple(p.shape) for name, p in MoETransformer(shape.config).named_parameters()}
 
 
+def parameter_names(shape: Shape) -> list[str]:
+    """Names of the parameters within the LightningModule, of either kind of model."""
+    prefix = "" if isinstance(shape, HubShape) else "model."
+    return [f"{prefix}{name}" for name in parameter_shapes(shape)]
+
+
 def build(config: Config) -> Any:
     """A causal language model of transformers for a ``config.json``, in torch's default type, on the present device.
 

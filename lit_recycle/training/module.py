@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from typing_extensions import override
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
-from lit_recycle.hub.shape import HubShape, parameter_shapes, shape_of
+from lit_recycle.hub.shape import HubShape, parameter_names, shape_of
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
@@ -37,7 +38,7 @@ from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.gradients import GradientNorm
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
-from lit_recycle.training.param_groups import check_param_groups, parameter_groups, settle, unmatched
+from lit_recycle.training.param_groups import check_chosen, check_param_groups, parameter_groups, settle
 from lit_recycle.training.schedules import WarmupStableDecay
 from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skip_step
 from lit_recycle.training.start import Backend, start_of
@@ -329,17 +330,9 @@ class LitMoE(GrowableModule):
 
     def check_patterns(self) -> None:
         """Raises ``ValueError`` for a group of ``param_groups`` that has no parameter in any shape of the run."""
-        missing = unmatched((named_state.clean_name(name) for name, _ in self.named_parameters()), self.param_groups)
-        past = [self.shape_of(record["before"]) for record in self.growth if missing]
-        for shape in (*past, *self.shapes_to_come) if missing else ():
-            prefix = "" if isinstance(shape, HubShape) else "model."
-            names = [f"{prefix}{name}" for name in parameter_shapes(shape)]
-            missing = [pattern for pattern in missing if pattern in unmatched(names, self.param_groups)]
-        if missing:
-            raise ValueError(
-                f"model.param_groups: the pattern {missing[0]!r} chooses no parameter: it is found in no name such as "
-                "model.layers.0.attn.q_proj.weight, or a pattern before it has taken all that it is found in"
-            )
+        shapes = (*(self.shape_of(record["before"]) for record in self.growth), *self.shapes_to_come)
+        own = (named_state.clean_name(name) for name, _ in self.named_parameters())
+        check_chosen(chain([own], map(parameter_names, shapes)), self.param_groups)
 
     @override
     def configure_gradient_clipping(

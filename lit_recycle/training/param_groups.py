@@ -74,8 +74,7 @@ def parameter_groups(
     groups: list[Group] = []
     chosen: list[list[tuple[str, Tensor]]] = [[] for _ in (*wanted, None)]
     for name, param in named:
-        matching = (i for i, group in enumerate(wanted) if re.search(group["pattern"], name))
-        chosen[next(matching, -1)].append((name, param))
+        chosen[_chosen(name, wanted)].append((name, param))
     for group, members in zip((*wanted, None), chosen, strict=True):
         options = {key: value for key, value in (group or {}).items() if key not in OWN_KEYS}
         label = group_name(group) if group else "matrices"
@@ -90,10 +89,35 @@ def parameter_groups(
     return groups
 
 
-def unmatched(names: Iterable[str], wanted: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Patterns by which no parameter is chosen: found in no name, or only in those that earlier ones have taken."""
-    taken = {next((i for i, g in enumerate(wanted) if re.search(g["pattern"], name)), -1) for name in names}
-    return [group["pattern"] for i, group in enumerate(wanted) if i not in taken]
+def check_chosen(shapes: Iterable[Iterable[str]], wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Look whether each pattern chooses a parameter at some time of a run.
+
+    Args:
+        shapes: Names of the parameters, in each shape that the model has had or will have; looked at as long as needed.
+        wanted: What the user has written.
+
+    Raises:
+        ValueError: For a pattern that is found in no name, or only in those that earlier ones have taken.
+    """
+    missing, remaining = set(range(len(wanted))), iter(shapes)
+    while missing and (names := next(remaining, None)) is not None:
+        missing -= {_chosen(name, wanted) for name in names}
+    if missing:
+        raise ValueError(
+            f"model.param_groups: the pattern {wanted[min(missing)]['pattern']!r} chooses no parameter: it is found in "
+            "no name such as model.layers.0.attn.q_proj.weight, or a pattern before it has taken all that it is found in"
+        )
+
+
+def _chosen(name: str, wanted: Sequence[Mapping[str, Any]]) -> int:
+    """Number of the group that a parameter belongs to; -1 for none of them."""
+    return next((i for i, group in enumerate(wanted) if re.search(group["pattern"], name)), -1)
+
+
+def main_group(optimizer: Optimizer) -> Group:
+    """The group of the matrices that no pattern has chosen: the one whose rate stands for the run's."""
+    groups = optimizer.param_groups
+    return next((group for group in groups if str(group.get("name")).startswith("matrices")), groups[0])
 
 
 def settle(optimizer: Optimizer, wanted: Sequence[Mapping[str, Any]]) -> None:
