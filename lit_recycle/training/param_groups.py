@@ -104,8 +104,8 @@ def check_chosen(shapes: Iterable[Iterable[str]], wanted: Sequence[Mapping[str, 
         missing -= {_chosen(name, wanted) for name in names}
     if missing:
         raise ValueError(
-            f"model.param_groups: the pattern {wanted[min(missing)]['pattern']!r} chooses no parameter: it is found in "
-            "no name such as model.layers.0.attn.q_proj.weight, or a pattern before it has taken all that it is found in"
+            f"model.param_groups: the pattern {wanted[min(missing)]['pattern']!r} chooses no parameter: it is found "
+            "in no name such as model.layers.0.attn.q_proj.weight, or those where it is belong to a pattern before it"
         )
 
 
