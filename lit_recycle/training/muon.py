@@ -26,7 +26,8 @@ from lit_recycle.training.owners import on_owners
 
 ALGORITHMS = ("muon", "adamw")
 FUSED_DEVICES = ("cpu", "cuda")
-VOCABULARY = "V"
+NOT_HIDDEN = frozenset({"V", EXPERTS, "one", "kernel"})
+"""Axes that no side of a hidden matrix has: those of embeddings, routers and biases of experts, gates, convolutions."""
 Algorithm = Literal["muon", "adamw"]
 
 
@@ -237,10 +238,9 @@ def algorithm_for(name: str, tensor: Tensor, axes: TensorAxes) -> Algorithm:
         )
     if len(axes.dimensions) < 2:
         return "adamw"
-    for dimension in axes.dimensions[-2:]:
-        factors = [factor for factor in dimension.factors if isinstance(factor, str)]
-        if any(factor in (VOCABULARY, EXPERTS) or not factor.isupper() for factor in factors):
-            return "adamw"  # an embedding, a router, biases of experts, a gate of one row
+    sides = {factor for dimension in axes.dimensions[-2:] for factor in dimension.factors}
+    if sides & NOT_HIDDEN:
+        return "adamw"
     return "muon"
 
 
