@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -258,7 +257,7 @@ def run(cli: RecycleCLI, path: Path | None) -> None:
             cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True, **options
         )
     except BaseException as error:
-        lost = named(error) if is_lost_peer(error) and dist.is_initialized() else None
+        lost = named(error) if is_lost_peer(error) else None
         launcher = cli.trainer.strategy.launcher
         if launcher is not None:  # the processes that this one has started may hang
             launcher.kill(signal.SIGKILL)

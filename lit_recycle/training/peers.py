@@ -50,7 +50,12 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def named(error: BaseException) -> LostPeer:
-    """The error of a collective, with the processes that are missing."""
+    """The error of a collective, with the processes that are missing; or of a start to which not all have come."""
+    if not dist.is_initialized():
+        return LostPeer(
+            "the processes of the run have not come together in time: see what the others say, and raise "
+            f"trainer.strategy.timeout if their start takes longer ({_brief(error)})"
+        )
     lost = missing()
     who = " and ".join(f"process {rank}" for rank in lost) or "a process"
     what = "have ended or hang" if len(lost) > 1 else "has ended or hangs"

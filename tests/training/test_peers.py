@@ -78,3 +78,11 @@ def test_steps_wait_shorter_than_what_one_process_does_alone(tmp_path: Path, mon
         process.kill()
     assert run.processes[0].exitcode == 2, run.output
     assert len(run.errors) == 1 and "process 1 of the run's 2 has ended or hangs" in run.errors[0]
+
+
+def test_a_start_to_which_not_all_come_is_told_in_a_sentence() -> None:
+    """As torch's store tells of it, before there is a process group."""
+    error = dist.DistStoreError("Timed out after 7 seconds waiting for clients. 1/2 clients joined.")
+    assert peers.is_lost_peer(error) and not dist.is_initialized()
+    told = str(peers.named(error))
+    assert "have not come together in time" in told and "trainer.strategy.timeout" in told and "1/2 clients" in told
