@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
 from lit_recycle.model.loss import LEFT_OUT
 from lit_recycle.model.transformer import MoETransformer, initial_value
+from lit_recycle.seeding import seeded
 from lit_recycle.training import named_state
 from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.gradients import GradientNorm
@@ -245,9 +247,17 @@ class LitMoE(GrowableModule):
         batches = self.trainer.world_size * self.trainer.accumulate_grad_batches
         return (batch["labels"] != LEFT_OUT).sum() * batches / _sum_over_processes(batch["label_count"]).clamp(min=1)
 
+    def _own_random_numbers(self) -> AbstractContextManager[None]:
+        """Dropout and noisy routers of transformers draw by the batch's place in the run, so that a resume does too."""
+        if not isinstance(self.shape, HubShape):
+            return nullcontext()  # our own model draws nothing
+        place = self.samples_seen, self._pending_samples, self.global_rank
+        return seeded(self.device, torch.initial_seed(), *place)
+
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        ce, routing = self.next_token_loss(batch)
+        with self._own_random_numbers():
+            ce, routing = self.next_token_loss(batch)
         ce = ce * self._share_of_step(batch)
         loss, values = ce, {"loss/train": ce.detach()}
         if routing:
