@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lit_recycle import __version__
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.parent import end_with_parent
+from lit_recycle.commands.shipped import with_shipped
 from lit_recycle.commands.without_gc import without_gc
 
 COMMANDS = {
@@ -40,7 +41,7 @@ usage: lit-recycle COMMAND [options]        lit-recycle COMMAND --help
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0, or 2 for a user's mistake, which is told in one sentence on stderr."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = with_shipped(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
