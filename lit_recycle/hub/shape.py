@@ -16,6 +16,10 @@ from lit_recycle.hub.families import FAMILIES, family_of
 from lit_recycle.hub.model import HubModel
 from lit_recycle.model.config import MoEConfig
 
+ATTENTION = ("full_attention", "sliding_attention", "chunked_attention", "attention")
+"""Kinds of layers, in a config's ``layer_types``, that see other positions by attention alone."""
+STATEFUL = ("attn_layer_period", "hybrid_override_pattern", "mamba_d_state", "linear_attn_config")
+"""Config keys of families with layers of other kinds that have no such list."""
 INSIDE = "model.hf."
 """Where the model of transformers is, within the LightningModule."""
 
@@ -90,6 +94,14 @@ class HubShape(HubModel):
     def size(self, axis: str, layer: int | None = None) -> int:
         """See :class:`GrowableModel`."""
         return int(self.config["vocab_size"]) if axis == "V" else super().size(axis, layer)
+
+    @property
+    def mixes_positions(self) -> str:
+        """What hands on a state from position to position, whatever attention may see; empty for attention alone."""
+        kinds = {str(kind) for kind in self.config.get("layer_types") or ()}
+        found = sorted(kind for kind in kinds if kind not in ATTENTION)
+        found += [key for key in STATEFUL if self.config.get(key)]
+        return ", ".join(found)
 
     def to_dict(self) -> dict[str, Any]:
         """See :class:`Shape`."""

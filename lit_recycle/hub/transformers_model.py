@@ -27,6 +27,10 @@ WHOLE_LOGITS = (
 """Config keys with which a model does more to its last hidden state than multiply it by the output layer's weight."""
 
 
+LEAK = 0.1
+"""Relative change of a document's hidden states by another one that is more than rounding."""
+
+
 class TransformersModel(nn.Module):
     """A model of transformers with the interface of :class:`lit_recycle.model.transformer.MoETransformer`.
 
@@ -48,6 +52,7 @@ class TransformersModel(nn.Module):
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
         self._logits: dict[int, Tensor] = {}
         self._chosen: dict[int, Tensor] = {}
+        self._separates = False
         self._layers: list[int] = []
         self._biases: dict[int, tuple[nn.Module, str]] = {}
         self._watch()
@@ -63,6 +68,8 @@ class TransformersModel(nn.Module):
 
         transformers tells documents apart by positions that begin anew.
         """
+        if documents_BS is not None and not self._separates:
+            self._check_documents()
         self._logits.clear()
         self._chosen.clear()
         if cache is not None:
@@ -78,11 +85,39 @@ class TransformersModel(nn.Module):
             if labels_BS is not None:
                 out = F.cross_entropy(out.flatten(0, 1).float(), labels_BS.flatten(), ignore_index=LEFT_OUT)
         else:
-            base = self.hf.base_model
-            base = self.hf.model if base is self.hf else base  # Llama 4 says that it is inside of a larger model
-            hidden_BSD = base(tokens_BS, **options).last_hidden_state
+            hidden_BSD = self._hidden(tokens_BS, **options)
             out = next_token_loss(hidden_BSD.flatten(0, 1), self.hf.get_output_embeddings().weight, labels_BS.flatten())
         return out, self._routing()
+
+    def _hidden(self, tokens_BS: Tensor, **options: Any) -> Tensor:
+        """The last hidden states, ``[B, S, D]``."""
+        base = self.hf.base_model
+        base = self.hf.model if base is self.hf else base  # Llama 4 says that it is inside of a larger model
+        return base(tokens_BS, **options).last_hidden_state
+
+    @torch.no_grad()
+    def _check_documents(self) -> None:
+        """See, once, that what stands in one document changes nothing in the next: not all models look at positions.
+
+        Raises:
+            ValueError: Where it does.
+        """
+        device, size = next(self.hf.parameters()).device, self.shape.size("V")
+        position_ids = torch.arange(8, device=device).remainder(4).unsqueeze(0)
+        before, after = (torch.arange(start, start + 4, device=device).remainder(size) for start in (0, 4))
+        was_training = self.hf.training
+        self.hf.eval()
+        first, second = (
+            self._hidden(torch.cat((other, after)).unsqueeze(0), position_ids=position_ids, use_cache=False)[:, 4:]
+            for other in (before, before.flip(0))
+        )
+        self.hf.train(was_training)
+        if (first - second).float().norm() > LEAK * first.float().norm():
+            raise ValueError(
+                f"data.documents mask cannot keep documents apart in a {self.shape.config['model_type']} model: "
+                "transformers lets each see those before it; set data.documents pack"
+            )
+        self._separates = True
 
     def tie_weights(self) -> None:
         """Make tied parameters one, after weights were assigned."""

@@ -141,7 +141,9 @@ class LitMoE(GrowableModule):
             raise ValueError(
                 "model.spike_skip does not work with a scaler of gradients: set trainer.precision bf16-mixed"
             )
-        if self.compile_blocks and not (
+        if isinstance(self.shape, HubShape):
+            self._check_transformers(self.shape)
+        elif self.compile_blocks and not (
             self.trainer.precision in ("bf16-mixed", "bf16-true")
             and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
         ):
@@ -160,6 +162,17 @@ class LitMoE(GrowableModule):
             raise ValueError(
                 f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
                 "a checkpoint from within an optimizer step could not be resumed exactly"
+            )
+
+    def _check_transformers(self, shape: HubShape) -> None:
+        """Raises ``ValueError`` for what a model of transformers cannot do here."""
+        if self.compile_blocks:
+            raise ValueError("model.compile_blocks is for this project's own model: leave it out for transformers")
+        data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "documents", "pack") == "mask" and (kind := shape.mixes_positions):
+            raise ValueError(
+                f"data.documents mask cannot keep documents apart in a {shape.config['model_type']} model, which has "
+                f"{kind}: set data.documents pack"
             )
 
     def check_vocabulary(self, tokens: int) -> None:

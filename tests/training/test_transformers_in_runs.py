@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pico
 import pytest
 import torch
-from runs import assert_equal, assert_same_training_state, fit, on_processes
+from runs import TEXT, assert_equal, assert_same_training_state, fit, on_processes
 
 from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
@@ -125,6 +126,37 @@ def test_our_own_model_and_that_of_transformers_train_alike(tmp_path: Path) -> N
         _, module, losses[backend] = fit(tmp_path / backend, steps=20, events=EVENTS, config=None, module=start)
         assert isinstance(module.shape, HubShape) == (backend == "transformers")
     assert losses["transformers"] == pytest.approx(losses["native"], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["granitemoe", "olmoe", "deepseek_v3"])
+def test_documents_in_a_row_are_as_if_each_were_alone(family: str) -> None:
+    model = pico.build(family).eval()
+    ours = TransformersModel(HubShape.of(model.config.to_dict())).eval()
+    ours.load_state_dict({f"hf.{name}": tensor for name, tensor in model.state_dict().items()})
+    ids = torch.randint(64, (2, 12), generator=torch.Generator().manual_seed(0))
+    documents = torch.tensor([[0] * 5 + [1] * 7, [3] * 2 + [4] * 9 + [5]])
+    with torch.no_grad():
+        packed = ours(ids, documents_BS=documents)[0]
+        for row, borders in enumerate([(0, 5, 12), (0, 2, 11, 12)]):
+            for begin, end in pairwise(borders):
+                alone = model(ids[row : row + 1, begin:end]).logits[0]
+                torch.testing.assert_close(packed[row, begin:end], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "data", "model", "says"),
+    [
+        ("minimax", {"documents": "mask"}, {}, "a minimax model, which has linear_attention: set data.documents pack"),
+        ("gpt_oss", {"documents": "mask"}, {}, "in a gpt_oss model: transformers lets each see those before it"),
+        ("granitemoe", {}, {"compile_blocks": True}, "model.compile_blocks is for this project's own model"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_run(
+    root: Path, family: str, data: dict[str, Any], model: dict[str, Any], says: str
+) -> None:
+    start = {"init_from": str(folder(root, family)), "backend": "transformers", **model}
+    with pytest.raises(ValueError, match=says):
+        fit(root / "refused", config=None, module=start, data={"path": TEXT, **data}, events=[], steps=1)
 
 
 @pytest.mark.parametrize(
