@@ -72,8 +72,8 @@ class ShardingStrategy(Protocol):
     wraps_late: bool
     """Whether it wraps the whole module when it is set up, so that weights can only be given afterwards."""
 
-    def shard(self, module: GrowableModule, dimensions: Mapping[str, int] | None = None) -> None:
-        """Shard a module's model that is on the meta device, and stays there; along given dimensions, by name."""
+    def shard(self, module: GrowableModule) -> None:
+        """Shard a module's model that is on the meta device, and stays there."""
 
     def allocate(self, model: nn.Module) -> None:
         """Give a sharded model memory, uninitialised."""

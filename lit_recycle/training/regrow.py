@@ -102,9 +102,9 @@ class NamedGrowth:
     def set_up(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Give the large model, which is on the meta device, its weights, and set the strategy up with it."""
         grown = dict(grow_tensors(self.plan, self.weights))
-        if isinstance(trainer.strategy, FSDP2Strategy):  # each tensor stays divided as it was, where it can
-            cut = {name: shard_dimension(tensor) for name, tensor in grown.items() if isinstance(tensor, DTensor)}
-            trainer.strategy.shard(module, {name: i for name, i in cut.items() if i is not None})
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            # Divided as on a resume: norms are sums over shards, and would be rounded otherwise.
+            trainer.strategy.shard(module)
             for name, parameter in module.named_parameters():
                 grown[name] = like_sharded(grown[name], parameter)
         tied = named_state.tied(module)

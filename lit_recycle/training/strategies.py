@@ -144,7 +144,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
         if any(t.is_meta for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             module.to_empty(device=self.root_device, recurse=False)
 
-    def shard(self, module: GrowableModule, dimensions: Mapping[str, int] | None = None) -> None:
+    def shard(self, module: GrowableModule) -> None:
         """Nothing: FSDP1 wraps the whole module when the strategy is set up."""
 
     def allocate(self, model: nn.Module) -> None:
@@ -181,11 +181,10 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):  # type: ignore[mi
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, module: GrowableModule, dimensions: Mapping[str, int] | None = None) -> None:
+    def shard(self, module: GrowableModule) -> None:
         """Shard a module's model on the meta device over all processes, layer by layer; it stays there.
 
-        Each parameter along the dimension that divides best, or along that which ``dimensions`` has for its name, where
-        it divides.
+        Each parameter is divided along the dimension that divides best.
         """
         assert module.model is not None
         offload: OffloadPolicy = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
@@ -193,12 +192,8 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):  # type: ignore[mi
         if self.precision_plugin.precision == "bf16-mixed":
             precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         mesh = self.device_mesh["data_parallel"]
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
 
         def placement(parameter: nn.Parameter) -> Shard:
-            kept = (dimensions or {}).get(names[id(parameter)])
-            if kept is not None and (kept == 0 or parameter.shape[kept] % mesh.size() == 0):
-                return Shard(kept)
             return Shard(best_dimension(parameter.shape, mesh.size()))
 
         for part in (*layers_of(module), module.model):
