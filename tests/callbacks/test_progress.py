@@ -21,7 +21,7 @@ from lit_recycle.growth.operators import WidenHidden, WidenInner
 def console(tmp_path_factory: pytest.TempPathFactory) -> str:
     """All that a run draws, on a console wide enough; two micro-batches to a step."""
     stream = io.StringIO()
-    bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 200, "force_terminal": True})
+    bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 240, "force_terminal": True})
     root = tmp_path_factory.mktemp("console")
     fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, save_every=9)
     rich.reconfigure()  # the console that the bar has changed is that of the whole process
