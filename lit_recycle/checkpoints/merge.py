@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -113,8 +112,7 @@ def merge_folders(
     for folder in folders:
         _check_alike(folder, last)
     specs = [Spec(name, stored.dtype, stored.shape) for name, stored in last.tensors.items()]
-    with ExitStack() as stack:
-        new = stack.enter_context(rewriting(last, destination, specs, max_shard_size))
+    with rewriting(last, destination, specs, max_shard_size) as new:
         tensors = [FolderTensors(folder) for folder in folders]
         for spec in specs:
             made = weighted_mean([of[spec.name] for of in tensors], weights)

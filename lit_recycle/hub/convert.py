@@ -87,21 +87,22 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         "global_step": 0,
         "pytorch-lightning_version": lightning.__version__,
     }
-    if tokenizer := _tokenizer_of(folder):
+    if tokenizer := tokenizer_of(folder):
         checkpoint["tokenizer"] = tokenizer
-    checkpoint["hub"] = kept_beside(folder)
+    checkpoint["hub"] = kept_beside(folder, tokenizer)
     save(checkpoint, destination)
     return config
 
 
-def _tokenizer_of(folder: HFFolder) -> dict[str, Any] | None:
+def tokenizer_of(folder: HFFolder) -> dict[str, Any] | None:
+    """The tokenizer that lies in a folder, as checkpoints keep it; None without one."""
     path = folder.path / TOKENIZER
     return JsonTokenizer(path.read_text(encoding="utf-8"), str(path)).to_dict() if path.is_file() else None
 
 
-def kept_beside(folder: HFFolder) -> dict[str, Any]:
+def kept_beside(folder: HFFolder, tokenizer: dict[str, Any] | None) -> dict[str, Any]:
     """What a folder says besides the model and its weights; it travels with the checkpoints of all runs from here."""
-    files, tokenizer = {}, _tokenizer_of(folder)
+    files = {}
     for name in KEPT_FILES:
         if (folder.path / name).is_file():
             if name.endswith(".json"):

@@ -48,7 +48,7 @@ class HubShape(HubModel):
                 experts[place.layer] = max(experts.get(place.layer, 0), 0 if dimension is None else size[dimension])
         return cls(config, family, tuple(experts[layer] for layer in sorted(experts)))
 
-    @property
+    @cached_property
     def naming(self) -> Naming:
         return replace(self.family.naming_of(self.num_layers), inside=INSIDE)
 

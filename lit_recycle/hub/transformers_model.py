@@ -25,8 +25,6 @@ WHOLE_LOGITS = (
     "mup_width_multiplier",
 )
 """Config keys with which a model does more to its last hidden state than multiply it by the output layer's weight."""
-
-
 LEAK = 0.1
 """Relative change of a document's hidden states by another one that is more than rounding."""
 

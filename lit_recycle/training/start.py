@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
-from lit_recycle.hub.convert import check_complete, kept_beside, past_growths
+from lit_recycle.hub.convert import check_complete, kept_beside, past_growths, tokenizer_of
 from lit_recycle.hub.dequantize import Dequantized, is_block_fp8, plain
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.in_memory import InMemory
@@ -72,7 +72,7 @@ def _from_folder(path: Path, backend: Backend) -> Start:
     elif folder.config.get("quantization_config"):
         method = folder.config["quantization_config"].get("quant_method")
         raise ValueError(f"{path} is quantised by {method}, and cannot be trained: give the plain weights")
-    hub, growth = kept_beside(folder), past_growths(folder.path)
+    hub, growth = kept_beside(folder, tokenizer_of(folder)), past_growths(folder.path)
     if backend != "transformers":
         try:
             native = to_native(folder.config, path / "config.json")
