@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_recycle.commands.errors import sentence
-from lit_recycle.commands.progress import progress_bar
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.event import Depth, Form, Width
 from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import Upcycle
 from lit_recycle.growth.policy import POLICIES
+from lit_recycle.progress import progress_bar
 
 if TYPE_CHECKING:
     from lit_recycle.hub.plan import FolderGrowth

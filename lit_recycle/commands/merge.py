@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lit_recycle.commands.progress import progress_bar
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.progress import progress_bar
 
 EXAMPLES = """examples:
   lit-recycle merge runs/mine/checkpoints/step=*.ckpt merged.ckpt --decay linear

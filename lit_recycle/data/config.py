@@ -36,6 +36,7 @@ class DataDefaults:
     batch_size: int = 16
     val_fraction: float = 0.02
     seed: int = 0
+    shuffle_window: int | None = None
     cache_dir: str = ".cache/lit-recycle"
     num_workers: int = 0
 

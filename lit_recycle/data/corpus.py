@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lit_recycle.checksums import file_checksum
 from lit_recycle.data.blocks import damaged, write_sums
@@ -33,6 +32,7 @@ from lit_recycle.data.sources import PIECE, SourceFile, find_files, other_files,
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.data.tokens import Piece, Tokens
 from lit_recycle.data.workspace import room_beside
+from lit_recycle.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -295,15 +295,12 @@ def _tokenise(
     documents = (document for file in files for document in read_documents(file, text_field, oddities))
     with ExitStack() as stack:
         train, val = (stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS)
-        bar = stack.enter_context(_progress_bar())
-        total = sum(file.path.stat().st_size for file in files)
-        task = bar.add_task("Tokenising", total=total)
+        advance = stack.enter_context(progress_bar(sum(file.path.stat().st_size for file in files), "Tokenising"))
         for texts, size, encoded in _encoded(_in_batches(documents), tokenizer):
             for text, ids in zip(texts, encoded, strict=True):
                 data = text.encode()
                 (val if _is_validation(data, val_fraction) else train).add(ids, len(data))
-            bar.advance(task, size)
-        bar.update(task, completed=total)
+            advance(size)
     for line in oddities.lines():
         log.warning(line)
     splits = {"train": dict(train.counts), "val": dict(val.counts)}
@@ -330,8 +327,7 @@ def _copy(
     dtype = LEAVES_OUT if leaves_out else "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     with ExitStack() as stack:
         train, val = (stack.enter_context(_Writer(folder / f"{name}.bin", dtype, tokenizer.eos_id)) for name in SPLITS)
-        bar = stack.enter_context(_progress_bar())
-        task = bar.add_task("Copying", total=size)
+        advance = stack.enter_context(progress_bar(size, "Copying"))
         for ids in documents:
             if len(ids) and ids[-1] == tokenizer.eos_id:
                 ids = ids[:-1]
@@ -346,8 +342,7 @@ def _copy(
             chosen = _is_validation(ids.astype(np.int64).tobytes(), val_fraction)
             counted = chosen and not leaves_out
             (val if chosen else train).add(ids, len(tokenizer.decode(ids).encode()) if counted else 0)
-            bar.advance(task, len(ids) * 2)
-        bar.update(task, completed=size)
+            advance(len(ids) * 2)
     if not train.counts["documents"]:
         raise ValueError("there are no ids to train on: every document is empty, or chosen for validation.")
     splits = {"train": dict(train.counts), "val": dict(val.counts)}
@@ -407,9 +402,3 @@ def _encoded(
                 yield first, first_size, ids.result()
         for texts, size, ids in ahead:
             yield texts, size, ids.result()
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    )

@@ -16,6 +16,7 @@ from typing_extensions import override
 from lit_recycle.data.batches import LABEL_COUNT, ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
+from lit_recycle.data.remote import is_remote
 from lit_recycle.data.sources import PYTHON_STDLIB
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
@@ -35,11 +36,12 @@ class TextData(LightningDataModule):
     position is the `samples_seen` of the LightningModule: the samples trained on by all replicas, counted before the
     callbacks' `on_train_batch_end` (in `training_step` or `optimizer_step`) and restored from the checkpoint. A run
     may resume with another number of processes or `batch_size`: every sample of an epoch is still seen once. With
-    other sources or weights each source goes on after its last sample; with another `seq_len` or `seed` all begin anew;
-    either is said.
+    other sources or weights each source goes on after its last sample; with another `seq_len`, `seed` or
+    `shuffle_window` all begin anew; either is said.
 
     Args:
-        path: A file, a folder (read recursively), a glob or a list of these; or "python-stdlib", the standard library
+        path: A file, a folder (read recursively), a glob or a list of these, on disk or at an address that fsspec knows
+            (`s3://…`); or "python-stdlib", the standard library
             of the running Python. Text and source files are documents; .jsonl (also .gz) and .parquet hold one each
             per line or row, and the array in a .json file one per element. Or tokenised data: see
             `lit_recycle.data.formats`. "python-stdlib" when neither this nor `sources` is given.
@@ -56,7 +58,9 @@ class TextData(LightningDataModule):
         val_fraction: Share of the documents that is kept for validation, chosen by their content; where that chooses
             none, as with one book, this share of the tokens, at the end.
         seed: Of the order of the training samples. The validation split and its order do not depend on it.
-        cache_dir: Where tokenised corpora are kept.
+        shuffle_window: Shuffle stretches of neighbouring samples, and then so many samples at a time, rather than all
+            samples of a source, so that files on a server are read a few blocks at a time; None to shuffle all.
+        cache_dir: Where tokenised corpora are kept, and what was fetched of files on servers.
         num_workers: Processes that gather batches ahead; 0 gathers in the training process.
 
     Raises:
@@ -81,12 +85,14 @@ class TextData(LightningDataModule):
         batch_size: int = _DEFAULT.batch_size,
         val_fraction: float = _DEFAULT.val_fraction,
         seed: int = _DEFAULT.seed,
+        shuffle_window: int | None = _DEFAULT.shuffle_window,
         cache_dir: str = _DEFAULT.cache_dir,
         num_workers: int = _DEFAULT.num_workers,
     ) -> None:
         super().__init__()
         _at_least(1, seq_len=seq_len, batch_size=batch_size)
         _at_least(0, num_workers=num_workers)
+        _at_least(1, shuffle_window=1 if shuffle_window is None else shuffle_window)
         if not 0 < val_fraction < 1:
             raise ValueError(
                 f"val_fraction={val_fraction} must lie between 0 and 1; to not validate set limit_val_batches=0."
@@ -103,6 +109,7 @@ class TextData(LightningDataModule):
         self.documents = documents
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
         self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
+        self.shuffle_window = shuffle_window
         self._folders: list[Path | None] = []
         self._samples_seen = 0  # without a trainer, whose module counts
         self._batches: TokenBatches | None = None
@@ -168,7 +175,7 @@ class TextData(LightningDataModule):
             StreamSource(source.name, source.key, len(samples))
             for source, samples in zip(self.opened, self._train, strict=True)
         )
-        self.stream = Stream(drawable, tuple(self.stages), self.seq_len, self.seed)
+        self.stream = Stream(drawable, tuple(self.stages), self.seq_len, self.seed, self.shuffle_window)
 
     def _title(self, split: str, source: OpenSource) -> str:
         return f"The {split} split" + ("" if len(self.sources) == 1 else f" of source {source.name!r}")
@@ -379,4 +386,4 @@ def _absolute(path: str | list[str]) -> str | list[str]:
     """A path that does not depend on the working directory."""
     if isinstance(path, list):
         return [str(_absolute(p)) for p in path]
-    return path if path == PYTHON_STDLIB else os.path.abspath(os.path.expanduser(path))
+    return path if path == PYTHON_STDLIB or is_remote(path) else os.path.abspath(os.path.expanduser(path))

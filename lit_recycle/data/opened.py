@@ -13,6 +13,7 @@ from lit_recycle.data.config import Source
 from lit_recycle.data.corpus import Corpus, known_corpus, prepare_corpus, prepare_ids
 from lit_recycle.data.formats.files import TokenFiles
 from lit_recycle.data.formats.find import find_tokens
+from lit_recycle.data.remote import fetch, is_fetched, local_path
 from lit_recycle.data.template import Template, prepare_records
 from lit_recycle.data.tokenised import check_ends, check_ids, default_dtype, documents_end, documents_of
 from lit_recycle.data.tokenizer import Tokenizer
@@ -77,6 +78,8 @@ class Preparation:
         Raises:
             ValueError: there is nothing to read, or it cannot be read.
         """
+        fetch(source.path, self.cache_dir)
+        source = self._local(source)
         if source.template:
             template = Template.parse(source.template, source.loss_on)
             return prepare_records(source.path, template, self.tokenizer, self.cache_dir, self.val_fraction)
@@ -112,6 +115,9 @@ class Preparation:
         Raises:
             ValueError: it cannot be read.
         """
+        if not is_fetched(source.path, self.cache_dir):
+            return None
+        source = self._local(source)
         if source.template:
             template = Template.parse(source.template, source.loss_on)
             corpus = known_corpus(source.path, self.tokenizer, self.cache_dir, template.key, self.val_fraction)
@@ -134,7 +140,7 @@ class Preparation:
             corpus = Corpus.open(folder)
             train, val = (self._part(split.ids(below), split.bytes) for split in (corpus.train, corpus.val))
             return OpenSource(source.name, corpus.key, train, val)
-        files = self._tokenised(source)
+        files = self._tokenised(self._local(source))
         assert files is not None, source
         tokens = Tokens.of(files.pieces, below)
         keep = self._kept(len(tokens))
@@ -143,6 +149,9 @@ class Preparation:
     def whole(self, name: str, path: str | list[str]) -> tuple[Source, Preparation]:
         """How something is opened that is for validation as a whole: all of it is in `train`."""
         return Source(name, path), replace(self, val_fraction=0.0)
+
+    def _local(self, source: Source) -> Source:
+        return replace(source, path=local_path(source.path, self.cache_dir))
 
     def _tokenised(self, source: Source) -> TokenFiles | None:
         field = source.text_field or self.text_field

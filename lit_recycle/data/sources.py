@@ -38,7 +38,7 @@ _TEXT = """
     .clj .lisp .el .scm .sh .bash .zsh .fish .ps1 .sql .f90 .f95 .zig .nim .dart .asm .s .v .sv .vhd .cmake
 """
 TEXT = tuple(_TEXT.split())
-_READ_FROM_FOLDERS = TEXT + JSON_LINES + PARQUET
+READ_FROM_FOLDERS = TEXT + JSON_LINES + PARQUET
 _NOT_SOURCE = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
 
 
@@ -85,7 +85,7 @@ def _find(entry: str) -> list[SourceFile]:
     if files := arrow_files(root):
         return [SourceFile(file) for file in files]
     if root.is_dir():
-        return _walk(root, endings=_READ_FROM_FOLDERS)
+        return _walk(root, endings=READ_FROM_FOLDERS)
     if root.exists():
         return [SourceFile(root, named=True)]
     if not glob.has_magic(entry):
@@ -98,7 +98,7 @@ def _find(entry: str) -> list[SourceFile]:
 
 def holds_text(root: Path) -> bool:
     """Whether there is anything in a folder that would be read as text."""
-    return any(file.name.lower().endswith(_READ_FROM_FOLDERS) for file in _visible(root))
+    return any(file.name.lower().endswith(READ_FROM_FOLDERS) for file in _visible(root))
 
 
 def other_files(path: str | list[str]) -> None:
@@ -107,7 +107,7 @@ def other_files(path: str | list[str]) -> None:
         root = Path(entry).expanduser()
         if entry == PYTHON_STDLIB or not root.is_dir() or arrow_files(root):
             continue
-        if others := sorted(file for file in _visible(root) if not file.name.lower().endswith(_READ_FROM_FOLDERS)):
+        if others := sorted(file for file in _visible(root) if not file.name.lower().endswith(READ_FROM_FOLDERS)):
             log.warning(counted("files left out because their endings are not those of text", others, len(others)))
 
 

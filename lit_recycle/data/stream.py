@@ -32,12 +32,14 @@ class SampleOrder:
         samples_M: number of samples of each source.
         seeds_M: seed of each source's order.
         growths: growths of the model that the mixture knows of.
+        window: samples that are shuffled with each other, see `shuffled`.
     """
 
     mixture: Mixture
     samples_M: tuple[int, ...]
     seeds_M: tuple[int, ...]
     growths: int = 0
+    window: int | None = None
 
     @classmethod
     def of_one(cls, samples: int, seed: int) -> SampleOrder:
@@ -50,7 +52,7 @@ class SampleOrder:
         sample_N = np.empty_like(before_N)
         for source in np.unique(source_N):
             here_N = source_N == source
-            sample_N[here_N] = shuffled(before_N[here_N], self.samples_M[source], self.seeds_M[source])
+            sample_N[here_N] = shuffled(before_N[here_N], self.samples_M[source], self.seeds_M[source], self.window)
         return source_N, sample_N
 
 
@@ -78,6 +80,7 @@ class Stream:
         stages: weights of all sources by name, and how long they hold; the last stage has no end.
         seq_len: tokens per sample.
         seed: of the order within each source.
+        window: samples of a source that are shuffled with each other; None for all.
         start: samples that the run had seen when these sources and stages began.
         start_tokens: tokens that it had seen.
         drawn: samples of each source, by key, that were drawn before `start`; of former sources, too.
@@ -88,6 +91,7 @@ class Stream:
     stages: tuple[DataStage, ...]
     seq_len: int
     seed: int
+    window: int | None = None
     start: int = 0
     start_tokens: int = 0
     drawn: Mapping[str, int] = field(default_factory=dict)
@@ -101,7 +105,7 @@ class Stream:
     def order(self) -> SampleOrder:
         seeds = tuple(_seed_of(self.seed, source.key) for source in self.sources)
         sizes = tuple(source.samples for source in self.sources)
-        return SampleOrder(self.mixture(), sizes, seeds, len(self.growths))
+        return SampleOrder(self.mixture(), sizes, seeds, len(self.growths), self.window)
 
     def mixture(self) -> Mixture:
         segments: list[Segment] = []
@@ -163,6 +167,7 @@ class Stream:
         return {
             "seq_len": self.seq_len,
             "seed": self.seed,
+            "shuffle_window": self.window,
             "rule": self._rule(),
             "start": self.start,
             "start_tokens": self.start_tokens,
@@ -176,7 +181,7 @@ class Stream:
         """This stream as it goes on from a checkpoint at a position.
 
         With other weights, stages or sources than the checkpoint's, each source goes on after the samples that were
-        drawn from it. With another seq_len or seed there are no such samples, and all begin anew.
+        drawn from it. With another seq_len, seed or window there are no such samples, and all begin anew.
 
         Returns:
             The stream, and in a sentence what has changed, empty if nothing has.
@@ -184,7 +189,7 @@ class Stream:
         growths = tuple(state["growths"])
         if changed := [
             f"{name} was {state[name]}, is {mine}"
-            for name, mine in (("seq_len", self.seq_len), ("seed", self.seed))
+            for name, mine in (("seq_len", self.seq_len), ("seed", self.seed), ("shuffle_window", self.window))
             if state[name] != mine
         ]:
             began = replace(self, start=position, start_tokens=state["tokens"], growths=growths)

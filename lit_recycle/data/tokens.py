@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lit_recycle.data.blocks import VerifiedBlocks
+from lit_recycle.data.remote_blocks import SparseCopy
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class Tokens:
             piece = self.pieces[number]
             begin = start - (self._ends[number] - piece.tokens)
             part = self._mapped(piece)[begin : begin + count]
-            if piece.sums is not None and len(part):
+            if len(part) and (blocks := self._blocks_of(piece)):
                 first = piece.offset + begin * part.itemsize
-                self._verified(piece.path, piece.sums).verify(first, first + part.nbytes)
+                blocks.verify(first, first + part.nbytes)
             yield piece, part
             start, count, number = start + len(part), count - len(part), number + 1
 
@@ -113,13 +114,16 @@ class Tokens:
         return self._maps[piece.path][piece.offset : piece.offset + size].view(piece.dtype)
 
     @cached_property
-    def _blocks(self) -> dict[Path, VerifiedBlocks]:
+    def _blocks(self) -> dict[Path, VerifiedBlocks | SparseCopy | None]:
         return {}
 
-    def _verified(self, path: Path, sums: Path) -> VerifiedBlocks:
-        if path not in self._blocks:
-            self._blocks[path] = VerifiedBlocks(path, sums)
-        return self._blocks[path]
+    def _blocks_of(self, piece: Piece) -> VerifiedBlocks | SparseCopy | None:
+        """What verifies, and fetches, blocks of a piece's file; None for a file that is as it is."""
+        if piece.path not in self._blocks:
+            self._blocks[piece.path] = (
+                VerifiedBlocks(piece.path, piece.sums) if piece.sums is not None else SparseCopy.of(piece.path)
+            )
+        return self._blocks[piece.path]
 
     def _refuse(self, start: int, count: int) -> None:
         for piece, part in self._parts(self.start + start, count):

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from lit_recycle.data.remote_blocks import fetch_range
 from lit_recycle.data.tokens import Piece
 
 EDGE = 4096
@@ -75,6 +76,7 @@ class TokenFiles:
             size = path.stat().st_size
             with open(path, "rb") as stream:
                 for at in (0, size // 2, max(size - EDGE, 0)):
+                    fetch_range(path, at, min(at + EDGE, size))
                     stream.seek(at)
                     key.update(stream.read(EDGE))
         return key.hexdigest()

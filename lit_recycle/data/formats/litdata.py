@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lit_recycle.data.formats.files import Documents, TokenFiles, check_size
+from lit_recycle.data.remote_blocks import fetch_range
 from lit_recycle.data.tokens import Piece
 
 TENSORS = {11: "uint8", 12: "int8", 13: "int16", 14: "int16", 15: "int32", 16: "int32", 17: "int64", 18: "int64"}
@@ -64,6 +65,7 @@ def _chunks(path: Path, chunks: list[dict[str, Any]], dtype: str) -> TokenFiles:
 
 def _ends(file: Path, items: int, width: int) -> Any:
     def ends(numbers: np.ndarray) -> np.ndarray:
+        fetch_range(file, 0, 4 * (items + 2))
         bytes_ = np.memmap(file, "<u4", mode="r", offset=4, shape=(items + 1,))
         return (bytes_[numbers + 1].astype(np.int64) - int(bytes_[0])) // width
 
