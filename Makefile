@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## train, grow twice, sample: a few minutes on two CPU
 	$(BIN)/lit-recycle fit --config configs/quickstart.yaml
 
 test: $(VENV)/.installed-test  ## all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 families: $(VENV)/.installed-test  ## every model family of the hub against transformers, on disk and in runs; five minutes
 	$(BIN)/python -m pytest tests/hub tests/training -m families --numprocesses auto

@@ -19,8 +19,8 @@ TEXT = str(Path(json.__file__).parent)
 """Real text that every machine has: the sources of the standard library's json package."""
 
 BIN = Path(sys.executable).parent / "lit-recycle"
-PROCESSES = mp.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lit_recycle.commands.trainer", "lit_recycle.callbacks"])
+FORKSERVER = mp.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["lit_recycle.commands.trainer", "lit_recycle.callbacks"])
 
 EVENTS = [
     {"at": {"steps": 2}, "depth": {"factor": 2}},
@@ -144,7 +144,7 @@ def start_each(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        process = PROCESSES.Process(target=_run, args=(argv, log, several if len(argvs) > 1 else {}, before))
+        process = FORKSERVER.Process(target=_run, args=(argv, log, several if len(argvs) > 1 else {}, before))
         process.start()
         processes.append(process)
     return Command(processes, log)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import traceback
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from processes import FORKSERVER
 
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
@@ -174,24 +176,40 @@ def by_name(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def on_processes(world: int, target: Any, *args: Any) -> None:
-    """Call ``target(*args)`` on so many processes, each of which Lightning and torch take for a launched rank."""
+    """Call ``target(*args)`` on so many processes, each of which Lightning and torch take for a launched rank.
+
+    Raises:
+        RuntimeError: One has failed, with its traceback; the others are ended.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_process, (world, port, target, args), nprocs=world)
+    several = {PROCESSES: str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    failures = FORKSERVER.SimpleQueue()
+    ranks = [
+        FORKSERVER.Process(target=_process, args=(rank, {**os.environ, **several}, failures, target, args))
+        for rank in range(world)
+    ]
+    for rank in ranks:
+        rank.start()
+    while not all(rank.exitcode == 0 for rank in ranks):
+        if any(rank.exitcode for rank in ranks):
+            for rank in ranks:
+                rank.kill()
+            raise RuntimeError(
+                failures.get() if not failures.empty() else f"exit codes {[rank.exitcode for rank in ranks]}"
+            )
+        connection.wait([rank.sentinel for rank in ranks if rank.exitcode is None])
 
 
-def _process(rank: int, world: int, port: int, target: Any, args: tuple[Any, ...]) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        PROCESSES: str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+def _process(rank: int, environment: dict[str, str], failures: Any, target: Any, args: tuple[Any, ...]) -> None:
+    os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     torch.set_num_threads(1)
-    target(*args)
+    try:
+        target(*args)
+    except BaseException:
+        failures.put(traceback.format_exc())
+        raise
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -1,12 +1,11 @@
-"""Resume a run with several processes and write down what each has seen; arguments: a JSON of what to do."""
+"""A run that several processes go on with, and what each has seen."""
 
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from typing import Any
 
 from data.counting import Counting, quiet_trainer
+from runs import on_processes
 
 from lit_recycle.data.config import DataStage, Source, Until
 from lit_recycle.data.module import TextData
@@ -22,10 +21,17 @@ def data_of(options):
     return TextData(sources=sources and [Source(**source) for source in sources], stages=stages, **options)
 
 
-if __name__ == "__main__":
-    todo = json.loads(sys.argv[1])
+def on_several_processes(
+    world: int, folder: Path, checkpoint: Path, data: dict[str, Any], trainer: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What each of several gloo processes has seen that go on from a checkpoint."""
+    on_processes(world, _go_on, world, folder, checkpoint, data, trainer)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+
+
+def _go_on(world: int, folder: Path, checkpoint: Path, data: dict[str, Any], trainer: dict[str, Any]) -> None:
     model = Counting()
-    trainer = quiet_trainer(devices=todo["processes"], strategy="ddp", num_sanity_val_steps=0, **todo["trainer"])
-    trainer.fit(model, data_of(todo["data"]), ckpt_path=todo["checkpoint"])
+    fit = quiet_trainer(devices=world, strategy="ddp", num_sanity_val_steps=0, **trainer)
+    fit.fit(model, data_of(dict(data)), ckpt_path=checkpoint, weights_only=True)
     found = {"trained": model.trained, "validated": model.validated, "samples_seen": model.samples_seen}
-    Path(todo["out"], f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
+    (folder / f"rank{fit.global_rank}.json").write_text(json.dumps(found))

@@ -10,8 +10,7 @@ import pytest
 import zstandard
 from data import token_files
 from data.counting import Counting, quiet_trainer
-from data.several_processes import data_of
-from data.test_stream_resume import on_several_processes
+from data.several_processes import data_of, on_several_processes
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 STAGES = [

@@ -1,14 +1,11 @@
 """A resumed run sees exactly the batches that the uninterrupted run sees, whatever Lightning does in between."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data.counting import Counting, quiet_trainer
+from data.several_processes import on_several_processes
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lit_recycle.data.module import TextData
@@ -88,18 +85,6 @@ def test_a_trainer_that_goes_on_goes_on_in_the_stream(books):
 
 
 TWO_VALIDATE = {"max_steps": 5, "val_check_interval": 5, "check_val_every_n_epoch": None}
-
-
-def on_several_processes(
-    world: int, folder: Path, checkpoint: Path, data: dict[str, Any], trainer: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """What each of several gloo processes has seen that go on from a checkpoint."""
-    todo = {"processes": world, "data": data, "trainer": trainer, "checkpoint": str(checkpoint), "out": str(folder)}
-    command = [sys.executable, str(Path(__file__).with_name("several_processes.py")), json.dumps(todo)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, timeout=120, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-4000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
 def test_two_processes_see_what_one_sees_and_can_take_over(books, tmp_path):
