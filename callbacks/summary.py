@@ -20,7 +20,7 @@ from lit_recycle.callbacks.monitor import writers
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.shape import sizes
-from lit_recycle.model.generate import generate
+from lit_recycle.sampling.generate import generate
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule, ShardingStrategy
 from lit_recycle.training.module import Batch, LitMoE

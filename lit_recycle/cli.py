@@ -23,6 +23,7 @@ COMMANDS = {
     "grow": ("grow", "grow a checkpoint on disk: this project's or Hugging Face's"),
     "operators": ("operators", "what a growth may do to a model"),
     "generate": ("generate", "sample text from a checkpoint"),
+    "augment": ("augment", "documents with what a model thinks about them, as training data"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),
     "dequantize": ("dequantize", "the FP8 weights of a Hugging Face folder in bfloat16"),

@@ -11,17 +11,18 @@ import torch
 
 def generator_of(*key: object) -> torch.Generator:
     """A generator on the CPU, seeded by a key: names and numbers, joined."""
-    return torch.Generator().manual_seed(_seed(key))
+    return torch.Generator().manual_seed(seed_of(*key))
 
 
 @contextmanager
 def seeded(device: torch.device, *key: object) -> Iterator[None]:
     """Let torch's own generators be seeded by a key; afterwards they are as they were."""
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(_seed(key))
+        torch.manual_seed(seed_of(*key))
         yield
 
 
-def _seed(key: tuple[object, ...]) -> int:
+def seed_of(*key: object) -> int:
+    """A number below 2**63."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

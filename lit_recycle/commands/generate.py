@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 from pathlib import Path
 
@@ -16,8 +15,9 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     with without_gc():  # only now: --help needs no torch
         from lit_recycle.checkpoints.native import load_model
-        from lit_recycle.model.generate import generate
+        from lit_recycle.sampling.generate import check_sampling, generate
 
+    check_sampling(options.temperature, options.top_p)
     model, tokenizer = load_model(options.ckpt_path)
     prompt = [int(i) for i in tokenizer.encode(options.prompt)] or [tokenizer.eos_id]
     ids = generate(
@@ -52,10 +52,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top_p", type=float, default=0.95, help="sample among tokens of this total probability")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args(argv)
-    if not 0 <= options.temperature < math.inf:
-        raise ValueError(f"--temperature must be a finite number and not negative, got {options.temperature}")
-    if not 0 < options.top_p <= 1:
-        raise ValueError(f"--top_p must lie in (0, 1], got {options.top_p}")
     if options.max_new_tokens < 1:
         raise ValueError(f"--max_new_tokens must be at least 1, got {options.max_new_tokens}")
     return options

@@ -71,7 +71,7 @@ class TransformersModel(nn.Module):
         self._logits.clear()
         self._chosen.clear()
         if cache is not None:
-            out = self.hf(tokens_BS, past_key_values=cache[0] if cache else None, use_cache=True)
+            out = self.hf(tokens_BS, past_key_values=cache[0] if cache else None, use_cache=True, logits_to_keep=1)
             cache[:] = [out.past_key_values]
             return out.logits, self._routing()
         options: dict[str, Any] = {"use_cache": False}

@@ -101,7 +101,8 @@ class MoETransformer(nn.Module):
     ) -> tuple[Tensor, Routing | None]:
         """Logits ``[B, S, V]`` of the next token, and the routing stacked over MoE layers (None without any).
 
-        With a ``cache`` the positions follow those in it, and the cache is extended in place. With labels, the tokens
+        With a ``cache`` the positions follow those in it, the cache is extended in place, and only the last position
+        has logits, ``[B, 1, V]``. With labels, the tokens
         that do come next, it is their mean cross-entropy in nats instead of logits, which are then never held whole;
         the output layer's weight is used without calling the layer. Labels of -100 are left out. With the numbers of
         the documents that the positions are in, which never fall, each document is as if it were alone.
@@ -125,7 +126,7 @@ class MoETransformer(nn.Module):
         stacked = Routing(*map(torch.stack, zip(*routings, strict=True))) if routings else None
         x_BSD = self.norm(x_BSD)
         if labels_BS is None:
-            return self.lm_head(x_BSD), stacked
+            return self.lm_head(x_BSD if cache is None else x_BSD[:, -1:]), stacked
         return next_token_loss(x_BSD.flatten(0, 1), self.lm_head.weight, labels_BS.flatten()), stacked
 
     @torch.no_grad()

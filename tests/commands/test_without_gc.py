@@ -56,7 +56,7 @@ def test_collector_works_again_after_an_import_that_fails() -> None:
         "--help",
         "families",
         "operators",
-        *(f"{name} --help" for name in ("grow", "import", "export", "generate", "consolidate", "report")),
+        *(f"{name} --help" for name in ("grow", "import", "export", "generate", "augment", "consolidate", "report")),
     ],
 )
 def test_command_imports_nothing_heavy(line: str, pytestconfig: pytest.Config) -> None:

@@ -1,0 +1,96 @@
+"""A model to sample from, and its tokenizer: a Hugging Face folder of any causal language model, or a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_recycle.checkpoints.native import load_model
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A model and how text becomes its tokens.
+
+    Attributes:
+        model: in the interface of `lit_recycle.sampling.generate`, in evaluation mode.
+        prompt: ids of a request, laid out as a chat where the model was trained for one.
+        decode: text of ids.
+        ends: ids that end a text.
+        allowed: only ids below this are sampled.
+    """
+
+    model: nn.Module
+    prompt: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    ends: frozenset[int]
+    allowed: int
+
+
+def load_sampled(path: str, device: str) -> Sampled:
+    """A Hugging Face folder, with its own types of numbers, or a checkpoint of this project.
+
+    Raises:
+        ValueError: there is no such thing, or it has no tokenizer.
+    """
+    place = Path(path).expanduser()
+    if (place / "config.json").is_file():
+        return _of_folder(place, device)
+    model, tokenizer = load_model(place)
+    return Sampled(
+        model.to(device),
+        lambda text: tokenizer.encode(text).tolist() or [tokenizer.eos_id],
+        tokenizer.decode,
+        frozenset((tokenizer.eos_id,)),
+        tokenizer.vocab_size,
+    )
+
+
+def _of_folder(place: Path, device: str) -> Sampled:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, dtype="auto", local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{place} cannot be loaded by transformers ({' '.join(str(error).split())[:300]})") from error
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]
+
+    def prompt(text: str) -> list[int]:
+        if not tokenizer.chat_template:
+            ids: list[int] = tokenizer(text)["input_ids"]
+            return ids or [ends[0]]
+        chat = [{"role": "user", "content": text}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return ids
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    return Sampled(_Cached(model.eval().to(device)), prompt, decode, frozenset(ends), model.config.vocab_size)
+
+
+class _Cached(nn.Module):
+    """A model of transformers with the cache in a list, which is empty at first."""
+
+    def __init__(self, hf: Any) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def forward(self, tokens_BS: Tensor, cache: list[Any]) -> tuple[Tensor, None]:
+        """Logits of the last position, ``[B, 1, V]``."""
+        out = self.hf(tokens_BS, past_key_values=cache[0] if cache else None, use_cache=True, logits_to_keep=1)
+        cache[:] = [out.past_key_values]
+        return out.logits, None
+
+
+def default_device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
