@@ -10,6 +10,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from pathlib import Path
 
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 
@@ -33,6 +34,10 @@ _UNKNOWN = re.compile(
 )
 _CLASS = re.compile(r"^Problem with given class_path '([^']+)'")
 _KEY = re.compile(r'^Parser key "([^"]+)"')
+_IN_WORKER = re.compile(
+    r"Caught ValueError in DataLoader worker process.*^  File \"([^\"]+)\".*^ValueError: (.*)", re.M | re.S
+)
+"""What torch makes of an error in a process that gathers data: the last file of its traceback, and what it said."""
 _BOILERPLATE = re.compile(r"^(Parser key|Problem with given class_path) [\"'][^\"']+[\"']:\s*")
 
 
@@ -58,6 +63,8 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
             "out of memory: lower data.batch_size or data.seq_len, set model.activation_checkpointing true, or spread "
             f"the model with trainer.strategy fsdp2 ({_one_line(error)[:160]})"
         )
+    if isinstance(error, ValueError) and (worker := _IN_WORKER.match(str(error))):
+        return _one_line(worker[2]) if "lit_recycle" in Path(worker[1]).parts else None
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return (
             "a process that gathers data has ended; where /dev/shm is small, give it more room or set data.num_workers"

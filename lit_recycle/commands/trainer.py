@@ -136,6 +136,7 @@ class RecycleCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         check_numbers(self.config.trainer)
+        leave_out_switched_off(self.config.trainer)
         strategy = self.config.trainer.strategy
         name = strategy if isinstance(strategy, str) else strategy.class_path
         if "deepspeed" in name.lower():  # before Lightning asks to have it installed
@@ -196,6 +197,17 @@ class RecycleCLI(LightningCLI):
             if step == self.trainer.max_steps:  # no failure: whoever starts a run again and again can stop
                 raise Finished(f"{told}there: it is finished; to train longer, raise it")
             raise ValueError(f"{told}before that: raise it")
+
+
+SWITCHES = {"enable_progress_bar": "ProgressBar", "enable_checkpointing": "ModelCheckpoint", "logger": "RateMonitor"}
+"""Keys of the trainer, and what the classes of callbacks are called that are of no use when they are false."""
+
+
+def leave_out_switched_off(trainer: Namespace) -> None:
+    """Without callbacks that a switch of the trainer speaks against: Lightning refuses the two together."""
+    for key, name in SWITCHES.items():
+        if trainer.get(key) is False and trainer.callbacks:
+            trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith(name)]
 
 
 def check_numbers(trainer: Namespace) -> None:

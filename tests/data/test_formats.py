@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from data.token_files import COPIED, EOS, FORMATS, KNOWS_DOCUMENTS, flat, llm_c,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_recycle.commands.errors import sentence
 from lit_recycle.data.blocks import BLOCK, write_sums
 from lit_recycle.data.config import Source
 from lit_recycle.data.formats.find import find_tokens
+from lit_recycle.data.module import TextData
 from lit_recycle.data.opened import OpenSource, Preparation
 from lit_recycle.data.tokenizer import ByteTokenizer, Tokenizer
 from lit_recycle.data.tokens import Piece, Tokens
@@ -162,6 +165,19 @@ def test_an_id_that_no_look_has_met_is_refused_when_it_is_read(tmp_path):
     source.train.tokens.read(50 * 4096, 1000)
     with pytest.raises(ValueError, match=r"ids\.bin holds the id 300"):
         source.train.tokens.read(50 * 4096, 1001)
+
+
+def test_a_process_that_gathers_data_tells_it_in_the_same_sentence(tmp_path):
+    many = [np.append(np.full(4095, 65), EOS) for _ in range(100)]
+    many[50][1000:1003] = 300
+    path, cache = flat(tmp_path / "ids.bin", many), str(tmp_path / "cache")
+    data = TextData(str(path), seq_len=4096, batch_size=50, num_workers=1, cache_dir=cache)
+    data.prepare_data()
+    data.setup()
+    with pytest.raises(ValueError, match="DataLoader worker") as raised:
+        [*islice(data.train_dataloader(), 3)]
+    told = sentence(raised.value)
+    assert told and told.startswith(f"{path} holds the id 300, and the tokenizer has ids below 257")
 
 
 @pytest.mark.parametrize(("written", "read"), [("uint32", "uint16"), ("uint16", "uint32"), ("int64", "uint16")])
