@@ -1,9 +1,11 @@
-"""Graceful interruption: Ctrl-C and SIGTERM finish the step, save, and say how to go on."""
+"""Graceful interruption and preemption: a signal ends the step, saves, and puts a SLURM job into the queue again."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -16,14 +18,17 @@ from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PREEMPTION = signal.SIGUSR1
+"""What ``sbatch --signal=USR1@120`` sends before the time of a job is over."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, PREEMPTION)
 
 
 class SaveOnInterrupt(L.Callback):
     """Saves a checkpoint when a run is interrupted, after the optimizer step at hand, on all processes.
 
-    Both signals are taken over for the time of training: Lightning ends at SIGTERM in the middle of an optimizer step.
-    A second one stops at once and saves nothing.
+    SIGINT, SIGTERM and SIGUSR1 are taken over for the time of training: Lightning ends at SIGTERM, and saves at
+    SIGUSR1, in the middle of an optimizer step. A second one stops at once and saves nothing. After SIGUSR1 a SLURM job
+    is put into the queue again; with ``--ckpt_path last`` it goes on, in the shape that it has grown to.
 
     Args:
         dirpath: Folder of the checkpoint; ``checkpoints`` in the trainer's root folder when not given.
@@ -31,7 +36,7 @@ class SaveOnInterrupt(L.Callback):
 
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
-        self._interrupted = False
+        self._interrupted = self._preempted = False
         self._speaks = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -42,6 +47,9 @@ class SaveOnInterrupt(L.Callback):
             self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._preempted and number == PREEMPTION:  # both srun and the shell of the job may hand it on
+            return
+        self._preempted |= number == PREEMPTION
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -56,6 +64,8 @@ class SaveOnInterrupt(L.Callback):
             return
         if trainer.strategy.reduce_boolean_decision(self._interrupted, all=False):
             self._save(trainer)
+            if trainer.strategy.reduce_boolean_decision(self._preempted, all=False) and trainer.is_global_zero:
+                requeue()
             raise KeyboardInterrupt
 
     @override
@@ -76,3 +86,18 @@ class SaveOnInterrupt(L.Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def requeue() -> None:
+    """Put this SLURM job, or task of a job array, into the queue again; says so where it cannot."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job is None:
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"job {job} could not be put into the queue again ({error}): submit it anew", file=sys.stderr)
+    else:
+        print(f"job {job} is in the queue again")

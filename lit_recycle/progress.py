@@ -13,7 +13,7 @@ def progress_bar(nbytes: int, what: str = "writing") -> Iterator[Callable[[int],
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not nbytes) as bar:
         task = bar.add_task(what, total=nbytes)
         yield lambda done: bar.advance(task, done)
         bar.update(task, completed=nbytes)

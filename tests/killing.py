@@ -93,6 +93,13 @@ class Kill(L.Callback):
             self._kill()
 
 
+class KillFirst(Kill):
+    """Kills in the first attempt of torchrun alone."""
+
+    def _due(self) -> bool:
+        return super()._due() and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+
+
 class Signal(L.Callback):
     """A signal to this process in the middle of its third step, as a terminal or a scheduler sends it."""
 
