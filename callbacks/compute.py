@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import Monitor
@@ -17,8 +16,8 @@ from lit_recycle.data.batches import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape, sizes
+from lit_recycle.training.axes import GFLOPS, TOKENS, AxisWriter, axis_writers
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.tensorboard import GIGA, AxisWriter
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 """Of the matrix products, by the beginning of trainer.precision."""
@@ -33,8 +32,8 @@ class ComputeMonitor(Monitor):
     - ``data_wait_share``: share of that time in which the first process waited for the next batch of ``TextData``;
     - ``mfu``: FLOPs per second as a share of what the devices can do at best, where that is known.
 
-    In TensorBoard every loss is drawn over tokens and over GFLOPs (10⁹ FLOPs) as well, as ``loss/…_over_tokens`` and
-    ``loss/…_over_GFLOPs`` in runs of those names, with a stroke at each growth.
+    Every loss is drawn over tokens and over GFLOPs (10⁹ FLOPs) as well, as ``loss/…_over_tokens`` and
+    ``loss/…_over_GFLOPs``, with a stroke at each growth, by loggers that can.
 
     Args:
         every_n_steps: Distance of points; ``trainer.log_every_n_steps`` when not given.
@@ -54,10 +53,7 @@ class ComputeMonitor(Monitor):
         super().on_train_start(trainer, pl_module)
         now = self._before = pl_module.progress
         self._peak = self.peak_flops or _peak_flops(pl_module.device, str(trainer.precision))
-        if trainer.is_global_zero:
-            folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-            self.axes = [AxisWriter(folder, "tokens", 1, now.tokens) for folder in folders]
-            self.axes += [AxisWriter(folder, "GFLOPs", GIGA, now.flops) for folder in folders]
+        self.axes = axis_writers(trainer, {TOKENS: now.tokens, GFLOPS: now.flops})
         self._clock.restart(now)
         self._waited = seconds_waited(trainer) or 0.0
 
@@ -89,7 +85,6 @@ class ComputeMonitor(Monitor):
             losses = {k: float(v) for k, v in metrics.items() if k.startswith("loss/") and not _is_validation(k)}
             for axis in self.axes:
                 axis.write(losses, _count(axis, self._began))
-                axis.flush()
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
@@ -98,7 +93,6 @@ class ComputeMonitor(Monitor):
             losses = {k: float(v) for k, v in trainer.callback_metrics.items() if _is_validation(k)}
             for axis in self.axes:
                 axis.write_end(losses, _count(axis, pl_module.progress))
-                axis.flush()
 
     @override
     def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
@@ -185,7 +179,7 @@ def _is_validation(name: str) -> bool:
 
 
 def _count(axis: AxisWriter, progress: Progress) -> int:
-    return progress.tokens if axis.name == "tokens" else progress.flops
+    return progress.tokens if axis.axis == TOKENS else progress.flops
 
 
 def _peak_flops(device: torch.device, precision: str) -> float | None:

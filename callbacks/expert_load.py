@@ -17,7 +17,7 @@ from lit_recycle.training.growable import GrowableModule
 class ExpertLoadMonitor(Monitor):
     """Logs how many tokens each expert got in an optimizer step, over all processes and micro-batches.
 
-    Under ``experts/``, for the model and for single layers (``…/layer_03``):
+    Under ``experts/``, for the model and for single layers (``experts/layer_03/…``):
 
     - ``load_max``: load of the busiest expert relative to the ideal (all experts the same); 1 when even,
     - ``load_cv``: coefficient of variation of the load, 0 when even,
@@ -48,7 +48,7 @@ class ExpertLoadMonitor(Monitor):
         for name, row in zip(per_layer, table, strict=True):
             values[f"experts/{name}"] = _OVER_LAYERS[name](row)
             for i in some_layers(layers, self.max_layers):
-                values[f"experts/{name}/layer_{layers[i]:02d}"] = row[i]
+                values[f"experts/layer_{layers[i]:02d}/{name}"] = row[i]
         return values
 
     @override

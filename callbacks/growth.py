@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -29,6 +28,7 @@ from lit_recycle.growth.sources import AXIS_NAMES
 from lit_recycle.text import human
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule, check_growable
+from lit_recycle.training.loggers import holders
 from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
 from lit_recycle.training.rewarm import rewarm_factor, unwarm, unwarm_after_steps, warm
@@ -252,10 +252,9 @@ def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
         values["loss_jump"] = record.loss_after - record.loss_before
     for logger in trainer.loggers:
         logger.log_metrics({f"growth/{name}": value for name, value in values.items()}, step=record.steps)
-        if isinstance(logger, TensorBoardLogger):
-            text = f"```json\n{json.dumps(record.to_dict(), indent=2)}\n```"  # `lit-recycle report` reads it
-            logger.experiment.add_text("growth/record", text, record.steps)
-            logger.experiment.add_text("growth/event", f"```\n{announcement(record, seconds)}\n```", record.steps)
+    for holder in holders(trainer):  # `lit-recycle report` reads it
+        holder.text("growth/record", f"```json\n{json.dumps(record.to_dict(), indent=2)}\n```", record.steps)
+        holder.text("growth/event", f"```\n{announcement(record, seconds)}\n```", record.steps)
     trainer.print(announcement(record, seconds))
 
 

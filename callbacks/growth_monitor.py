@@ -32,7 +32,7 @@ class GrowthMonitor(Monitor):
     - ``recovery_steps``, ``recovery_tokens``, ``recovery_flops``: what was spent from the growth until the smoothed
       loss was back where it had been, one point when it is; ``smoothing`` steps at least, which is what it can resolve;
     - ``cosine_{experts,layers}_{weights,momentum}``: cosine of copies with their originals, in weights and in the
-      optimizer's running mean of gradients; mean over the copies, and for single layers (``…/layer_03``);
+      optimizer's running mean of gradients; mean over the copies, and for single layers (``growth/layer_03/…``);
     - ``copies_token_share``: share of the routed tokens that go to copied experts, over all layers and for single ones.
 
     Experts are compared with their originals of the last growth of experts, layers with theirs of the last in depth.
@@ -171,7 +171,7 @@ class GrowthMonitor(Monitor):
                 continue
             values[f"growth/{name}"] = sum(value for _, value in copies) / len(copies)
             for i in some_layers(copies, self.max_layers):
-                values[f"growth/{name}/layer_{copies[i][0]:02d}"] = copies[i][1]
+                values[f"growth/layer_{copies[i][0]:02d}/{name}"] = copies[i][1]
         return values
 
     def _token_shares(self, module: GrowableModule) -> dict[str, float]:
@@ -181,7 +181,7 @@ class GrowthMonitor(Monitor):
         shares = copy_shares(module.counts_LE, layers, originals).tolist()
         values = {"growth/copies_token_share": sum(shares) / len(shares)}
         for i in some_layers(layers, self.max_layers):
-            values[f"growth/copies_token_share/layer_{layers[i]:02d}"] = shares[i]
+            values[f"growth/layer_{layers[i]:02d}/copies_token_share"] = shares[i]
         return values
 
     @override

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.loggers import Picture, holders
 from lit_recycle.training.module import Batch
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
-
-
-class Picture(NamedTuple):
-    """A figure for TensorBoard's image page, together with the numbers in it, which `lit-recycle report` reads."""
-
-    tag: str
-    data: Tensor
-    draw: Callable[[], Figure]
 
 
 class GrowthHooks:
@@ -108,11 +99,10 @@ def write_scalars(trainer: L.Trainer, values: Mapping[str, float], step: int) ->
 
 
 def write_pictures(trainer: L.Trainer, pictures: Iterable[Picture], step: int) -> None:
-    """To TensorBoard. ``pictures`` is gone through on every process, for it may compute together."""
+    """To every logger that holds them. ``pictures`` is gone through on every process, for it may compute together."""
     for picture in pictures:
-        for writer in writers(trainer):
-            writer.add_tensor(f"{picture.tag}/data", picture.data, step)
-            writer.add_figure(picture.tag, picture.draw(), step)
+        for holder in holders(trainer):
+            holder.picture(picture, step)
 
 
 def writers(trainer: L.Trainer) -> list[SummaryWriter]:

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from lit_recycle.callbacks.monitor import writers
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.shape import sizes
 from lit_recycle.sampling.generate import generate
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule, ShardingStrategy
+from lit_recycle.training.loggers import holders
 from lit_recycle.training.module import Batch, LitMoE
 
 
@@ -69,8 +69,8 @@ class RunSummary(L.Callback):
     @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         sample = self._sample(trainer, pl_module)
-        for writer in writers(trainer) if sample else ():
-            writer.add_text("run/sample", f"```\n{sample}\n```", trainer.global_step)  # `lit-recycle report` shows it
+        for holder in holders(trainer) if sample else ():
+            holder.text("run/sample", f"```\n{sample}\n```", trainer.global_step)  # `lit-recycle report` shows it
         if trainer.is_global_zero:
             console = Console(highlight=False)
             console.print(self._stages(pl_module))

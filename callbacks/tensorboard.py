@@ -15,6 +15,7 @@ from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import sizes
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.loggers import holders
 from lit_recycle.training.param_groups import main_group
 from lit_recycle.training.tensorboard import LAYOUT, purge, write_hyperparameters
 
@@ -36,10 +37,12 @@ class TensorBoardLayout(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         for writer in writers(trainer):
             purge(writer, trainer.global_step)
+        for holder in holders(trainer):
             # The report takes back texts and arrays from before this one, so it comes first.
             start = json.dumps(run_start(trainer, pl_module), indent=2)
-            writer.add_text("run/start", f"```json\n{start}\n```", trainer.global_step)
-            writer.add_text("run/plan", plan_table(planned(trainer, pl_module)), trainer.global_step)
+            holder.text("run/start", f"```json\n{start}\n```", trainer.global_step)
+            holder.text("run/plan", plan_table(planned(trainer, pl_module)), trainer.global_step)
+        for writer in writers(trainer):
             writer.add_custom_scalars(LAYOUT)
             write_hyperparameters(writer, hyperparameters(trainer, pl_module), METRICS)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lit_recycle.callbacks.monitor import Monitor, Picture, some_layers, write_pictures, writers
+from lit_recycle.callbacks.monitor import Monitor, Picture, some_layers, write_pictures
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.loggers import holders
 from lit_recycle.training.weight_stats import norm_profile
 
 if TYPE_CHECKING:
@@ -69,10 +70,9 @@ class WeightNormMonitor(Monitor):
         profile, remembered = _profile(trainer, module), dict(self.remembered)
         if self.plot_every_n_steps:
             write_pictures(trainer, [self._picture("after growth", profile)], record["steps"])
-            for writer in writers(trainer):
-                writer.add_tensor(
-                    "norms/profile/before_growth", torch.tensor(next(iter(remembered.values()))), record["steps"]
-                )
+            before = torch.tensor(next(iter(remembered.values())))
+            for holder in holders(trainer):
+                holder.array("norms/profile/before_growth", before, record["steps"])
         self.remembered = remembered | {"after growth": profile.tolist()}
 
     def _picture(self, label: str, profile: Tensor) -> Picture:

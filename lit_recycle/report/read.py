@@ -1,29 +1,19 @@
-"""Reader of a run's logs: scalars, texts and pictures from its TensorBoard files."""
+"""Reader of a run's logs: its stages, and what was measured over steps, tokens and FLOPs."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
+from lit_recycle.report.written import EVENT_FILES, METRICS, OTHER_AXES, VERSION, Series, read_csv, read_tensorboard
+
 Axis = Literal["steps", "tokens", "flops", "extra"]
-EVENT_FILES = "events.out.tfevents.*"
-START = "run/start/text_summary"
-OTHER_AXES = "over_"
-"""Beginning of the names of folders whose points lie over other counts than steps."""
-
-
-class Series(NamedTuple):
-    """Points of a scalar: optimizer steps before the step that was measured, and values."""
-
-    steps: np.ndarray
-    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -100,35 +90,15 @@ class RunLog:
 
 
 def read_run(folder: Path) -> RunLog:
-    """Read the logs of the run that wrote into a folder.
+    """Read the logs of the run that wrote into a folder: TensorBoard's files, or those of a CSVLogger.
 
     Raises:
         ValueError: For a folder without a run's logs, with those of several, or without what the report is made from.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
     folder = Path(folder)
-    logs = find_logs(folder)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each resume
-    events = EventAccumulator(str(logs), size_guidance={"scalars": 0, "tensors": 0})
-    events.Reload()
-    scalars = {}
-    for tag in events.Tags()["scalars"]:
-        by_step = {point.step: point.value for point in events.Scalars(tag)}
-        steps = sorted(by_step)
-        scalars[tag] = Series(np.array(steps), np.array([by_step[step] for step in steps]))
-    arrays: dict[str, list[tuple[int, np.ndarray]]] = {}
-    texts: dict[str, list[str]] = {}
-    written = events.Tensors(START) if START in events.Tags()["tensors"] else []
-    begins = [(point.wall_time, point.step) for point in written]
-    for tag in events.Tags()["tensors"]:
-        points = [point for point in events.Tensors(tag) if tag == START or not _taken_back(point, begins)]
-        values = [(point.step, make_ndarray(point.tensor_proto)) for point in points]
-        if tag.endswith("/text_summary"):
-            texts[tag.removesuffix("/text_summary")] = [str(value.item(), "utf-8") for _, value in values]
-        else:
-            arrays[tag.removesuffix("/data")] = values
+    logs, kind = find_logs(folder)
+    written = read_tensorboard(logs) if kind == EVENT_FILES else read_csv(logs)
+    texts, scalars = written.texts, written.scalars
     missing = [t for t in ("run/start",) if t not in texts] + [t for t in ("compute/tokens",) if t not in scalars]
     if missing:
         raise ValueError(
@@ -141,31 +111,40 @@ def read_run(folder: Path) -> RunLog:
         name=folder.resolve().name,
         folder=logs,
         scalars=scalars,
-        arrays=arrays,
+        arrays=written.arrays,
         texts={tag: values[-1] for tag, values in texts.items() if values},
         start=starts[0],
         growth=sorted(records, key=lambda record: record["steps"]),
     )
 
 
-def _taken_back(point: Any, begins: list[tuple[float, int]]) -> bool:
-    """Whether a later process went on from before this point; TensorBoard's reader heeds that for scalars only."""
-    return any(point.step >= step and point.wall_time < wall_time for wall_time, step in begins)
+def find_logs(folder: Path) -> tuple[Path, str]:
+    """The one folder at or below ``folder`` with a run's logs over steps, and what kind they are of.
 
-
-def find_logs(folder: Path) -> Path:
-    """The one folder at or below ``folder`` with event files over steps."""
+    Where there are both, TensorBoard's are read.
+    """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: give the default_root_dir of a run")
-    found = sorted({path.parent for path in folder.rglob(EVENT_FILES) if not path.parent.name.startswith(OTHER_AXES)})
-    if folder in found:
-        return folder
-    if not found:
-        raise ValueError(f"{folder} holds no TensorBoard logs ({EVENT_FILES}): give the default_root_dir of a run")
-    if len(found) > 1:
-        names = ", ".join(str(path) for path in found)
-        raise ValueError(f"{folder} holds the logs of several runs: give one or more of {names}")
-    return found[0]
+    for kind, find in ((EVENT_FILES, _with_events), (METRICS, _with_csv)):
+        found = find(folder)
+        if folder in found:
+            return folder, kind
+        if len(found) > 1:
+            names = ", ".join(str(path) for path in found)
+            raise ValueError(f"{folder} holds the logs of several runs: give one or more of {names}")
+        if found:
+            return found[0], kind
+    raise ValueError(f"{folder} holds no logs ({EVENT_FILES} or {METRICS}): give the default_root_dir of a run")
+
+
+def _with_events(folder: Path) -> list[Path]:
+    return sorted({path.parent for path in folder.rglob(EVENT_FILES) if not path.parent.name.startswith(OTHER_AXES)})
+
+
+def _with_csv(folder: Path) -> list[Path]:
+    """Versions beside each other are one run that was resumed."""
+    found = {path.parent for path in folder.rglob(METRICS)}
+    return sorted({path.parent if path.name.startswith(VERSION) else path for path in found})
 
 
 def _json(text: str) -> dict[str, Any]:

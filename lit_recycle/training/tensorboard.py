@@ -1,15 +1,12 @@
-"""TensorBoard writers: runs that continue, axes other than steps, the layout of pages."""
+"""TensorBoard files: runs that continue, the layout of pages, hyperparameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-GIGA = 10**9
 
 
 def purge(writer: SummaryWriter, step: int) -> None:
@@ -23,49 +20,6 @@ def purge(writer: SummaryWriter, step: int) -> None:
     writer.file_writer.add_event(Event(step=step, file_version="brain.Event:2"))  # type: ignore[attr-defined]
     begin = Event(step=step, session_log=SessionLog(status=SessionLog.START))
     writer.file_writer.add_event(begin)  # type: ignore[attr-defined]
-
-
-class AxisWriter:
-    """A run inside a run, whose points lie over another count than optimizer steps; TensorBoard shows it as its own.
-
-    It needs a folder of its own because TensorBoard knows one axis per run, and takes points back by it.
-
-    Args:
-        folder: Log folder of the run.
-        name: Name of the count, in plural: ``tokens``, ``GFLOPs``.
-        unit: What one step on the axis is worth.
-        now: The count at the beginning; points that earlier processes wrote from there on are taken back.
-    """
-
-    def __init__(self, folder: str | Path, name: str, unit: int, now: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.name, self.unit = name, unit
-        self._writer = SummaryWriter(str(Path(folder) / f"over_{name}"), purge_step=self._at(now))
-
-    def _at(self, count: int) -> int:
-        return -(-count // self.unit)
-
-    def write(self, values: Mapping[str, float], count: int) -> None:
-        """Points of a step that began at ``count``: ``loss/train`` becomes ``loss/train_over_tokens``."""
-        for tag, value in values.items():
-            self._writer.add_scalar(f"{tag}_over_{self.name}", value, self._at(count))
-
-    def write_end(self, values: Mapping[str, float], count: int) -> None:
-        """Points measured at the end of the step that led to ``count``; belong to that step, should it be resumed."""
-        for tag, value in values.items():
-            self._writer.add_scalar(f"{tag}_over_{self.name}", value, max(self._at(count) - 1, 0))
-
-    def mark(self, tag: str, low: float, high: float, count: int) -> None:
-        """A vertical stroke, as the curve of two points that TensorBoard can draw."""
-        self._writer.add_scalar(f"{tag}_over_{self.name}", low, self._at(count))
-        self._writer.add_scalar(f"{tag}_over_{self.name}", high, self._at(count) + 1)
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 VALIDATION = r"^loss/val_(?!perplexity$)(?!(?:.+_)?bits_per_byte$)(.+)"

@@ -149,7 +149,7 @@ def test_several_runs_are_drawn_over_the_same_axes(folder: Path) -> None:
     ("name", "words"),
     [
         ("nowhere", "there is no folder"),
-        ("out", "holds no TensorBoard logs"),
+        ("out", "holds no logs"),
         ("", "holds the logs of several runs"),
         ("foreign", "hold no run/start and no compute/tokens"),
     ],
