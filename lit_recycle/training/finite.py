@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 WAY_OUT = (
-    "go on from the newest checkpoint with --ckpt_path last and a lower learning rate (model.optimizer), a longer "
-    "warm-up, or clipped gradients (trainer.gradient_clip_val)"
+    "{begin} with a lower learning rate (model.optimizer), a longer warm-up, or clipped "
+    "gradients (trainer.gradient_clip_val), or pass over such steps (model.spike_skip.non_finite)"
 )
 
 
@@ -29,9 +29,13 @@ class FiniteWatch:
 
     On a CPU at once, before the weights change. On other devices the values are copied while the device goes on
     computing, and looked at one step later, or when something is about to be saved, whatever comes first.
+
+    Args:
+        way_on: Says from where to go on, as far as "with".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, way_on: Callable[[], str]) -> None:
+        self._way_on = way_on
         self._loss: Tensor | None = None
         self._seen: deque[_Seen] = deque()
 
@@ -39,11 +43,19 @@ class FiniteWatch:
         """The loss of a micro-batch of the step at hand, equal on all processes."""
         self._loss = loss if self._loss is None else self._loss + loss
 
-    def end_step(self, step: int, norm: Tensor | None) -> None:
-        """The step at hand has its gradients, of this norm over all processes; None where nobody has computed it."""
+    def end_step(self, step: int, norm: Tensor | None, excused: Tensor | None = None) -> None:
+        """The step at hand has its gradients.
+
+        Args:
+            step: Its number.
+            norm: Of the gradients over all processes; None where nobody has computed it.
+            excused: One where it is skipped, so that its values do not matter.
+        """
         if self._loss is None:
             return
         values = torch.stack([self._loss, torch.zeros_like(self._loss) if norm is None else norm.to(self._loss)])
+        if excused is not None:
+            values = torch.where(excused.bool(), 0.0, values)
         self._loss = None
         if values.device.type == "cpu":
             self._seen.append(_Seen(step, values, None))
@@ -66,10 +78,11 @@ class FiniteWatch:
                 arrived.synchronize()
             for what, value in zip(("loss", "gradient norm"), values.tolist(), strict=True):
                 if not torch.isfinite(torch.tensor(value)):
-                    raise ValueError(f"the {what} of step {step} is {value}, and the run stops there: {WAY_OUT}")
+                    way_out = WAY_OUT.format(begin=self._way_on())
+                    raise ValueError(f"the {what} of step {step} is {value}, and the run stops there: {way_out}")
 
 
-def check_weights(tensors: Iterable[Tensor], step: int) -> None:
+def check_weights(tensors: Iterable[Tensor], step: int, way_on: Callable[[], str]) -> None:
     """Raises ``ValueError``, on all processes, where a weight of any of them is not finite."""
     extremes = [
         extreme
@@ -83,4 +96,5 @@ def check_weights(tensors: Iterable[Tensor], step: int) -> None:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(broken, dist.ReduceOp.MAX)
     if broken.item():
-        raise ValueError(f"the weights after step {step} are not finite, and are not saved: {WAY_OUT}")
+        way_out = WAY_OUT.format(begin=way_on())
+        raise ValueError(f"the weights after step {step} are not finite, and are not saved: {way_out}")

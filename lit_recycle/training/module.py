@@ -24,6 +24,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lit_recycle.checkpoints.native import checkpoints_of
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
@@ -129,7 +130,7 @@ class LitMoE(GrowableModule):
         self.spikes = SpikeWatch(spike_skip) if spike_skip else None
         self.skip: Tensor | None = None
         """One if the optimizer step at hand is skipped, zero if not."""
-        self.watch = FiniteWatch()
+        self.watch = FiniteWatch(self._way_on)
         names = ("balance_loss", "z_loss", "balance_rate", "activation_checkpointing")
         self.save_hyperparameters({name: getattr(self, name) for name in names})
 
@@ -237,7 +238,7 @@ class LitMoE(GrowableModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.watch.check(wait=True)
-        check_weights(self.parameters(), self.trainer.global_step)
+        check_weights(self.parameters(), self.trainer.global_step, self._way_on)
         super().on_save_checkpoint(checkpoint)
         if self.hub:
             checkpoint["hub"] = self.hub
@@ -373,12 +374,18 @@ class LitMoE(GrowableModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif not by_norm and gradient_clip_val:  # Lightning refuses in any case
             Precision.clip_gradients(precision, optimizer, gradient_clip_val, GradClipAlgorithmType.VALUE)
-        # Gradients out of the range of float16 are what a scaler is there for: it leaves out the step.
-        self.watch.end_step(self.trainer.global_step, norm if scaler is None else None)
+        excused = None
         if self.spikes and norm is not None:
             self.skip = self.spikes.observe(torch.stack(self.step_losses).mean(), norm)
             skip_step(optimizer, self.skip)
             self.log("gradient/skipped_steps", self.spikes.skipped)
+            excused = self.spikes.excused
+        # Gradients out of the range of float16 are what a scaler is there for: it leaves out the step.
+        self.watch.end_step(self.trainer.global_step, norm if scaler is None else None, excused)
+
+    def _way_on(self) -> str:
+        found = checkpoints_of(self.trainer)
+        return f"go on from {found[0]}, --ckpt_path last," if found else "begin anew"
 
     def _measure_gradients(self, optimizer: Optimizer, limit: float | None) -> Tensor:
         """The norm of the gradients over all processes, logged; then they are clipped to ``limit``."""

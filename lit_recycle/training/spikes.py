@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+IN_A_ROW = 8
+"""Steps without a finite loss that are not passed over any more: weights are broken, or data is."""
+
 
 @dataclass(frozen=True)
 class SpikeSkip:
@@ -19,10 +22,13 @@ class SpikeSkip:
         window: Number of steps whose losses and gradient norms a new one is compared with. Nothing is skipped before
             half of them are known, at the beginning of a run and after each growth.
         sigmas: A loss or a norm may be above the window's mean by this many standard deviations.
+        non_finite: Skip a step whose loss or norm is NaN or infinite, too, rather than end the run; `IN_A_ROW` of them
+            end it all the same.
     """
 
     window: int = 128
     sigmas: float = 6.0
+    non_finite: bool = False
 
     def __post_init__(self) -> None:
         if self.window < 4:
@@ -39,11 +45,13 @@ class SpikeWatch:
 
     Attributes:
         skipped: Number of steps skipped so far.
+        excused: One where the step at hand is not finite, and the run goes on.
     """
 
     def __init__(self, rule: SpikeSkip) -> None:
         self.rule = rule
-        self.skipped = torch.zeros(())
+        self.skipped = self.excused = torch.zeros(())
+        self._in_a_row = torch.zeros(())
         self._values: Tensor | None = None
         """Losses and norms of the last steps, in a ring."""
         self._count = 0
@@ -60,6 +68,12 @@ class SpikeWatch:
         if self._count >= window // 2:
             std, mean = torch.std_mean(values[:, : min(self._count, window)], dim=1)
             skip = (point > mean + self.rule.sigmas * std).any().float()
+        if self.rule.non_finite:
+            broken = (~point.isfinite()).any()
+            self._in_a_row = torch.where(broken, self._in_a_row.to(point.device) + 1, 0.0)
+            self.excused = (broken & (self._in_a_row < IN_A_ROW)).float()
+            skip = torch.maximum(skip, self.excused)
+            point = torch.where(broken, values[:, (self._count - 1) % window], point)  # the one before it once more
         values[:, self._count % window] = point
         self._count += 1
         self.skipped = self.skipped.to(skip.device) + skip
@@ -72,7 +86,8 @@ class SpikeWatch:
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
         values = None if self._values is None else self._values.tolist()
-        return {"values": values, "count": self._count, "skipped": int(self.skipped)}
+        counts = {"skipped": int(self.skipped), "in_a_row": int(self._in_a_row)}
+        return {"values": values, "count": self._count, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ``ValueError`` for a window of another length."""
@@ -83,6 +98,7 @@ class SpikeWatch:
             )
         self._values = None if values is None else torch.tensor(values)
         self._count, self.skipped = state["count"], torch.tensor(float(state["skipped"]))
+        self._in_a_row = torch.tensor(float(state["in_a_row"]))
 
 
 def skips_on_device(optimizer: Optimizer) -> bool:

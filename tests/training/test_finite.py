@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import lightning as L
 import pytest
 import torch
 from processes import config, start
-from runs import fit, on_processes
+from runs import assert_same_training_state, fit, on_processes
 from torch.distributed.tensor import DTensor
 
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.training.finite import FiniteWatch, check_weights
+from lit_recycle.training.spikes import IN_A_ROW, SpikeSkip
 
 AT = 3
 """The step that goes wrong."""
@@ -51,7 +53,10 @@ class Spoil(L.Callback):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("what", "named"), [("loss", "loss"), ("gradient", "gradient norm"), ("weight", "weights")])
 def test_a_run_stops_and_keeps_what_was_saved(tmp_path: Path, what: str, named: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"the {named} (of|after) step {AT + (what == 'weight')} .*--ckpt_path last"):
+    with pytest.raises(
+        ValueError,
+        match=rf"the {named} (of|after) step {AT + (what == 'weight')} .*/step=3.ckpt, --ckpt_path last, with a",
+    ):
         fit(tmp_path / "run", steps=6, events=[], callbacks=[Spoil(what, value)])
     saved = sorted((tmp_path / "run/checkpoints").glob("*.ckpt"))
     assert [path.name for path in saved] == ["step=1.ckpt", "step=2.ckpt", "step=3.ckpt"]
@@ -62,6 +67,26 @@ def test_a_run_stops_and_keeps_what_was_saved(tmp_path: Path, what: str, named: 
 def test_without_clipping_nothing_broken_is_saved_either(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"weights after step {AT + 1} are not finite"):
         fit(tmp_path / "run", steps=6, events=[], callbacks=[Spoil("gradient", float("nan"))], gradient_clip_val=None)
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_on_request_a_broken_step_is_passed_over(tmp_path: Path, clip: float | None) -> None:
+    options = {"events": [], "gradient_clip_val": clip, "module": {"spike_skip": SpikeSkip(window=4, non_finite=True)}}
+    _, module, losses = fit(tmp_path / "run", steps=7, callbacks=[Spoil("gradient", float("nan"))], **options)
+    assert len(losses) == 7 and all(map(math.isfinite, losses)) and int(module.spikes.skipped) == 1
+    before, after = (load_whole_checkpoint(tmp_path / f"run/checkpoints/step={step}.ckpt") for step in (AT, AT + 1))
+    for name, weight in before["state_dict"].items():
+        assert torch.equal(weight, after["state_dict"][name]), name
+    assert after["spikes"]["in_a_row"] == 1
+    fit(tmp_path / "again", steps=7, ckpt_path=tmp_path / "run/checkpoints/step=5.ckpt", **options)
+    assert_same_training_state(tmp_path / "run/checkpoints/step=7.ckpt", tmp_path / "again/checkpoints/step=7.ckpt")
+
+
+def test_what_stays_broken_ends_the_run(tmp_path: Path) -> None:
+    """From step 3 on every loss is NaN: the eighth in a row is not passed over."""
+    rule = {"spike_skip": SpikeSkip(window=4, non_finite=True)}
+    with pytest.raises(ValueError, match=f"the loss of step {AT + IN_A_ROW - 1} is nan"):
+        fit(tmp_path / "run", steps=20, events=[], callbacks=[Spoil("loss", float("nan"))], module=rule)
 
 
 def _each_process(root: Path, strategy: str, what: str) -> None:
@@ -85,14 +110,14 @@ def test_a_rate_that_is_far_too_high_ends_in_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [[1.0, float("nan")], [float("-inf"), 0.0]])
 def test_weights_are_looked_at_each_and_all(values: list[float]) -> None:
-    check_weights([torch.ones(3), torch.empty(0)], step=1)
+    check_weights([torch.ones(3), torch.empty(0)], 1, str)
     with pytest.raises(ValueError, match="after step 7"):
-        check_weights([torch.ones(2), torch.tensor(values)], step=7)
+        check_weights([torch.ones(2), torch.tensor(values)], 7, str)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the copy to the CPU is of a GPU's values")
 def test_on_a_gpu_the_next_look_finds_it_without_a_wait() -> None:
-    watch = FiniteWatch()
+    watch = FiniteWatch(lambda: "begin anew")
     for step, loss in enumerate([1.0, float("nan")]):
         watch.add_loss(torch.tensor(loss, device="cuda"))
         with torch.cuda.device("cuda"):
