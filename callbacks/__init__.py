@@ -2,6 +2,7 @@
 
 from lit_recycle.callbacks.compute import ComputeMonitor
 from lit_recycle.callbacks.data import DataMonitor
+from lit_recycle.callbacks.downstream import DownstreamEval
 from lit_recycle.callbacks.expert_load import ExpertLoadMonitor
 from lit_recycle.callbacks.forgetting import ForgettingMonitor
 from lit_recycle.callbacks.growth import GrowthCallback
@@ -16,6 +17,7 @@ from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 __all__ = [
     "ComputeMonitor",
     "DataMonitor",
+    "DownstreamEval",
     "ExpertLoadMonitor",
     "ForgettingMonitor",
     "GrowthCallback",

@@ -50,7 +50,7 @@ class TokenLossWriter(L.Callback):
 
         add("input_ids", batch["input_ids"], "uint32")
         add("labels", batch["labels"], "int32")
-        add("losses", outputs, "float32")
+        add("losses", outputs["losses"], "float32")
 
     @override
     def on_predict_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:

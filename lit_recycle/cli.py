@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("trainer", "per-token losses of a checkpoint"),
     "plan": ("plan", "what a run will be, stage by stage: sizes, FLOPs, source maps"),
     "advise": ("advise", "when and how to grow, for a checkpoint or configuration and a budget"),
+    "eval": ("eval_", "downstream tasks of several models, in one table"),
     "grow": ("grow", "grow a checkpoint on disk: this project's or Hugging Face's"),
     "operators": ("operators", "what a growth may do to a model"),
     "generate": ("generate", "sample text from a checkpoint"),

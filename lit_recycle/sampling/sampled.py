@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_recycle.checkpoints.native import load_model
+from lit_recycle.checkpoints.native import load_checkpoint, load_model
+
+LENGTH = 2048
+"""Of what does not say how much it reads."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,21 @@ class Sampled:
 
     Attributes:
         model: in the interface of `lit_recycle.sampling.generate`, in evaluation mode.
+        encode: ids of a text, with nothing added.
         prompt: ids of a request, laid out as a chat where the model was trained for one.
         decode: text of ids.
         ends: ids that end a text.
         allowed: only ids below this are sampled.
+        max_length: tokens that it was trained to read.
     """
 
     model: nn.Module
+    encode: Callable[[str], list[int]]
     prompt: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     ends: frozenset[int]
     allowed: int
+    max_length: int
 
 
 def load_sampled(path: str, device: str) -> Sampled:
@@ -42,12 +49,15 @@ def load_sampled(path: str, device: str) -> Sampled:
     if (place / "config.json").is_file():
         return _of_folder(place, device)
     model, tokenizer = load_model(place)
+    data = load_checkpoint(place, shards=False).get("TextData", {})
     return Sampled(
         model.to(device),
+        lambda text: tokenizer.encode(text).tolist(),
         lambda text: tokenizer.encode(text).tolist() or [tokenizer.eos_id],
         tokenizer.decode,
         frozenset((tokenizer.eos_id,)),
         tokenizer.vocab_size,
+        data.get("seq_len", LENGTH),
     )
 
 
@@ -74,7 +84,13 @@ def _of_folder(place: Path, device: str) -> Sampled:
         text: str = tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    return Sampled(_Cached(model.eval().to(device)), prompt, decode, frozenset(ends), model.config.vocab_size)
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    config, wrapped = model.config.get_text_config(), _Cached(model.eval().to(device))
+    length = getattr(config, "max_position_embeddings", LENGTH)
+    return Sampled(wrapped, encode, prompt, decode, frozenset(ends), config.vocab_size, length)
 
 
 class _Cached(nn.Module):
@@ -84,8 +100,10 @@ class _Cached(nn.Module):
         super().__init__()
         self.hf = hf
 
-    def forward(self, tokens_BS: Tensor, cache: list[Any]) -> tuple[Tensor, None]:
-        """Logits of the last position, ``[B, 1, V]``."""
+    def forward(self, tokens_BS: Tensor, cache: list[Any] | None = None) -> tuple[Tensor, None]:
+        """Logits ``[B, S, V]``; with a cache those of the last position, ``[B, 1, V]``."""
+        if cache is None:
+            return self.hf(tokens_BS, use_cache=False).logits, None
         out = self.hf(tokens_BS, past_key_values=cache[0] if cache else None, use_cache=True, logits_to_keep=1)
         cache[:] = [out.past_key_values]
         return out.logits, None

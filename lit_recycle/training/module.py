@@ -441,11 +441,14 @@ class LitMoE(GrowableModule):
     on_test_epoch_end = on_validation_epoch_end
 
     @override
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Negative log-likelihood of each label, ``[B, S]``, in nats; zero where it is left out."""
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """``losses``, the negative log-likelihood of each label, ``[B, S]``, in nats, zero where it is left out; and
+        whether it is the ``likeliest`` token.
+        """
         assert self.model is not None
         logits, _ = self.model(batch["input_ids"], documents_BS=batch.get("documents"))
-        return F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
+        losses = F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
+        return {"losses": losses, "likeliest": logits.argmax(-1) == batch["labels"]}
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Downstream tasks of lm-eval, in a run and for checkpoints."""
