@@ -19,12 +19,13 @@ from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.facts import Facts
-from lit_recycle.growth.history import GrowthRecord
+from lit_recycle.growth.history import GrowthRecord, records_to_come
 from lit_recycle.growth.measure import norms, weight_facts
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.schedule import Stage, is_due, stages
 from lit_recycle.growth.sources import AXIS_NAMES
+from lit_recycle.growth.update_rules import check_rules, in_words
 from lit_recycle.text import human
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule, check_growable
@@ -32,6 +33,7 @@ from lit_recycle.training.loggers import holders
 from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
 from lit_recycle.training.rewarm import rewarm_factor, unwarm, unwarm_after_steps, warm
+from lit_recycle.training.row_updates import RowUpdates
 from lit_recycle.training.utility import GRADIENTS, ExpertUtility
 
 
@@ -76,6 +78,7 @@ class GrowthCallback(L.Callback):
         self._written = [event.to_dict() for event in events]  # asked for several times in each step
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
         self.utility, self._checked = ExpertUtility(utility_steps), False
+        self.rows = RowUpdates()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -96,14 +99,21 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
-        unwarm_after_steps(trainer.optimizers[0])
+        self.rows.release(pl_module)  # an earlier run may have been broken off
+        self._watch(trainer)
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         stages = self.stages(trainer, pl_module)
         if isinstance(pl_module, GrowableModule):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
+        check_rules([*pl_module.growth, *records_to_come(stages, named_state.parameter_names(pl_module))])
+        self.rows.follow(trainer, pl_module)
         self._warm(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
+        self.rows.release(pl_module)
 
     def stages(self, trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
         """What is left of the run, the present stage first.
@@ -145,6 +155,7 @@ class GrowthCallback(L.Callback):
             self._check_optimizer(trainer, pl_module)
             if "load" in self.utility.wanted(self._open_events(pl_module)):
                 self.utility.observe_load(pl_module)
+            self.rows.follow(trainer, pl_module)
             self._warm(trainer, pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
             path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
@@ -161,16 +172,31 @@ class GrowthCallback(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: GrowableModule, optimizer: Optimizer) -> None:
         if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module)):
             self.utility.observe_gradients(pl_module)
+        self._log_rate_of_new(trainer, pl_module, optimizer)
+        self.rows.save(trainer.global_step)
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: GrowableModule, checkpoint: dict[str, Any]) -> None:
         for saved in checkpoint["optimizer_states"]:
             unwarm(saved["param_groups"])
 
+    def _watch(self, trainer: L.Trainer) -> None:
+        """Let each step of the optimizer be followed by what a growth wants done after it."""
+        unwarm_after_steps(trainer.optimizers[0])
+        self.rows.watch(trainer.optimizers[0])
+
     def _warm(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Set the rate of the next step, before anybody logs it; a growth may come right before that step."""
         due = takewhile(lambda event: is_due(event.at, module.progress, module.shape), self._open_events(module))
         warm(trainer.optimizers, rewarm_factor(module.growth, trainer.global_step, list(due)))
+
+    def _log_rate_of_new(self, trainer: L.Trainer, module: GrowableModule, optimizer: Optimizer) -> None:
+        """Beside the curves of Lightning's LearningRateMonitor, while new rows have a rate of their own."""
+        share = self.rows.factor_of_new(trainer.global_step)
+        if share is not None:
+            for i, group in enumerate(optimizer.param_groups):
+                name = f"lr-{type(optimizer).__name__}/{group.get('name', f'pg{i + 1}')}/new"
+                module.log(name, group["lr"] * share)
 
     def _check_optimizer(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """After the first step, when its state is there: not at an event that is weeks away."""
@@ -191,13 +217,15 @@ class GrowthCallback(L.Callback):
             observer.on_growth_start(trainer, module, event)
         progress, loss_before = module.progress, _loss(trainer, module, batch)
         started = time.perf_counter()
-        plan = self._plan(trainer, module, event)
+        plan, names = self._plan(trainer, module, event), named_state.parameter_names(module)
+        self.rows.release(module)
         grow_in_run(trainer, module, plan, event.optimizer_state)
-        unwarm_after_steps(trainer.optimizers[0])
+        self._watch(trainer)
         seconds = time.perf_counter() - started
         losses = (loss_before, _loss(trainer, module, batch))
-        record = GrowthRecord.of(event, progress, plan, losses)
+        record = GrowthRecord.of(event, progress, plan, names, losses)
         module.set_shape(module.shape, [*module.growth, record.to_dict()])
+        self.rows.follow(trainer, module)
         self.utility.clear()
         self._warm(trainer, module)
         _log(trainer, record, seconds)
@@ -268,7 +296,9 @@ def announcement(record: GrowthRecord, seconds: float) -> str:
     rows["active parameters"] = [human(size["active_params"]) for size in stages]
     if record.loss_before is not None:
         rows["loss, same batch"] = [f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"]
+    said = in_words(record.event)
     told = {name: row for name, row in rows.items() if row[0] != row[1] or name not in AXIS_NAMES.values()}
     lines = [f"  {name:<24}{old:>9} → {new}" for name, (old, new) in told.items()]
+    lines += [f"  {'trained':<24}{said}"] if said else []
     head = f"growth: {record.label}, at step {record.steps:,}, {human(record.tokens)} tokens ({seconds:.1f} s)"
     return "\n".join(["", head, *lines, ""])

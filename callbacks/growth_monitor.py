@@ -201,10 +201,12 @@ class GrowthMonitor(Monitor):
 
 
 def first_moments(trainer: L.Trainer) -> dict[str, Tensor]:
-    """The optimizer's running means of gradients by parameter name; empty where it keeps none."""
+    """The optimizer's running means of gradients by parameter name; empty where it keeps none, or not of all."""
     (optimizer,) = trainer.optimizers
     assert trainer.model is not None
     state = named_state.optimizer_state(trainer.model, optimizer)["state"]
+    if len(state) < sum(1 for _ in trainer.model.parameters()):  # those of frozen layers may not have begun
+        return {}
     keys = [next((key for key in FIRST_MOMENTS if key in values), None) for values in state.values()]
     return {name: values[key] for key, (name, values) in zip(keys, state.items(), strict=True) if key}
 

@@ -239,7 +239,7 @@ def grow_checkpoint(
         checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
     )
     event = GrowthEvent(Trigger(steps=progress.steps), grow=operators_of(forms), optimizer_state=optimizer_state)
-    record = GrowthRecord.of(event, progress, plan)
+    record = GrowthRecord.of(event, progress, plan, weights)
     states = checkpoint.get("optimizer_states", [])
     checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
     checkpoint["state_dict"] = dict(grow_tensors(plan, dict(weights)))

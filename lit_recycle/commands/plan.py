@@ -20,9 +20,11 @@ from lit_recycle.commands.plan_data import print_sources, source_rows
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Stage, stages
 from lit_recycle.growth.shape import Shape, sizes
+from lit_recycle.growth.update_rules import check_rules, count_trained, in_words, speaks_of_rows
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
     dry.model.shapes_to_come = [stage.shape for stage in parts]
     dry.model.check_patterns()
     rows = [stage_row(run, stage) for stage in parts]
+    add_trained(rows, parts)
     if options.tokens_per_second is not None:
         add_hours(rows, options.tokens_per_second)
     if options.world_size is not None:
@@ -125,6 +128,24 @@ def add_hours(rows: list[dict[str, Any]], tokens_per_second: float) -> None:
     flops_per_second = tokens_per_second * rows[0]["flops_per_token"]
     for row in rows:
         row["hours"] = row["flops"] / flops_per_second / 3600
+
+
+def add_trained(rows: list[dict[str, Any]], parts: list[Stage]) -> None:
+    """Add to each row how many parameters are trained when its stage begins, where a growth says so.
+
+    Raises:
+        ValueError: For growths that leave nothing to train.
+    """
+    if not any(row["event"] and speaks_of_rows(row["event"]) for row in rows):
+        return
+    with without_gc():
+        from lit_recycle.hub.shape import parameter_names, parameter_shapes
+
+    growth = records_to_come(parts, parameter_names(parts[0].shape))
+    check_rules(growth)
+    for number, (row, part) in enumerate(zip(rows, parts, strict=True)):
+        shape = part.shape
+        row["trained_params"] = count_trained(growth[:number], part.start.steps, shape.naming, parameter_shapes(shape))
 
 
 def data_rows(run: RunShape, rows: list[dict[str, Any]], data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -257,6 +278,9 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
         "weights": lambda row: human(row["weight_bytes"], "B"),
         "AdamW moments": lambda row: human(row["optimizer_bytes"], "B"),
     }
+    if "trained_params" in rows[0]:
+        lines["of them trained"] = lambda row: _count_of(row["trained_params"])
+        lines["trained"] = lambda row: (row["event"] and in_words(row["event"])) or "all"
     if "hours" in rows[0]:
         lines["hours"] = lambda row: f"{row['hours']:,.3g}"
     for name, text in lines.items():

@@ -142,22 +142,47 @@ class Rewarm:
 
     Args:
         steps: Length of the linear ramp, in optimizer steps.
-        start_factor: Factor at its beginning; one at its end.
+        start_factor: Factor at its beginning.
+        peak: Factor at its end; one is the schedule's own rate.
+        back_steps: Number of steps in which it goes from the peak to one, in a line; 0 for at once, null for never.
+        who: Whose rate: ``all``, or only ``new`` rows, those that the growth has added.
     """
 
     steps: int
     start_factor: float = 0.1
+    peak: float = 1.0
+    back_steps: int | None = 0
+    who: Literal["all", "new"] = "all"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"rewarm.steps must be at least 1, got {self.steps}")
-        if not 0 <= self.start_factor <= 1:
-            raise ValueError(f"rewarm.start_factor must lie in 0..1, got {self.start_factor}")
+        if not 0 < self.peak < math.inf:
+            raise ValueError(f"rewarm.peak must be a finite number greater than 0, got {self.peak}")
+        if not 0 <= self.start_factor <= max(self.peak, 1.0):
+            raise ValueError(
+                f"rewarm.start_factor must lie in 0..1, or 0..rewarm.peak where that is more, got {self.start_factor}"
+            )
+        if self.back_steps is not None and self.back_steps < 0:
+            raise ValueError(f"rewarm.back_steps must not be negative, got {self.back_steps}: null for never")
+        if self.who not in ("all", "new"):
+            raise ValueError(f"rewarm.who must be all or new, got {self.who!r}")
 
     def factor(self, steps_since: int) -> float:
         """Factor on the learning rate, a number of optimizer steps after the growth."""
-        done = min(max(steps_since, 0) / self.steps, 1.0)
-        return self.start_factor + (1.0 - self.start_factor) * done
+        since = max(steps_since, 0)
+        if since < self.steps:
+            return self.start_factor + (self.peak - self.start_factor) * (since / self.steps)
+        if self.back_steps is None:
+            return self.peak
+        back = (since - self.steps) / self.back_steps if self.back_steps else 1.0
+        return self.peak + (1.0 - self.peak) * min(back, 1.0)
+
+    def is_over(self, steps_since: int) -> bool:
+        """Whether the factor is one from then on."""
+        if self.back_steps is None:
+            return self.peak == 1.0 and steps_since >= self.steps
+        return steps_since >= self.steps + (self.back_steps if self.peak != 1.0 else 0)
 
 
 @dataclass(frozen=True)
@@ -172,6 +197,9 @@ class GrowthEvent:
         optimizer_state: ``carry`` gives copies their source's state, rescaled where the growth rescales the gradient;
             ``fresh_copies`` starts copies at zero; ``reset`` starts everything at zero.
         rewarm: Ramp the learning rate up again after the growth.
+        train: What is trained from then on: ``all``, only the ``new`` rows, those that the growth has added (copied
+            layers, experts, channels and heads), or only the ``old`` ones. The others stay as they are, bit for bit.
+        train_steps: Number of optimizer steps that this holds for; for good when not given.
     """
 
     at: Trigger
@@ -180,6 +208,8 @@ class GrowthEvent:
     grow: Sequence[Operator] = ()
     optimizer_state: OptimizerPolicy = "carry"
     rewarm: Rewarm | None = None
+    train: Literal["all", "new", "old"] = "all"
+    train_steps: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grow", tuple(self.grow or ()))
@@ -187,6 +217,13 @@ class GrowthEvent:
             raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow")
         if self.optimizer_state not in POLICIES:
             raise ValueError(f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}")
+        if self.train not in ("all", "new", "old"):
+            raise ValueError(f"train must be all, new or old, got {self.train!r}")
+        if self.train_steps is not None and (self.train == "all" or self.train_steps < 1):
+            raise ValueError(
+                f"train_steps must be at least 1 and stand beside train: new or old, got {self.train_steps} beside "
+                f"train: {self.train}"
+            )
 
     @property
     def operators(self) -> tuple[Operator, ...]:
@@ -200,4 +237,6 @@ class GrowthEvent:
             "grow": [operator.to_dict() for operator in self.operators],
             "optimizer_state": self.optimizer_state,
             "rewarm": asdict(self.rewarm) if self.rewarm else None,
+            "train": self.train,
+            "train_steps": self.train_steps,
         }

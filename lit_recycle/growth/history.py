@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.schedule import Progress, Stage
 from lit_recycle.growth.shape import Shape, sizes
 
 
@@ -20,6 +21,7 @@ class GrowthRecord:
         label: What grew, in a few words.
         preserves_function: Whether the grown model computed what the model did, up to rounding.
         maps: The map of each operator; see :meth:`lit_recycle.growth.sources.SourceMap.to_dict`.
+        drawn: Layer and suffix of each parameter of the grown model that is no copy of anything.
         steps: Optimizer steps before it.
         tokens: Training tokens before it.
         flops: Training FLOPs before it.
@@ -35,6 +37,7 @@ class GrowthRecord:
     label: str
     preserves_function: bool
     maps: list[dict[str, Any]]
+    drawn: list[list[Any]]
     steps: int
     tokens: int
     flops: int
@@ -51,9 +54,18 @@ class GrowthRecord:
         event: GrowthEvent,
         progress: Progress,
         plan: GrowthPlan,
+        names: Iterable[str] = (),
         losses: tuple[float | None, float | None] = (None, None),
     ) -> GrowthRecord:
-        """The record of a growth after so much progress; ``losses`` of one batch before and after it."""
+        """The record of a growth after so much progress.
+
+        Args:
+            event: What was asked for.
+            progress: How far the run was.
+            plan: What was done.
+            names: Of the model's parameters before it.
+            losses: Of one batch, before and after it.
+        """
         before, after = plan.before, plan.after
         assert isinstance(before, Shape) and isinstance(after, Shape)
         return cls(
@@ -61,6 +73,7 @@ class GrowthRecord:
             plan.label,
             plan.preserves,
             plan.maps(),
+            [list(place) for place in plan.drawn(names)],
             **asdict(progress),
             before=before.to_dict(),
             after=after.to_dict(),
@@ -72,3 +85,18 @@ class GrowthRecord:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def records_to_come(stages: Sequence[Stage], names: Iterable[str]) -> list[dict[str, Any]]:
+    """Records of the growths between stages, as far as they can be known before the run.
+
+    Args:
+        stages: Of a run, the present one first.
+        names: Of the model's parameters as it is.
+    """
+    records, names = [], list(names)
+    for stage in stages:
+        if stage.event is not None and stage.plan is not None:
+            records.append(GrowthRecord.of(stage.event, stage.start, stage.plan, names).to_dict())
+            names = stage.plan.parameters(names)
+    return records

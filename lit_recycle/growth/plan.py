@@ -60,6 +60,23 @@ class GrowthPlan:
         targets = [recipe.target for recipe in self.recipes(map(self.before.naming.parse, names))[-1]]
         return [place.name for place in targets if not place.axes.is_buffer]
 
+    def drawn(self, names: Iterable[str]) -> list[tuple[int, str]]:
+        """Layer and suffix of the grown model's parameters in which nothing of the model's tensors is left.
+
+        Those of copied layers are not among them: a map says already that they are new.
+        """
+        found: dict[str, Place] = {}
+        for level in self.recipes(map(self.before.naming.parse, names)):
+            copies = level[0].step.sources.layer_copies if level else ()
+            found = {
+                r.target.name: r.target
+                for r in level
+                if r.target.layer is not None
+                and (r.sources[0][0].name in found or (not copies[r.target.layer] and r.is_drawn))
+            }
+        places = [place for place in found.values() if not place.axes.is_buffer]
+        return sorted((place.layer, place.suffix) for place in places if place.layer is not None)
+
     @property
     def is_elementwise(self) -> bool:
         """Whether each grown tensor has the shape of its sources and is treated as a whole: layers alone are mapped."""

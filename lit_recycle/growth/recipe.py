@@ -11,7 +11,7 @@ from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Cell, Change, GrowableModel, Operator, Target
 from lit_recycle.growth.sources import AxisMap, SourceMap
-from lit_recycle.growth.treatments import Treatment, Zero
+from lit_recycle.growth.treatments import Draw, Treatment, Zero
 
 
 class Recipe(NamedTuple):
@@ -58,6 +58,15 @@ class Recipe(NamedTuple):
             return False
         experts = self.experts()
         return all(set(self.treatments(e)) <= {Zero()} for e in ((self.target.expert,) if experts is None else experts))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether nothing of the sources is left in the target: it is new, or drawn anew throughout."""
+        if self.shape is not None:
+            return True
+        experts = self.experts()
+        parts = (self.target.expert,) if experts is None else experts
+        return all(any(isinstance(t, Draw) for t in self.treatments(e)) for e in parts)
 
     def part(self, expert: int) -> Recipe:
         """The recipe of one expert's part of the target, which then stands alone."""

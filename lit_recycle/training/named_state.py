@@ -28,6 +28,11 @@ def clean_name(name: str) -> str:
     return name.replace("_fsdp_wrapped_module.", "").removeprefix("module.")
 
 
+def parameter_names(module: nn.Module) -> list[str]:
+    """Names of all parameters, without what wrappers put into them."""
+    return [clean_name(name) for name, _ in module.named_parameters()]
+
+
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, sharing memory with the model where it has them in this form."""
     if isinstance(model, FSDP):

@@ -19,7 +19,7 @@ SCHEDULED = "scheduled_lr"
 
 
 def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[GrowthEvent] = ()) -> float:
-    """What the rate of a step is multiplied by.
+    """What the rate of a step is multiplied by. Re-warms of new rows alone are no part of it.
 
     Args:
         growth: Records of the growths so far.
@@ -28,7 +28,7 @@ def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[
     """
     ramps = [(Rewarm(**r["event"]["rewarm"]), step - r["steps"]) for r in growth if r["event"]["rewarm"]]
     ramps += [(event.rewarm, 0) for event in due if event.rewarm]
-    return prod(rewarm.factor(since) for rewarm, since in ramps)
+    return prod(rewarm.factor(since) for rewarm, since in ramps if rewarm.who == "all")
 
 
 def warm(optimizers: Iterable[Optimizer], factor: float) -> None:
