@@ -48,7 +48,6 @@ HISTORIES: dict[str, tuple[MoEConfig, list[list[Operator]]]] = {
     "experts, then some pruned": (MOE, [[DuplicateExperts(2)], [PruneExperts(4)], [DropLayers([0])]]),
     "upcycled": (DENSE, [[Upcycle(4, granularity=2)], [DuplicateExperts(2)]]),
     "upcycled and copied at once": (DENSE, [[Upcycle(4), Interpose()]]),
-    "deeper, then upcycled": (DENSE, [[Stack(keep_first=0)], [DuplicateExperts(2)]][:1]),
 }
 
 
@@ -94,6 +93,8 @@ def test_a_router_that_is_drawn_anew_is_new_as_a_whole() -> None:
     assert record["drawn"] == [[1, "moe.router.weight"], [2, "moe.router.weight"]]
     (block,) = blocks(model.naming.parse("model.layers.2.moe.router.weight"), (6, 8), [NewRows.of([record])])
     assert block.kind == (True,)
+    _, records, _ = history(MOE, [[DuplicateExperts(2, router="draw_all")], [Stack(keep_first=0)]])
+    assert {layer for layer, _ in NewRows.of(records).tensors} == {1, 2, 4, 5}, "of later copies, too"
 
 
 def test_experts_cut_out_of_a_dense_network_are_new_where_their_channels_were() -> None:
