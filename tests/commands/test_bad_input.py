@@ -218,6 +218,21 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "misspelt trigger": ([{"at": {"step": 2}, "depth": {}}], ("'step'", "did you mean 'steps'?")),
     "misspelt below": ([{"at": AT_2, "depth": {"facto": 2}}], ("'facto'", "events.depth", "did you mean 'factor'?")),
     "rewarm": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 0}}], ("rewarm.steps must be at least 1",)),
+    "peak": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 1, "peak": 0}}], ("rewarm.peak", "greater than 0, got 0")),
+    "whose rate": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 1, "who": "old"}}], ("rewarm.who", "'all', 'new'")),
+    "trained": ([{"at": AT_2, "depth": {}, "train": "nwe"}], ("events.train", "'all', 'new', 'old'", "'nwe'")),
+    "trained for": ([{"at": AT_2, "depth": {}, "train_steps": 5}], ("train_steps", "got 5 beside train: all")),
+    "nothing new": (
+        [{"at": AT_2, "grow": [{"class_path": "PruneExperts", "init_args": {"num_experts": 2}}], "train": "new"}],
+        ("the growth at steps 2 adds nothing to the model that train: new could mean",),
+    ),
+    "nothing trained": (
+        [
+            {"at": AT_2, "depth": {}, "train": "new"},
+            {"at": {"steps": 3}, "depth": {"layers": [0, 2]}, "train": "old"},
+        ],
+        ("nothing would be trained after the growth at steps 3", "train_steps"),
+    ),
 }
 
 

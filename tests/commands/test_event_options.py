@@ -83,3 +83,16 @@ def test_environment_and_variables_of_ones_own(
 def test_only_options_of_events_are_split_off() -> None:
     argv = ["--growth.events.0.at.steps=2", "--model.growth", "x", "--growth", "y", "--growth.seed", "7"]
     assert split_off(argv) == (["--model.growth", "x", "--growth", "y"], {"events.0.at.steps": 2, "seed": 7})
+
+
+def test_a_plan_says_what_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--config", config(tmp_path / "run"), "--growth.events.0.train", "new"]
+    small, deep, wide = planned(capsys, *argv)
+    assert small["trained_params"] == small["params"]
+    layer = (deep["params"] - small["params"]) // 2
+    assert deep["trained_params"] == 2 * layer and 2 * layer < wide["trained_params"] < wide["params"]
+    thawed = planned(capsys, *argv, "--growth.events.0.train_steps", 2)[2]
+    assert thawed["trained_params"] == thawed["params"]
+    assert main(["plan", *map(str, argv)]) == 0
+    out = capsys.readouterr().out
+    assert "of them trained" in out and "new rows alone" in out
