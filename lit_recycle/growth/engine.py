@@ -40,7 +40,12 @@ def grow_tensors(plan: GrowthPlan, tensors: MutableMapping[str, Tensor]) -> Iter
 
     An original that changes in nothing is returned as it is, not copied; a copy never shares memory with its source.
     """
-    for name, grown, is_first in carry_out(plan, tensors, lambda tensor: Grown(tensor, False), grow_weight):
+
+    def enter(tensor: Tensor | None) -> Grown:
+        assert tensor is not None, "weights are all there"
+        return Grown(tensor, False)
+
+    for name, grown, is_first in carry_out(plan, tensors, enter, grow_weight):
         yield name, own(grown, is_first)
 
 
@@ -55,7 +60,7 @@ def own(grown: Grown, is_first: bool) -> Any:
 def carry_out(
     plan: GrowthPlan,
     sources: MutableMapping[str, T],
-    enter: Callable[[T], G],
+    enter: Callable[[T | None], G],
     make: Callable[[Recipe, list[G]], G],
 ) -> Iterator[tuple[str, G, bool]]:
     """Make everything that a plan has recipes for, one at a time.
@@ -63,7 +68,7 @@ def carry_out(
     Args:
         plan: The plan.
         sources: What is grown, by name; entries leave it after their last use.
-        enter: Makes of an entry what ``make`` takes.
+        enter: Makes of an entry what ``make`` takes; of None where a source has no entry beside another that has.
         make: Carries out a recipe on what its sources give.
 
     Returns:
@@ -95,12 +100,12 @@ class _Level(Generic[G]):
 
 
 class _Sources(_Level[G]):
-    def __init__(self, sources: MutableMapping[str, T], enter: Callable[[T], G]) -> None:
+    def __init__(self, sources: MutableMapping[str, T], enter: Callable[[T | None], G]) -> None:
         self.sources, self.enter, self.names, self.uses = sources, enter, list(sources), Counter(list(sources))
 
     def take(self, name: str) -> tuple[G, Hashable | None]:
         self.uses[name] -= 1
-        return self.enter(self.sources[name] if self.uses[name] else self.sources.pop(name)), name
+        return self.enter(self.sources.get(name) if self.uses[name] else self.sources.pop(name, None)), name
 
 
 class _Step(_Level[G]):

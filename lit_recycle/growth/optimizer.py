@@ -67,13 +67,13 @@ def each_grown_state(
     if policy == "reset":
         states.clear()
 
-    def enter(state: ParamState) -> GrownState | None:
-        return {key: Grown(value, False) for key, value in state.items()}
+    def enter(state: ParamState | None) -> GrownState | None:
+        return None if state is None else {key: Grown(value, False) for key, value in state.items()}
 
     def make(recipe: Recipe, sources: list[GrownState | None]) -> GrownState | None:
-        if recipe.target.axes.is_buffer:
-            return None
         states = [source for source in sources if source is not None]
+        if recipe.target.axes.is_buffer or len(states) < len(sources):
+            return None  # as long as a parameter is frozen an optimizer keeps nothing of it
         return {key: _grow_value(recipe, states, key, policy == "fresh_copies", optimizer) for key in states[0]}
 
     for name, grown, is_first in carry_out(plan, states, enter, make):

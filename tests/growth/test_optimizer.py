@@ -9,8 +9,10 @@ from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, 
 
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.names import Naming
-from lit_recycle.growth.native import NATIVE
+from lit_recycle.growth.native import NATIVE, NativeModel
+from lit_recycle.growth.operators import Interpolate
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
+from lit_recycle.growth.plan import plan_growth
 
 QUIET = Width(noise=0.0)
 EXPERT_NAME = "layers.0.moe.experts.down"
@@ -314,3 +316,10 @@ def test_carrying_through_two_doublings_is_carrying_through_four():
 
     for key, value in carry(state, 4).items():
         assert_equal_to_rounding(carry(carry(state, 2), 2)[key], value)
+
+
+def test_what_comes_of_a_frozen_layer_and_of_another_one_begins_without_state():
+    """As long as a parameter is frozen an optimizer keeps nothing of it."""
+    plan = plan_growth(NativeModel(tiny()), [Interpolate()])
+    states = {f"layers.{i}.ffn_norm.weight": {"exp_avg": torch.ones(8)} for i in (0, 1)}
+    assert sorted(grow_state(plan, states)) == [f"layers.{j}.ffn_norm.weight" for j in (0, 1, 2)]
