@@ -28,6 +28,7 @@ from lit_recycle.growth.sources import AXIS_NAMES
 from lit_recycle.growth.update_rules import check_rules, in_words
 from lit_recycle.text import human
 from lit_recycle.training import named_state
+from lit_recycle.training.averages import update_averages
 from lit_recycle.training.growable import GrowableModule, check_growable
 from lit_recycle.training.loggers import holders
 from lit_recycle.training.module import Batch
@@ -158,6 +159,7 @@ class GrowthCallback(L.Callback):
             self.rows.follow(trainer, pl_module)
             self._warm(trainer, pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
+            update_averages(trainer, pl_module, outputs, batch, batch_idx)
             path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
 

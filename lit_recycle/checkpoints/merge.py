@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_recycle.checkpoints.atomic import save
-from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.checkpoints.native import AVERAGE, load_whole_checkpoint, trained_weights
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.stream import rewriting
@@ -85,9 +85,10 @@ def merge_checkpoints(sources: Sequence[Path], destination: Path, decay: Decay) 
     steps = [checkpoint["global_step"] for checkpoint in checkpoints]
     if len(set(steps)) < len(steps):
         raise ValueError(f"two of the checkpoints are of the same step: their steps are {', '.join(map(str, steps))}")
-    states = [checkpoint["state_dict"] for checkpoint in checkpoints]
+    states = [trained_weights(checkpoint) for checkpoint in checkpoints]
     merged = {name: weighted_mean([state[name] for state in states], weights) for name in states[-1]}
-    made: dict[str, Any] = {**last, "state_dict": merged, "optimizer_states": [], "lr_schedulers": []}
+    kept = {key: value for key, value in last.items() if key not in AVERAGE}
+    made: dict[str, Any] = {**kept, "state_dict": merged, "optimizer_states": [], "lr_schedulers": []}
     made["merged"] = {"decay": decay, "steps": steps, "weights": weights}
     save(made, destination)
     return paths

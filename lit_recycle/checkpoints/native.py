@@ -33,6 +33,12 @@ from lit_recycle.model.transformer import MoETransformer
 if TYPE_CHECKING:
     from lightning import Trainer
 
+CURRENT = "current_model_state"
+"""Where a checkpoint has the weights in training, if an average of them is under ``state_dict``, as Lightning's
+``WeightAveraging`` callbacks write it."""
+AVERAGE = (CURRENT, "averaging_state")
+"""What is in a checkpoint only because of an average."""
+
 
 def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
     """Where a callback of a run puts its checkpoints: where it is told, or ``checkpoints`` in the run's folder."""
@@ -172,6 +178,11 @@ def load_model(path: Path) -> tuple[MoETransformer | TransformersModel, Tokenize
     return model.eval(), Tokenizer.from_dict(tokenizer)
 
 
+def trained_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights with which training goes on, which are not those under ``state_dict`` beside an average."""
+    return checkpoint.get(CURRENT, checkpoint["state_dict"])
+
+
 def model_of(checkpoint: Mapping[str, Any]) -> MoETransformer | TransformersModel:
     """The model of a whole checkpoint, with its weights."""
     shape = shape_of(checkpoint["hyper_parameters"]["config"])
@@ -225,7 +236,7 @@ def grow_checkpoint(
     if dst.exists():
         raise ValueError(f"{dst} exists already: remove it or choose another destination")
     checkpoint = load_whole_checkpoint(src)
-    saved, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)
     plan = plan_growth(
         shape_of(saved["config"]),
         operators_of(forms),
@@ -242,7 +253,8 @@ def grow_checkpoint(
     record = GrowthRecord.of(event, progress, plan, weights)
     states = checkpoint.get("optimizer_states", [])
     checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
-    checkpoint["state_dict"] = dict(grow_tensors(plan, dict(weights)))
+    for key in {"state_dict", CURRENT} & checkpoint.keys():
+        checkpoint[key] = dict(grow_tensors(plan, dict(checkpoint[key])))
     checkpoint["hyper_parameters"] = saved | {
         "config": record.after,
         "growth": [*saved["growth"], record.to_dict()],

@@ -16,6 +16,7 @@ from typing_extensions import override
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape
 from lit_recycle.training import named_state
+from lit_recycle.training.averages import begin_averages, refuse_averages, take_trained_weights
 from lit_recycle.training.rewarm import unwarm
 
 
@@ -137,6 +138,12 @@ class GrowableModule(L.LightningModule):
         return self.model
 
     @override
+    def configure_callbacks(self) -> list[L.Callback]:
+        """None of its own; it is here that callbacks which cannot work are refused, before the first is set up."""
+        refuse_averages(self.trainer)
+        return []
+
+    @override
     def configure_model(self) -> None:
         if self.model is not None:
             return
@@ -167,10 +174,14 @@ class GrowableModule(L.LightningModule):
                 "this checkpoint was not written by lit-recycle (it holds no model config): "
                 "bring a Hugging Face model in with `lit-recycle import`"
             )
-        built = self.model is not None
+        built = self.model
         self.set_shape(self.shape_of(saved["config"]), list(saved["growth"]))
-        if built:
+        if built is not None and self.model is not built:
             self.configure_model()
+            if self._trainer is not None:
+                begin_averages(self.trainer, self)
+        if self._trainer is not None:
+            take_trained_weights(self.trainer, checkpoint)
         for name in COUNTERS:
             setattr(self, name, checkpoint["progress"][name])
 
@@ -181,6 +192,10 @@ class GrowableModule(L.LightningModule):
     @override
     def on_fit_start(self) -> None:
         self._drawn = None  # the weights are given now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, as averages of weights begin with, has its values already."""
+        return super().__getstate__() | {"_drawn": None}
 
     # --- progress ----------------------------------------------------------------------------------------------------
 

@@ -222,6 +222,10 @@ class LitMoE(GrowableModule):
         return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
 
     @override
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_source": None}
+
+    @override
     def set_shape(self, shape: Shape, growth: list[dict[str, Any]]) -> None:
         self._source = None
         if self.spikes:

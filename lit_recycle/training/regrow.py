@@ -7,7 +7,6 @@ import weakref
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
@@ -21,6 +20,7 @@ from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.shape import Shape
 from lit_recycle.growth.shards import resharded, shard_dimension
 from lit_recycle.training import named_state
+from lit_recycle.training.averages import grow_averages, refuse_averages
 from lit_recycle.training.fsdp1 import FlatGrowth
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.strategies import FSDP2Strategy, FSDPStrategy
@@ -62,6 +62,7 @@ def grow_in_run(trainer: L.Trainer, module: GrowableModule, plan: GrowthPlan, po
     origins = plan.origins(trained)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(trained[origins[name]])
+    grow_averages(trainer, plan)
     small.set_up(trainer, module)
 
     (optimizer,) = trainer.optimizers
@@ -138,12 +139,7 @@ def refuse_incompatible(trainer: L.Trainer) -> None:
     Raises:
         ValueError: Naming what is in the way.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set where mypy does not look
-        if isinstance(callback, (StochasticWeightAveraging, WeightAveraging)):
-            raise ValueError(
-                f"{type(callback).__name__} keeps a copy of the module as it was set up and cannot follow a growth: "
-                "remove one of the two callbacks"
-            )
+    refuse_averages(trainer)
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, FSDP2Strategy):
         name = type(trainer.strategy).__name__
         raise ValueError(f"growth does not work under {name}: set trainer.strategy to auto, ddp, fsdp or fsdp2")

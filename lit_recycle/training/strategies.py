@@ -30,7 +30,7 @@ from typing_extensions import override
 
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
-from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint, trained_weights
 from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
@@ -74,7 +74,8 @@ class NamedCheckpoints:
         if path.is_dir():
             named_state.load_folder(self.model, optimizers, path, checkpoint)
         else:
-            named_state.load_file(self.model, optimizers, checkpoint)
+            weights = trained_weights(checkpoint) if fitting else checkpoint["state_dict"]
+            named_state.load_file(self.model, optimizers, checkpoint | {"state_dict": weights})
         return checkpoint
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
