@@ -125,8 +125,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("trainer.val_check_interval 5", "multiple of trainer.accumulate_grad_batches 2"),
     ),
     "averaging": (
-        ("--trainer.callbacks+", "lightning.pytorch.callbacks.WeightAveraging"),
-        ("WeightAveraging", "cannot follow a growth", "remove one"),
+        ("--trainer.callbacks+", "lightning.pytorch.callbacks.WeightAveraging", "--trainer.strategy", "fsdp2"),
+        ("WeightAveraging keeps a copy of the whole module", "trainer.strategy to auto or ddp"),
     ),
     "stochastic averaging": (
         (
