@@ -91,7 +91,7 @@ class RowUpdates:
         """Copy the rows that the step after so many must not change as the optimizer would."""
         factors = {rows.kind: factor(self.rules, rows.kind, step) for rows in self._rows}
         self._saved = [
-            Saved(rows, local_part(rows.param)[rows.where].clone(), factors[rows.kind])
+            Saved(rows, _copied(local_part(rows.param), rows.where), factors[rows.kind])
             for rows in self._rows
             if factors[rows.kind] != 1 and rows.param.grad is not None
         ]
@@ -111,13 +111,13 @@ class RowUpdates:
 
     def _freeze(self, trainer: L.Trainer, module: GrowableModule, names: set[str]) -> None:
         """Let these parameters have no gradient, besides those for which their user wants none."""
-        changed = False
+        thawed, changed = self._frozen - names, False
         for name, parameter in _parameters(module):
             if name in names and parameter.requires_grad:
                 parameter.requires_grad_(False)
                 parameter.grad, changed = None, True
                 self._frozen.add(name)
-            elif name in self._frozen - names:
+            elif name in thawed:
                 parameter.requires_grad_(True)
                 self._frozen.remove(name)
                 changed = True
@@ -129,6 +129,11 @@ class RowUpdates:
 
 
 # --- what this process holds -----------------------------------------------------------------------------------------
+
+
+def _copied(local: Tensor, where: Index) -> Tensor:
+    chosen = local[where]
+    return chosen if any(isinstance(part, Tensor) for part in where) else chosen.clone()  # slices give a view
 
 
 def _parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -156,13 +161,13 @@ def _local_rows(
         for block in divided.get(name, ()):
             if all(rule.trains(new) and not (rule.ramp and new) for rule, new in zip(rules, block.kind, strict=True)):
                 continue
-            where = _flat(block, slices[name]) if name in slices else _in_window(block, param)
+            where = _flat(block, slices[name]) if name in slices else in_window(block, param)
             if where is not None:
                 found.append(Rows(slices[name].param if name in slices else param, where, block.kind))
     return found
 
 
-def _in_window(block: Block, param: Tensor) -> Index | None:
+def in_window(block: Block, param: Tensor) -> Index | None:
     """A block within the section of each dimension that this process holds; None if nothing of it is there."""
     sections = window(param)
     if any(section.start == section.stop for section in sections):

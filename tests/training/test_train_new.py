@@ -17,11 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
-from lit_recycle.growth.new_rows import NewRows, blocks
+from lit_recycle.growth.new_rows import Block, NewRows, blocks
 from lit_recycle.growth.operators import Layers, WidenHidden
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.muon import Muon
-from lit_recycle.training.row_updates import RowUpdates
+from lit_recycle.training.row_updates import RowUpdates, in_window
 
 OPTIMIZERS: dict[str, Any] = {
     "adamw": lambda params: AdamW(params, lr=1e-2, weight_decay=0.1),
@@ -198,6 +198,16 @@ def test_new_rows_are_updated_at_their_own_rate_which_is_logged(tmp_path: Path) 
     assert new == pytest.approx([0.05, 0.1, 0.15, 0.125, 0.1, 0.1], rel=1e-3)
     assert old == pytest.approx([0.1] * 6, rel=1e-3)
     assert [float(rate) for rate in logged[:4]] == pytest.approx([0.05, 0.1, 0.15, 0.125])
+
+
+@pytest.mark.parametrize("indices", [((0, 1, 4), None, (0, 2, 3)), ((0, 2, 4), (1,), (0, 2, 3)), (None, (0, 1), (1,))])
+def test_rows_scattered_over_several_dimensions(indices: Any) -> None:
+    """None of the first is evenly spaced, and one of the second."""
+    tensor, block = torch.arange(5 * 2 * 4).view(5, 2, 4), Block(indices, (True,), 0)
+    where = in_window(block, tensor)
+    assert where is not None
+    every = (torch.tensor(range(n) if i is None else i) for i, n in zip(indices, tensor.shape, strict=True))
+    assert torch.equal(tensor[where], tensor[torch.meshgrid(*every, indexing="ij")])
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
