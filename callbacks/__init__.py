@@ -9,6 +9,7 @@ from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.growth_monitor import GrowthMonitor
 from lit_recycle.callbacks.progress import RunProgressBar
 from lit_recycle.callbacks.run_record import RunRecord
+from lit_recycle.callbacks.sequence_length import SequenceLengthWarmup
 from lit_recycle.callbacks.tensorboard import TensorBoardLayout
 from lit_recycle.callbacks.token_losses import TokenLossWriter
 from lit_recycle.callbacks.waiting import WaitingTime
@@ -24,6 +25,7 @@ __all__ = [
     "GrowthMonitor",
     "RunProgressBar",
     "RunRecord",
+    "SequenceLengthWarmup",
     "TensorBoardLayout",
     "TokenLossWriter",
     "WaitingTime",

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.facts import Facts
@@ -111,12 +112,10 @@ class GrowthCallback(L.Callback):
         Raises:
             ValueError: For events out of order, in the past, or after the end of the run.
         """
-        data = trainer.datamodule  # type: ignore[attr-defined]
         return stages(
             module.shape,
             [] if trainer.fast_dev_run else self._open_events(module),  # type: ignore[attr-defined]  # it ends before they come
-            seq_len=data.seq_len,
-            tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
+            pace=pace_of(trainer),
             max_steps=trainer.max_steps,
             start=module.progress,
             seed=self.seed,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from lit_recycle.commands.plan import RunShape, run_shape
+from lit_recycle.commands.plan import RunShape, run_shape, warmups
+from lit_recycle.growth.schedule import flops_of
 
 Fit = dict[str, Any]
 """A configuration of ``lit-recycle fit``, without the paths of a machine."""
@@ -48,13 +49,13 @@ def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, t
     shape = _endless_shape(fit, events)
     stages = shape.stages()
     last = stages[-1]
-    per_step = shape.tokens_per_step * last.shape.num_flops_per_token(shape.seq_len)
+    per_step = flops_of(last.last, last.shape)
     if total <= last.start.flops:
         raise ValueError(
             f"a growth after {last.start.flops / unit:.2f} F_c of {total / unit:.2f} leaves nothing to train"
         )
     # Up to half a step from the budget: runs of other shapes are compared at the same FLOPs.
-    steps = last.start.steps + max(round((total - last.start.flops) / per_step), 1)
+    steps = max(last.step_at(total), last.start.steps + 1)
     decay_steps = round(settings.decay * unit / per_step)
     if steps - decay_steps < last.start.steps:
         raise ValueError(f"a decay over {settings.decay} F_c begins before the last growth: shorten it, or raise extra")
@@ -65,7 +66,7 @@ def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, t
         callback = {"class_path": GROWTH, "init_args": {"events": events, "seed": seed, "save_anchor": False}}
         fit["trainer"]["callbacks"] = [*(fit["trainer"].get("callbacks") or []), callback]
     borders = (*(stage.start.steps for stage in stages[1:]), steps - decay_steps)
-    flops = last.start.flops + (steps - last.start.steps) * per_step
+    flops = last.after(steps).flops
     return fit, borders, steps, flops, first_growth.flops if first_growth else 0
 
 
@@ -76,7 +77,8 @@ def _event(growth: Mapping[str, Any], sunk: float, unit: int) -> dict[str, Any]:
 
 def _endless_shape(fit: Fit, events: Sequence[Mapping[str, Any]]) -> RunShape:
     """What follows from a configuration by arithmetic, as ``lit-recycle plan`` has it."""
-    callbacks = [{"class_path": GROWTH, "init_args": {"events": list(events)}}] if events else []
+    growth = [{"class_path": GROWTH, "init_args": {"events": list(events)}}] if events else []
+    callbacks = [*warmups(fit["trainer"].get("callbacks")), *growth]
     return shape_of(merge(fit, {"trainer": {"max_steps": NO_END, "callbacks": callbacks}}))
 
 
@@ -85,6 +87,7 @@ def shape_of(fit: Fit) -> RunShape:
     trainer = fit["trainer"]
     events = [c["init_args"]["events"] for c in trainer.get("callbacks") or [] if c["class_path"] == GROWTH]
     callbacks = [{"class_path": GROWTH, "init_args": {"events": each}} for each in events]
+    callbacks += warmups(trainer.get("callbacks"))
     # Without seeds and rates, which change nothing of it: reading a configuration takes twenty milliseconds.
     data = {key: value for key, value in fit["data"].items() if key != "seed"}
     parts = {"trainer": trainer | {"callbacks": callbacks}, "model": {"config": fit["model"]["config"]}, "data": data}

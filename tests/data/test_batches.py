@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_recycle.data import batches as batches_module
-from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches, batch_of
+from lit_recycle.data.batches import EvalBatches, Reading, Samples, StreamLoader, TokenBatches, batch_of
+from lit_recycle.data.cut import Cut
 from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Piece, Tokens
 
@@ -30,7 +31,11 @@ def samples(tmp_path_factory) -> Samples:
 
 def stream(samples: Samples, batch_size: int, seed: int, **where: int) -> TokenBatches:
     """Of a single source."""
-    return TokenBatches([samples], SampleOrder.of_one(len(samples), seed), batch_size, **where)
+    return TokenBatches([samples], reading(samples, batch_size, seed), **where)
+
+
+def reading(samples: Samples, batch_size: int, seed: int, length: int = 4) -> Reading:
+    return Reading(SampleOrder.of_one(len(samples), seed), Cut(4, length), batch_size)
 
 
 def seen(batches) -> list[int]:
@@ -95,7 +100,7 @@ def test_another_order_comes_with_the_next_batch_whatever_was_gathered_ahead(sam
     loader = StreamLoader(stream(samples, 2, seed=0, world_size=3), lambda: 6, num_workers=workers)
     batches = iter(loader)
     before = seen(islice(batches, 2))
-    loader.stream.order = SampleOrder.of_one(len(samples), seed=1)
+    loader.stream.reading = reading(samples, 2, seed=1)
     after = seen(islice(batches, 2))
     assert before == seen(islice(stream(samples, 2, seed=0, start=6, world_size=3), 2))
     assert after == seen(islice(stream(samples, 2, seed=1, start=18, world_size=3), 2))

@@ -1,0 +1,176 @@
+"""Training samples that begin short: lengths by the formula, every token in its turn, and an exact resume."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from runs import CONFIG, TEXT, assert_same_training_state, fit, on_processes
+
+from lit_recycle.callbacks import SequenceLengthWarmup
+from lit_recycle.callbacks.data import DataMonitor
+from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.data.config import DataStage, Source, Until
+from lit_recycle.data.module import TextData
+from lit_recycle.data.warmup import LengthStage, Span
+
+STEPS = 7
+LENGTHS = [8, 8, 16, 16, 24, 32, 32]
+"""By the formula, from 8 to 32 over 5 steps."""
+
+
+def warmup(**options: Any) -> SequenceLengthWarmup:
+    return SequenceLengthWarmup(8, Span(steps=5), **options)
+
+
+class Rows(L.Callback):
+    """The rows that each optimizer step trains on, in this process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, list[list[int]]] = {}
+        self.batches: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.rows.setdefault(trainer.global_step, []).extend(batch["input_ids"].tolist())
+        self.batches.append(batch)
+
+
+def train(root: Path, strategy: str = "auto", *, lengths: SequenceLengthWarmup | None = None, **options: Any) -> Rows:
+    rows = Rows()
+    callbacks = [lengths or warmup(), rows]
+    fit(root, strategy, **{"steps": STEPS, "events": [], **options}, callbacks=callbacks)
+    return rows
+
+
+def stream(data: TextData, tokens: int) -> list[int]:
+    """The first tokens of the run's samples at full length, one after the other."""
+    order, ids = data.stream.order(), []
+    for position in range(-(-tokens // data.seq_len)):
+        (source,), (sample,) = (part.tolist() for part in order.at(torch.tensor([position]).numpy()))
+        ids += data._train[source].ids(sample)[:-1].tolist()
+    return [~i if i < 0 else i for i in ids]
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_lengths_are_the_formulas_and_no_token_is_lost_or_repeated(constant: bool, tmp_path: Path) -> None:
+    rows = Rows()
+    trainer, module, _ = fit(
+        tmp_path / "run",
+        steps=STEPS,
+        events=[],
+        callbacks=[warmup(constant_tokens=constant), rows],
+        accumulate_grad_batches=2,
+    )
+    assert [len(row) for step in rows.rows.values() for row in step[:1]] == LENGTHS
+    assert [len({len(row) for row in step}) for step in rows.rows.values()] == [1] * STEPS
+    counts = [len(step) for step in rows.rows.values()]
+    assert counts == ([2 * (128 // length) for length in LENGTHS] if constant else [8] * STEPS)
+    seen = [token for step in rows.rows.values() for row in step for token in row]
+    expected = stream(trainer.datamodule, len(seen) + 32)
+    short = sum(length * count for length, count in zip(LENGTHS[:5], counts, strict=False))
+    skipped = -short % 32  # the rest of the sample at hand when whole ones begin
+    assert seen == expected[:short] + expected[short + skipped : len(seen) + skipped]
+    assert module.tokens_seen == len(seen) and module.samples_seen == sum(counts)
+    flops = [n * length * CONFIG.num_flops_per_token(length) for n, length in zip(counts, LENGTHS, strict=True)]
+    assert module.flops_spent == sum(flops)
+    assert sum(tokens for tokens, _ in trainer.datamodule.drawn().values()) == len(seen) + skipped
+
+
+MIXTURE = {
+    "sources": [Source("json", TEXT, 3), Source("email", str(Path(TEXT).parent / "email" / "mime"), 1)],
+    "stages": [
+        DataStage({"json": 3, "email": 1}, Until(tokens=150)),
+        DataStage({"json": 1, "email": 2}),
+    ],
+    "num_workers": 2,
+}
+
+
+@pytest.mark.parametrize("kind", ["one source", "mixture with workers"])
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {} if kind == "one source" else {"data": MIXTURE, "accumulate_grad_batches": 2}
+    whole = train(tmp_path / "whole", **options)
+    for step in (2, 4, 5):
+        saved = tmp_path / f"whole/checkpoints/step={step}.ckpt"
+        part = train(tmp_path / f"from {step}", ckpt_path=saved, **options)
+        assert part.rows == {s: rows for s, rows in whole.rows.items() if s >= step}
+        last = f"checkpoints/step={STEPS}.ckpt"
+        assert_same_training_state(tmp_path / "whole" / last, tmp_path / f"from {step}" / last)
+
+
+def _two_processes(root: Path) -> None:
+    for strategy, begin in (("ddp", 3), ("fsdp2", 0), ("fsdp2", 4)):
+        run = "fsdp2" if begin == 4 else "one"
+        saved = root / run / f"checkpoints/step={begin}.ckpt" if begin else None
+        rows = train(root / (f"{strategy} on" if begin else strategy), strategy, ckpt_path=saved)
+        (root / f"{strategy} {begin} {torch.distributed.get_rank()}.json").write_text(json.dumps(rows.rows))
+
+
+def test_two_processes_see_what_one_sees_from_the_beginning_and_from_a_checkpoint(tmp_path: Path) -> None:
+    whole = train(tmp_path / "one")
+    on_processes(2, _two_processes, tmp_path)
+    for name, begin in (("ddp", 3), ("fsdp2", 0), ("fsdp2", 4)):
+        ranks = [json.loads((tmp_path / f"{name} {begin} {rank}.json").read_text()) for rank in range(2)]
+        seen = {int(s): rows + ranks[1][s] for s, rows in ranks[0].items()}
+        assert seen == {s: rows for s, rows in whole.rows.items() if s >= begin}
+    last = f"checkpoints/step={STEPS}.ckpt"
+    assert_same_training_state(tmp_path / "fsdp2" / last, tmp_path / "fsdp2 on" / last)
+    assert (
+        load_checkpoint(tmp_path / "fsdp2" / last)["progress"] == load_checkpoint(tmp_path / "one" / last)["progress"]
+    )
+
+
+def test_documents_stay_apart_where_a_row_goes_over_from_a_sample_into_the_next(tmp_path: Path) -> None:
+    data = {"path": TEXT, "documents": "mask"}
+    lengths = SequenceLengthWarmup(stages=[LengthStage(24, Span(steps=3))])
+    rows = train(tmp_path / "run", lengths=lengths, data=data, accumulate_grad_batches=2)
+    borders = torch.cat([batch["documents"].diff(dim=1) > 0 for batch in rows.batches[:6]])
+    seams = torch.arange(6 * 4 * 24).view(-1, 24)[:, 1:] % 32 == 0
+    assert seams.any() and borders[seams].all()
+    for first, second in zip(rows.batches[::2], rows.batches[1::2], strict=True):
+        labels = sum(int((batch["labels"] != -100).sum()) for batch in (first, second))
+        assert first["label_count"] == second["label_count"] == labels
+
+
+def test_validation_is_at_full_length(tmp_path: Path) -> None:
+    lengths = []
+
+    class Validation(L.Callback):
+        def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+            lengths.append(batch["input_ids"].shape[1])
+
+    fit(
+        tmp_path / "run",
+        steps=2,
+        events=[],
+        callbacks=[warmup(), Validation()],
+        limit_val_batches=1,
+        val_check_interval=1,
+    )
+    assert lengths == [32, 32]
+
+
+def test_the_size_of_steps_is_logged(tmp_path: Path) -> None:
+    fit(
+        tmp_path / "run",
+        steps=STEPS,
+        events=[],
+        callbacks=[warmup(), DataMonitor(every_n_steps=1)],
+        logger=CSVLogger(tmp_path, "", ""),
+        log_every_n_steps=1,
+    )
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["data/seq_len"]]
+    assert [float(row["data/seq_len"]) for row in logged] == LENGTHS
+    assert [float(row["data/batch_tokens"]) for row in logged] == [4 * length for length in LENGTHS]
+
+
+def test_what_cannot_be_is_told_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"40 tokens per sample are more than the full length, data\.seq_len 32"):
+        train(tmp_path / "long", lengths=SequenceLengthWarmup(40, Span(steps=5)))
