@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -16,15 +15,16 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.data.pace import pace_of
+from lit_recycle.data.pace import Pace, check_resizable, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.facts import Facts
+from lit_recycle.growth.facts import Facts, Unmeasured
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.measure import norms, weight_facts
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.schedule import Stage, is_due, stages
+from lit_recycle.growth.shape import Shape
 from lit_recycle.growth.sources import AXIS_NAMES
 from lit_recycle.text import human
 from lit_recycle.training import named_state
@@ -50,6 +50,9 @@ class GrowthCallback(L.Callback):
         seed: Seed of all that is random.
         utility_steps: Number of steps before an event over which load and gradients of experts are averaged, for
             operators that choose by them.
+        start_seq_len: Tokens per sample before the first event that has a ``seq_len``; ``data.seq_len``, the full
+            length, when not given.
+        constant_tokens: Keep the tokens per optimizer step while samples are shorter, with more of them.
 
     Example::
 
@@ -68,6 +71,8 @@ class GrowthCallback(L.Callback):
         save_anchor: bool = True,
         seed: int = 0,
         utility_steps: int = 10,
+        start_seq_len: int | None = None,
+        constant_tokens: bool = False,
     ) -> None:
         if utility_steps < 1:
             raise ValueError(f"GrowthCallback.utility_steps must be at least 1, got {utility_steps}")
@@ -76,6 +81,9 @@ class GrowthCallback(L.Callback):
         self.events: Sequence[GrowthEvent] = tuple(events)
         self._written = [event.to_dict() for event in events]  # asked for several times in each step
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
+        self.start_seq_len, self.constant_tokens = start_seq_len, constant_tokens
+        if start_seq_len is not None and start_seq_len < 1:
+            raise ValueError(f"GrowthCallback.start_seq_len must be at least 1, got {start_seq_len}")
         self.utility, self._checked = ExpertUtility(utility_steps), False
 
     @override
@@ -92,7 +100,10 @@ class GrowthCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        check_growable(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        check_growable(pl_module, data)
+        if self.sets_length:
+            check_resizable(data, "GrowthCallback with seq_len")
         refuse_incompatible(trainer)
 
     @override
@@ -104,7 +115,7 @@ class GrowthCallback(L.Callback):
         stages = self.stages(trainer, pl_module)
         if isinstance(pl_module, GrowableModule):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
-        self._warm(trainer, pl_module)
+        self._prepare_step(trainer, pl_module)
 
     def stages(self, trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
         """What is left of the run, the present stage first.
@@ -114,7 +125,7 @@ class GrowthCallback(L.Callback):
         """
         return stages(
             module.shape,
-            [] if trainer.fast_dev_run else self._open_events(module),  # type: ignore[attr-defined]  # it ends before they come
+            [] if trainer.fast_dev_run else self._open_events(module.growth),  # type: ignore[attr-defined]  # it ends before they come
             pace=pace_of(trainer),
             max_steps=trainer.max_steps,
             start=module.progress,
@@ -122,16 +133,34 @@ class GrowthCallback(L.Callback):
             first_event=len(module.growth),
         )
 
-    def _open_events(self, module: GrowableModule) -> list[GrowthEvent]:
-        """The configured events that the model has not been through, matched by what they say."""
-        past = [record["event"] for record in module.growth]
-        open_events = []
-        for event, written in zip(self.events, self._written, strict=True):
-            if written in past:
+    def _open_events(self, growth: Sequence[Mapping[str, Any]]) -> list[GrowthEvent]:
+        """The configured events that the model has not been through."""
+        return [event for event, over in zip(self.events, self._over(growth), strict=True) if not over]
+
+    def _over(self, growth: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
+        """Whether the model has been through each of the configured events, matched by what they say."""
+        past = [record["event"] for record in growth]
+        for written in self._written:
+            if over := written in past:
                 past.remove(written)
-            else:
-                open_events.append(event)
-        return open_events
+            yield over
+
+    # --- length of samples -------------------------------------------------------------------------------------------
+
+    @property
+    def sets_length(self) -> bool:
+        """Whether the length of samples changes with growths."""
+        return self.start_seq_len is not None or any(event.seq_len is not None for event in self.events)
+
+    def paced(self, pace: Pace, growth: Sequence[Mapping[str, Any]]) -> Pace:
+        """See :class:`lit_recycle.data.pace.SetsPace`; growths to come are left to whoever knows when they come."""
+        return pace.with_growing_length(self._length(growth), self.constant_tokens) if self.sets_length else pace
+
+    def _length(self, growth: Sequence[Mapping[str, Any]], due: Sequence[GrowthEvent] = ()) -> int | None:
+        """Tokens per sample after past growths and those that are due; None where nobody has set them."""
+        past = [event for event, over in zip(self.events, self._over(growth), strict=True) if over]
+        told = [self.start_seq_len, *(event.seq_len for event in (*past, *due))]
+        return next((length for length in reversed(told) if length is not None), None)
 
     # --- in training -------------------------------------------------------------------------------------------------
 
@@ -142,9 +171,9 @@ class GrowthCallback(L.Callback):
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if whole_step:
             self._check_optimizer(trainer, pl_module)
-            if "load" in self.utility.wanted(self._open_events(pl_module)):
+            if "load" in self.utility.wanted(self._open_events(pl_module.growth)):
                 self.utility.observe_load(pl_module)
-            self._warm(trainer, pl_module)
+            self._prepare_step(trainer, pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
             path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
@@ -158,7 +187,7 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: GrowableModule, optimizer: Optimizer) -> None:
-        if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module)):
+        if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module.growth)):
             self.utility.observe_gradients(pl_module)
 
     @override
@@ -166,24 +195,36 @@ class GrowthCallback(L.Callback):
         for saved in checkpoint["optimizer_states"]:
             unwarm(saved["param_groups"])
 
-    def _warm(self, trainer: L.Trainer, module: GrowableModule) -> None:
-        """Set the rate of the next step, before anybody logs it; a growth may come right before that step."""
-        due = takewhile(lambda event: is_due(event.at, module.progress, module.shape), self._open_events(module))
-        warm(trainer.optimizers, rewarm_factor(module.growth, trainer.global_step, list(due)))
+    def _prepare_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
+        """Set rate and length of the next step, before anybody logs it; growths may come right before that step."""
+        due = list(self._all_due(module))
+        warm(trainer.optimizers, rewarm_factor(module.growth, trainer.global_step, due))
+        if self.sets_length:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            length = self._length(module.growth, due) or data.seq_len
+            data.set_length(length, constant_tokens=self.constant_tokens)
+
+    def _all_due(self, module: GrowableModule) -> Iterator[GrowthEvent]:
+        """The growths before the next step, the second one by the shape that the first one leads to."""
+        shape = module.shape
+        for event in self._open_events(module.growth):
+            if not is_due(event.at, module.progress, shape):
+                return
+            yield event
+            shape = cast(Shape, plan_growth(shape, event.operators, facts=Unmeasured).after)
 
     def _check_optimizer(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """After the first step, when its state is there: not at an event that is weeks away."""
         if self._checked:
             return
-        events = [event for event in self._open_events(module) if event.optimizer_state != "reset"]
+        events = [event for event in self._open_events(module.growth) if event.optimizer_state != "reset"]
         if events:
             operators = [operator for event in events for operator in event.operators]
             check_optimizer(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))
         self._checked = True
 
     def _due(self, module: GrowableModule) -> GrowthEvent | None:
-        event = next(iter(self._open_events(module)), None)
-        return event if event and is_due(event.at, module.progress, module.shape) else None
+        return next(self._all_due(module), None)
 
     def _grow(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent, batch: Batch) -> None:
         for observer in _observers(trainer):
@@ -198,7 +239,7 @@ class GrowthCallback(L.Callback):
         record = GrowthRecord.of(event, progress, plan, losses)
         module.set_shape(module.shape, [*module.growth, record.to_dict()])
         self.utility.clear()
-        self._warm(trainer, module)
+        self._prepare_step(trainer, module)
         _log(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])

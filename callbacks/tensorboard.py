@@ -66,7 +66,7 @@ def plan_table(stages: list[Stage]) -> str:
             f"| {size['layers']} × {size['experts']} ({size['top_k']}) "
             f"| {human(size['params'])} | {human(size['active_params'])} "
             f"| {human(stage.end.tokens - stage.start.tokens)} | {stage.end.flops - stage.start.flops:.3g} "
-            f"| {stage.plan.label if stage.plan else '–'} |"
+            f"| {stage.label or '–'} |"
         )
     return "\n".join([*lines, "", *source_maps(stages)])
 
@@ -105,7 +105,7 @@ def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int
     """What tells runs apart, as columns: the first shape, the growths, the optimizer and the batch."""
     first = module.growth[0]["sizes_before"] if module.growth else sizes(module.shape)
     growths = [(r["label"], r["steps"]) for r in module.growth]
-    growths += [(stage.plan.label, stage.start.steps) for stage in planned(trainer, module) if stage.plan]
+    growths += [(stage.label, stage.start.steps) for stage in planned(trainer, module) if stage.label]
     (optimizer,) = trainer.optimizers
     group = main_group(optimizer)
     return {

@@ -159,13 +159,17 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model.config", type=MoEConfig)
     parser.add_argument("--events", type=list[GrowthEvent], default=[])
+    parser.add_argument("--lengths.start_seq_len", type=int | None, default=None)
+    parser.add_argument("--lengths.constant_tokens", type=bool, default=False)
     parser.add_argument("--SequenceLengthWarmup", type=LengthWarmup | None, default=None)
     parser.add_argument("--BatchSizeWarmup", type=BatchWarmup | None, default=None)
     model = config.get("model") or {}
     values: dict[str, Any] = {"model": {"config": model.get("config") or {}}}
     for callback in trainer.get("callbacks") or []:
         if callback.get("class_path") in (CALLBACK, "lit_recycle.callbacks.growth.GrowthCallback"):
-            values["events"] = callback["init_args"]["events"]
+            given = callback["init_args"]
+            values["events"] = given["events"]
+            values["lengths"] = {k: given[k] for k in ("start_seq_len", "constant_tokens") if k in given}
     values |= {_class_name(callback): callback.get("init_args") or {} for callback in warmups(trainer.get("callbacks"))}
     try:
         parsed = parser.instantiate(parser.parse_object(values))
@@ -202,6 +206,9 @@ def _pace(trainer: Mapping[str, Any], data: Mapping[str, Any], parsed: Any) -> P
         processes=_count(trainer.get("devices", 1)) * trainer.get("num_nodes", 1),
         accumulate=trainer.get("accumulate_grad_batches", 1),
     )
+    lengths = parsed.lengths
+    if lengths.start_seq_len is not None or any(event.seq_len is not None for event in parsed.events):
+        pace = pace.with_growing_length(lengths.start_seq_len, lengths.constant_tokens)
     if parsed.SequenceLengthWarmup:
         pace = pace.with_length_warmup(parsed.SequenceLengthWarmup)
     if parsed.BatchSizeWarmup:
@@ -254,7 +261,7 @@ def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
         "weight_bytes": size["params"] * run.param_bytes,
         "optimizer_bytes": 2 * size["params"] * run.param_bytes,
         "event": stage.event.to_dict() if stage.event else None,
-        "growth": stage.plan.label if stage.plan else None,
+        "growth": stage.label,
         "preserves_function": stage.plan.preserves if stage.plan else None,
         "maps": stage.plan.maps() if stage.plan else None,
         "sources": [[what, list(m.sources)] for what, m in stage.plan.listing()] if stage.plan else None,

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
@@ -214,6 +214,7 @@ class TextData(LightningDataModule):
                 source more often than it may.
         """
         self._adopt_restored_stream()
+        self._say_length()
         self._note_growths()
         self._check_repetitions()
         replicas = self._replicas
@@ -226,6 +227,14 @@ class TextData(LightningDataModule):
             eos_id=self._eos_id,
         )
         return StreamLoader(self._batches, lambda: self.samples_seen, **self._loader_options())
+
+    def _say_length(self) -> None:
+        """Where a checkpoint has brought it and nobody sets it."""
+        if self.length != self.seq_len and self.trainer is not None and pace_of(self.trainer).lengths is None:
+            rank_zero_info(
+                f"training goes on with samples of {self.length} tokens, as the checkpoint has them: no callback says "
+                f"when they reach data.seq_len {self.seq_len}"
+            )
 
     def _reading(self, version: int) -> Reading:
         return Reading(self.stream.order(), self._cut, self._rows, self._accumulate, version)

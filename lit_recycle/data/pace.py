@@ -73,17 +73,31 @@ class Pace:
         """The last step of a run that is long enough."""
         return replace(self, batches=Batches((), self.batches.full), lengths=fixed(self.seq_len)).step(0, 0, 0)
 
-    def with_length(self, seq_len: int) -> Pace:
-        """The pace with one length from now on."""
+    def with_length(self, seq_len: int, who: str) -> Pace:
+        """The pace with one length from now on; raises ValueError for one above the full length."""
+        if seq_len > self.seq_len:
+            raise ValueError(
+                f"{who} sets {seq_len} tokens per sample, more than the full length, data.seq_len {self.seq_len}: "
+                "raise that; GrowthCallback.start_seq_len is the length before the first growth that sets one"
+            )
         return replace(self, lengths=fixed(seq_len))
 
+    def with_growing_length(self, seq_len: int | None, constant_tokens: bool) -> Pace:
+        """The pace of a run whose growths set the length, which now is `seq_len`; raises ValueError as the next one."""
+        self._check_free()
+        pace = self.with_length(self.seq_len if seq_len is None else seq_len, "GrowthCallback.start_seq_len")
+        return replace(pace, constant_tokens=constant_tokens)
+
     def with_length_warmup(self, warmup: LengthWarmup) -> Pace:
-        """The pace with a warm-up of the length; raises ValueError for one that does not fit."""
+        """The pace with a warm-up of the length; raises ValueError for one that does not fit, or a second one."""
+        self._check_free()
+        return replace(self, lengths=warmup.lengths(self.seq_len), constant_tokens=warmup.constant_tokens)
+
+    def _check_free(self) -> None:
         if self.lengths is not None:
             raise ValueError(
-                "SequenceLengthWarmup and seq_len of growths both set the length of samples: take one of them"
+                "SequenceLengthWarmup and the growths' seq_len both set the length of samples: take one of them"
             )
-        return replace(self, lengths=warmup.lengths(self.seq_len), constant_tokens=warmup.constant_tokens)
 
     def with_batch_warmup(self, warmup: BatchWarmup) -> Pace:
         """The pace with a warm-up of the batch size, towards the number of micro-batches that it has."""

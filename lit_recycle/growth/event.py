@@ -172,6 +172,7 @@ class GrowthEvent:
         optimizer_state: ``carry`` gives copies their source's state, rescaled where the growth rescales the gradient;
             ``fresh_copies`` starts copies at zero; ``reset`` starts everything at zero.
         rewarm: Ramp the learning rate up again after the growth.
+        seq_len: Tokens per sample from then on, at most ``data.seq_len``; as before when not given.
     """
 
     at: Trigger
@@ -180,11 +181,15 @@ class GrowthEvent:
     grow: Sequence[Operator] = ()
     optimizer_state: OptimizerPolicy = "carry"
     rewarm: Rewarm | None = None
+    seq_len: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grow", tuple(self.grow or ()))
         if not self.operators:
-            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow")
+            alone = " (SequenceLengthWarmup changes seq_len alone)" if self.seq_len else ""
+            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow{alone}")
+        if self.seq_len is not None and self.seq_len < 1:
+            raise ValueError(f"seq_len of the event at {self.at} must be at least 1, got {self.seq_len}")
         if self.optimizer_state not in POLICIES:
             raise ValueError(f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}")
 
@@ -200,4 +205,9 @@ class GrowthEvent:
             "grow": [operator.to_dict() for operator in self.operators],
             "optimizer_state": self.optimizer_state,
             "rewarm": asdict(self.rewarm) if self.rewarm else None,
+            "seq_len": self.seq_len,
         }
+
+    def label(self, grown: str) -> str:
+        """A few words for people, with those of the model's growth."""
+        return f"{grown} and {self.seq_len} tokens per sample" if self.seq_len else grown

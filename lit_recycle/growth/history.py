@@ -58,7 +58,7 @@ class GrowthRecord:
         assert isinstance(before, Shape) and isinstance(after, Shape)
         return cls(
             event.to_dict(),
-            plan.label,
+            event.label(plan.label),
             plan.preserves,
             plan.maps(),
             **asdict(progress),

@@ -47,6 +47,11 @@ class Stage:
     plan: GrowthPlan | None = None
 
     @property
+    def label(self) -> str | None:
+        """What grew at its beginning, in a few words; None for the first stage."""
+        return self.event.label(self.plan.label) if self.event and self.plan else None
+
+    @property
     def first(self) -> Step:
         """Size of its first optimizer step."""
         return self.pace.step(self.start.steps, self.start.tokens, self.micro_batches)
@@ -129,6 +134,8 @@ def stages(
                 raise ValueError(f"the growth at {following.at} cannot be: {error}") from error
             assert isinstance(plan.after, Shape)
             shape = plan.after
+            if following.seq_len is not None:
+                pace = pace.with_length(following.seq_len, f"the growth at {following.at}")
         event = following
     return result
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from runs import CONFIG, TEXT, assert_same_training_state, fit, on_processes
+from trained_rows import Rows, stream
 
 from lit_recycle.callbacks import SequenceLengthWarmup
 from lit_recycle.callbacks.data import DataMonitor
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.data.config import DataStage, Source, Until
-from lit_recycle.data.module import TextData
 from lit_recycle.data.warmup import LengthStage, Span
 
 STEPS = 7
@@ -29,32 +29,11 @@ def warmup(**options: Any) -> SequenceLengthWarmup:
     return SequenceLengthWarmup(8, Span(steps=5), **options)
 
 
-class Rows(L.Callback):
-    """The rows that each optimizer step trains on, in this process."""
-
-    def __init__(self) -> None:
-        self.rows: dict[int, list[list[int]]] = {}
-        self.batches: list[dict[str, torch.Tensor]] = []
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.rows.setdefault(trainer.global_step, []).extend(batch["input_ids"].tolist())
-        self.batches.append(batch)
-
-
 def train(root: Path, strategy: str = "auto", *, lengths: SequenceLengthWarmup | None = None, **options: Any) -> Rows:
     rows = Rows()
     callbacks = [lengths or warmup(), rows]
     fit(root, strategy, **{"steps": STEPS, "events": [], **options}, callbacks=callbacks)
     return rows
-
-
-def stream(data: TextData, tokens: int) -> list[int]:
-    """The first tokens of the run's samples at full length, one after the other."""
-    order, ids = data.stream.order(), []
-    for position in range(-(-tokens // data.seq_len)):
-        (source,), (sample,) = (part.tolist() for part in order.at(torch.tensor([position]).numpy()))
-        ids += data._train[source].ids(sample)[:-1].tolist()
-    return [~i if i < 0 else i for i in ids]
 
 
 @pytest.mark.parametrize("constant", [False, True])
