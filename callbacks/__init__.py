@@ -1,5 +1,6 @@
 """Lightning callbacks of lit-recycle, one per file."""
 
+from lit_recycle.callbacks.batch_size import BatchSizeWarmup
 from lit_recycle.callbacks.compute import ComputeMonitor
 from lit_recycle.callbacks.data import DataMonitor
 from lit_recycle.callbacks.downstream import DownstreamEval
@@ -16,6 +17,7 @@ from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
+    "BatchSizeWarmup",
     "ComputeMonitor",
     "DataMonitor",
     "DownstreamEval",

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
-from lit_recycle.data.pace import Pace, check_resizable, pace_of
+from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.facts import Facts, Unmeasured
@@ -32,7 +32,7 @@ from lit_recycle.training.growable import GrowableModule, check_growable
 from lit_recycle.training.loggers import holders
 from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
-from lit_recycle.training.rewarm import rewarm_factor, unwarm, unwarm_after_steps, warm
+from lit_recycle.training.rewarm import rate_factor, rewarm_factor, unwarm, unwarm_after_steps, warm
 from lit_recycle.training.utility import GRADIENTS, ExpertUtility
 
 
@@ -129,6 +129,7 @@ class GrowthCallback(L.Callback):
             pace=pace_of(trainer),
             max_steps=trainer.max_steps,
             start=module.progress,
+            micro_batches=micro_batches_of(trainer),
             seed=self.seed,
             first_event=len(module.growth),
         )
@@ -197,12 +198,15 @@ class GrowthCallback(L.Callback):
 
     def _prepare_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
         """Set rate and length of the next step, before anybody logs it; growths may come right before that step."""
-        due = list(self._all_due(module))
-        warm(trainer.optimizers, rewarm_factor(module.growth, trainer.global_step, due))
+        warm(trainer.optimizers, rate_factor(trainer, module))
         if self.sets_length:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            length = self._length(module.growth, due) or data.seq_len
+            length = self._length(module.growth, list(self._all_due(module))) or data.seq_len
             data.set_length(length, constant_tokens=self.constant_tokens)
+
+    def rate_factor(self, trainer: L.Trainer, module: GrowableModule) -> float:
+        """See :class:`lit_recycle.training.rewarm.RateFactor`."""
+        return rewarm_factor(module.growth, trainer.global_step, list(self._all_due(module)))
 
     def _all_due(self, module: GrowableModule) -> Iterator[GrowthEvent]:
         """The growths before the next step, the second one by the shape that the first one leads to."""

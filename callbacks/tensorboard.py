@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import writers
+from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import sizes
 from lit_recycle.text import human
@@ -96,9 +97,8 @@ def run_start(trainer: L.Trainer, module: GrowableModule) -> dict[str, Any]:
 
 
 def tokens_per_step(trainer: L.Trainer) -> int:
-    """Of an optimizer step, over all processes."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    return data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches
+    """Of an optimizer step, over all processes, when warm-ups are over."""
+    return pace_of(trainer).full.tokens
 
 
 def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int | float | str | bool]:

@@ -26,7 +26,7 @@ from lit_recycle.data.batches import (
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.cut import Cut
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
-from lit_recycle.data.pace import pace_of, rows_of
+from lit_recycle.data.pace import micro_batches_of, pace_of, rows_of
 from lit_recycle.data.remote import is_remote
 from lit_recycle.data.sources import PYTHON_STDLIB
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
@@ -305,7 +305,8 @@ class TextData(LightningDataModule):
         trainer = self.trainer
         if trainer is not None and trainer.max_steps > 0:
             tokens = getattr(trainer.lightning_module, "tokens_seen", self._place)
-            to_come = pace_of(trainer).tokens_until(trainer.max_steps, trainer.global_step, tokens) - tokens
+            so_far = trainer.global_step, tokens, micro_batches_of(trainer)
+            to_come = pace_of(trainer).tokens_until(trainer.max_steps, *so_far) - tokens
             caps = {source.name: source.max_epochs for source in self.sources}
             check_repetitions(self.stream, caps, self._place + to_come)
 

@@ -140,6 +140,11 @@ def pace_of(trainer: Any) -> Pace:
     return pace
 
 
+def micro_batches_of(trainer: Any) -> int:
+    """Micro-batches that a trainer has behind it; Lightning ends an optimizer step at multiples of this count."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+
 @runtime_checkable
 class ResizableData(Protocol):
     """A data module whose training samples can be cut to another length."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from runs import CONFIG, assert_same_training_state, fit, on_processes
+from runs import CONFIG, assert_same_training_state, fit
 from trained_rows import Rows, stream
 
 from lit_recycle.callbacks import GrowthCallback, SequenceLengthWarmup
@@ -67,23 +65,6 @@ def test_the_length_is_remembered_by_whoever_does_not_say_it(tmp_path: Path) -> 
     saved = tmp_path / "whole/checkpoints/step=4.ckpt"
     _, _, part = train(tmp_path / "without", ckpt_path=saved, before_growth=[], steps=6)
     assert part.rows[4] == whole.rows[4] and len(part.rows[5][0]) == 16
-
-
-def _two_processes(root: Path) -> None:
-    for name, saved in (("ranks", None), ("ranks on", root / "ranks/checkpoints/anchor-step=2.ckpt")):
-        _, _, rows = train(root / name, "fsdp2", ckpt_path=saved)
-        (root / f"{name} {torch.distributed.get_rank()}.json").write_text(json.dumps(rows.rows))
-
-
-def test_under_fsdp2(tmp_path: Path) -> None:
-    _, _, whole = train(tmp_path / "one")
-    on_processes(2, _two_processes, tmp_path)
-    for name, begin in (("ranks", 0), ("ranks on", 2)):
-        first, second = (json.loads((tmp_path / f"{name} {rank}.json").read_text()) for rank in range(2))
-        seen = {int(step): rows + second[step] for step, rows in first.items()}
-        assert seen == {s: rows for s, rows in whole.rows.items() if s >= begin}
-    last = f"checkpoints/step={STEPS}.ckpt"
-    assert_same_training_state(tmp_path / "ranks" / last, tmp_path / "ranks on" / last)
 
 
 @pytest.mark.parametrize(

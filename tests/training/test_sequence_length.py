@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from runs import CONFIG, TEXT, assert_same_training_state, fit, on_processes
+from runs import CONFIG, TEXT, assert_same_training_state, fit
 from trained_rows import Rows, stream
 
 from lit_recycle.callbacks import SequenceLengthWarmup
 from lit_recycle.callbacks.data import DataMonitor
-from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.data.config import DataStage, Source, Until
 from lit_recycle.data.warmup import LengthStage, Span
 
@@ -81,28 +79,6 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(kind: str, tmp_path: P
         assert part.rows == {s: rows for s, rows in whole.rows.items() if s >= step}
         last = f"checkpoints/step={STEPS}.ckpt"
         assert_same_training_state(tmp_path / "whole" / last, tmp_path / f"from {step}" / last)
-
-
-def _two_processes(root: Path) -> None:
-    for strategy, begin in (("ddp", 3), ("fsdp2", 0), ("fsdp2", 4)):
-        run = "fsdp2" if begin == 4 else "one"
-        saved = root / run / f"checkpoints/step={begin}.ckpt" if begin else None
-        rows = train(root / (f"{strategy} on" if begin else strategy), strategy, ckpt_path=saved)
-        (root / f"{strategy} {begin} {torch.distributed.get_rank()}.json").write_text(json.dumps(rows.rows))
-
-
-def test_two_processes_see_what_one_sees_from_the_beginning_and_from_a_checkpoint(tmp_path: Path) -> None:
-    whole = train(tmp_path / "one")
-    on_processes(2, _two_processes, tmp_path)
-    for name, begin in (("ddp", 3), ("fsdp2", 0), ("fsdp2", 4)):
-        ranks = [json.loads((tmp_path / f"{name} {begin} {rank}.json").read_text()) for rank in range(2)]
-        seen = {int(s): rows + ranks[1][s] for s, rows in ranks[0].items()}
-        assert seen == {s: rows for s, rows in whole.rows.items() if s >= begin}
-    last = f"checkpoints/step={STEPS}.ckpt"
-    assert_same_training_state(tmp_path / "fsdp2" / last, tmp_path / "fsdp2 on" / last)
-    assert (
-        load_checkpoint(tmp_path / "fsdp2" / last)["progress"] == load_checkpoint(tmp_path / "one" / last)["progress"]
-    )
 
 
 def test_documents_stay_apart_where_a_row_goes_over_from_a_sample_into_the_next(tmp_path: Path) -> None:
