@@ -32,14 +32,12 @@ class SampleOrder:
         mixture: which source it is of.
         samples_M: number of samples of each source.
         seeds_M: seed of each source's order.
-        growths: growths of the model that the mixture knows of.
         window: samples that are shuffled with each other, see `shuffled`.
     """
 
     mixture: Mixture
     samples_M: tuple[int, ...]
     seeds_M: tuple[int, ...]
-    growths: int = 0
     window: int | None = None
 
     @classmethod
@@ -106,7 +104,7 @@ class Stream:
     def order(self) -> SampleOrder:
         seeds = tuple(_seed_of(self.seed, source.key) for source in self.sources)
         sizes = tuple(source.samples for source in self.sources)
-        return SampleOrder(self.mixture(), sizes, seeds, len(self.growths), self.window)
+        return SampleOrder(self.mixture(), sizes, seeds, self.window)
 
     def mixture(self) -> Mixture:
         segments: list[Segment] = []
