@@ -126,7 +126,7 @@ class GrowthCallback(L.Callback):
         return stages(
             module.shape,
             [] if trainer.fast_dev_run else self._open_events(module.growth),  # type: ignore[attr-defined]  # it ends before they come
-            pace=pace_of(trainer),
+            pace=pace_of(trainer, trainer.datamodule),  # type: ignore[attr-defined]
             max_steps=trainer.max_steps,
             start=module.progress,
             micro_batches=micro_batches_of(trainer),
@@ -155,7 +155,12 @@ class GrowthCallback(L.Callback):
 
     def paced(self, pace: Pace, growth: Sequence[Mapping[str, Any]]) -> Pace:
         """See :class:`lit_recycle.data.pace.SetsPace`; growths to come are left to whoever knows when they come."""
-        return pace.with_growing_length(self._length(growth), self.constant_tokens) if self.sets_length else pace
+        if not self.sets_length:
+            return pace
+        for event in self.events:
+            if event.seq_len is not None:
+                pace.with_length(event.seq_len, f"the growth at {event.at}")
+        return pace.with_growing_length(self._length(growth), self.constant_tokens)
 
     def _length(self, growth: Sequence[Mapping[str, Any]], due: Sequence[GrowthEvent] = ()) -> int | None:
         """Tokens per sample after past growths and those that are due; None where nobody has set them."""

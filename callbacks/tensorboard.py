@@ -98,7 +98,7 @@ def run_start(trainer: L.Trainer, module: GrowableModule) -> dict[str, Any]:
 
 def tokens_per_step(trainer: L.Trainer) -> int:
     """Of an optimizer step, over all processes, when warm-ups are over."""
-    return pace_of(trainer).full.tokens
+    return pace_of(trainer, trainer.datamodule).full.tokens  # type: ignore[attr-defined]
 
 
 def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int | float | str | bool]:

@@ -230,7 +230,7 @@ class TextData(LightningDataModule):
 
     def _say_length(self) -> None:
         """Where a checkpoint has brought it and nobody sets it."""
-        if self.length != self.seq_len and self.trainer is not None and pace_of(self.trainer).lengths is None:
+        if self.length != self.seq_len and self.trainer is not None and pace_of(self.trainer, self).lengths is None:
             rank_zero_info(
                 f"training goes on with samples of {self.length} tokens, as the checkpoint has them: no callback says "
                 f"when they reach data.seq_len {self.seq_len}"
@@ -306,7 +306,7 @@ class TextData(LightningDataModule):
         if trainer is not None and trainer.max_steps > 0:
             tokens = getattr(trainer.lightning_module, "tokens_seen", self._place)
             so_far = trainer.global_step, tokens, micro_batches_of(trainer)
-            to_come = pace_of(trainer).tokens_until(trainer.max_steps, *so_far) - tokens
+            to_come = pace_of(trainer, self).tokens_until(trainer.max_steps, *so_far) - tokens
             caps = {source.name: source.max_epochs for source in self.sources}
             check_repetitions(self.stream, caps, self._place + to_come)
 

@@ -130,9 +130,8 @@ class SetsPace(Protocol):
         """
 
 
-def pace_of(trainer: Any) -> Pace:
-    """The pace of a trainer's run, as its data and callbacks have it."""
-    data = trainer.datamodule
+def pace_of(trainer: Any, data: Any) -> Pace:
+    """The pace of a trainer's run with a data module and callbacks; raises ValueError where they do not fit."""
     pace = Pace.even(data.seq_len, data.tokens_per_batch, trainer.world_size, trainer.accumulate_grad_batches)
     for callback in trainer.callbacks:
         if isinstance(callback, SetsPace):

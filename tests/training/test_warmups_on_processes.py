@@ -15,6 +15,8 @@ from runs import assert_same_training_state, fit, on_processes
 from trained_rows import Rows
 
 from lit_recycle.callbacks import BatchSizeWarmup, GrowthCallback, SequenceLengthWarmup
+from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.cli import main
 from lit_recycle.data.warmup import BatchStage, Span
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger
 
@@ -111,8 +113,8 @@ def written(root: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", CALLBACKS)
-def test_a_killed_command_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    """From YAML, under FSDP2 with two processes."""
+def test_a_killed_command_goes_on_bit_for_bit(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From YAML, under FSDP2 with two processes; as it was planned."""
 
     def run(name: str, *options: object) -> list[int]:
         path = written(tmp_path / name, kind)
@@ -122,6 +124,12 @@ def test_a_killed_command_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None
         return codes
 
     assert run("whole") == [0, 0]
+    progress = load_whole_checkpoint(tmp_path / f"whole/checkpoints/step={STEPS}.ckpt")["progress"]
+    assert main(["plan", "--config", str(tmp_path / "whole.yaml"), *map(str, FSDP2), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["stages"]
+    assert [row["seq_len"] for row in rows] == ([[8, 32]] if kind == "warm-up" else [[8, 8], [16, 16], [32, 32]])
+    assert rows[-1]["start_tokens"] + rows[-1]["tokens"] == progress["tokens_seen"]
+    assert sum(row["flops"] for row in rows) == progress["flops_spent"]
     assert run("killed", *KILL, "step=4") != [0, 0]
     assert run("killed", "--ckpt_path", "last") == [0, 0]
     assert_same_training_state(*(tmp_path / name / f"checkpoints/step={STEPS}.ckpt" for name in ("whole", "killed")))
