@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
+from lit_recycle.data.batch_warmup import Batches, BatchStage, BatchWarmup
 from lit_recycle.data.pace import Pace, micro_batches_of
-from lit_recycle.data.warmup import Batches, BatchStage, BatchWarmup
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
 from lit_recycle.training.rewarm import rate_factor, unwarm, unwarm_after_steps, warm
@@ -33,7 +33,8 @@ class BatchSizeWarmup(L.Callback):
     Example::
 
         >>> from lit_recycle.callbacks import BatchSizeWarmup
-        >>> from lit_recycle.data.warmup import BatchStage, Span
+        >>> from lit_recycle.data.batch_warmup import BatchStage
+        >>> from lit_recycle.data.span import Span
         >>> warmup = BatchSizeWarmup([BatchStage(1, Span(tokens=1e9)), BatchStage(2, Span(tokens=4e9))])
     """
 

@@ -8,8 +8,9 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
+from lit_recycle.data.length_warmup import Lengths, LengthStage, LengthWarmup
 from lit_recycle.data.pace import Pace, check_resizable
-from lit_recycle.data.warmup import Lengths, LengthStage, LengthWarmup, Span
+from lit_recycle.data.span import Span
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
 
@@ -37,7 +38,7 @@ class SequenceLengthWarmup(L.Callback):
     Example::
 
         >>> from lit_recycle.callbacks import SequenceLengthWarmup
-        >>> from lit_recycle.data.warmup import Span
+        >>> from lit_recycle.data.span import Span
         >>> warmup = SequenceLengthWarmup(start=64, over=Span(steps=1000))
     """
 

@@ -18,9 +18,10 @@ from rich.table import Table
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.plan_data import print_sources, source_rows
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.data.batch_warmup import BatchWarmup
 from lit_recycle.data.config import DataDefaults
+from lit_recycle.data.length_warmup import LengthWarmup
 from lit_recycle.data.pace import Pace
-from lit_recycle.data.warmup import BatchWarmup, LengthWarmup
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Stage, stages

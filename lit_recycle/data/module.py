@@ -13,18 +13,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
-from lit_recycle.data.batches import (
-    LABEL_COUNT,
-    ORIGIN,
-    Batch,
-    EvalBatches,
-    Reading,
-    Samples,
-    StreamLoader,
-    TokenBatches,
-)
+from lit_recycle.data.batches import ORIGIN, Batch, EvalBatches, Reading, Samples, TokenBatches
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.cut import Cut
+from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
 from lit_recycle.data.pace import micro_batches_of, pace_of, rows_of
 from lit_recycle.data.remote import is_remote
@@ -289,16 +281,9 @@ class TextData(LightningDataModule):
         """Gather a batch anew that was gathered ahead of a change that comes before it."""
         if self._batches is None or ORIGIN not in batch:
             return batch
-        row, stride, version = batch[ORIGIN].tolist()
-        step = self.samples_seen
-        if row == step:  # the first one of an optimizer step
+        if batch[ORIGIN][0] == self.samples_seen:  # the first one of an optimizer step
             self._note_growths()
-        if version < self._batches.reading.version:
-            row = step + (row - step) // stride * self._batches.stride
-            counted, batch = LABEL_COUNT in batch, self._batches.batch(row)
-            if counted:
-                batch[LABEL_COUNT] = self._batches.label_count(step, self._accumulate)
-        return {key: value for key, value in batch.items() if key != ORIGIN}
+        return self._batches.renewed(batch, self.samples_seen)
 
     def _check_repetitions(self) -> None:
         """As far as it can be known: where a growth lies ahead, the stage that waits for it goes on to the end."""

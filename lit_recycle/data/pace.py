@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
-from lit_recycle.data.warmup import FOREVER, Batches, BatchWarmup, Lengths, LengthWarmup, fixed
+from lit_recycle.data.batch_warmup import Batches, BatchWarmup
+from lit_recycle.data.length_warmup import Lengths, LengthWarmup, fixed
+from lit_recycle.data.span import FOREVER
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lit_recycle.data.pace import Pace, Step
-from lit_recycle.data.warmup import FOREVER
+from lit_recycle.data.span import FOREVER
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.facts import Unmeasured
 from lit_recycle.growth.plan import GrowthPlan, plan_growth

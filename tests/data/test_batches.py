@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_recycle.data import batches as batches_module
-from lit_recycle.data.batches import EvalBatches, Reading, Samples, StreamLoader, TokenBatches, batch_of
+from lit_recycle.data import loader as loader_module
+from lit_recycle.data.batches import EvalBatches, Reading, Samples, TokenBatches, batch_of
 from lit_recycle.data.cut import Cut
+from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Piece, Tokens
 
@@ -108,7 +109,7 @@ def test_another_order_comes_with_the_next_batch_whatever_was_gathered_ahead(sam
 
 def test_the_loader_counts_the_time_waited_over_all_passes(samples, monkeypatch):
     now = iter(range(1000))
-    monkeypatch.setattr(batches_module, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
+    monkeypatch.setattr(loader_module, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     loader = StreamLoader(stream(samples, 2, seed=0), lambda: 0)
     assert loader.seconds_waited == 0
     list(islice(loader, 3))

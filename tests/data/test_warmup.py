@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_recycle.data.batch_warmup import BatchStage, BatchWarmup
+from lit_recycle.data.length_warmup import LengthStage, LengthWarmup
 from lit_recycle.data.pace import Pace
-from lit_recycle.data.warmup import BatchStage, BatchWarmup, LengthStage, LengthWarmup, Span
+from lit_recycle.data.span import Span
 
 
 def formula(start: int, full: int, t: int, T: int) -> int:

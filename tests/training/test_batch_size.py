@@ -13,8 +13,9 @@ from runs import CONFIG, TEXT, assert_same_training_state, fit
 from trained_rows import Rows, stream
 
 from lit_recycle.callbacks import BatchSizeWarmup, SequenceLengthWarmup
+from lit_recycle.data.batch_warmup import BatchStage, BatchWarmup
 from lit_recycle.data.pace import Pace
-from lit_recycle.data.warmup import BatchStage, BatchWarmup, Span
+from lit_recycle.data.span import Span
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import stages

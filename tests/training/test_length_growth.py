@@ -11,7 +11,7 @@ from trained_rows import Rows, stream
 
 from lit_recycle.callbacks import GrowthCallback, SequenceLengthWarmup
 from lit_recycle.data.pace import Pace
-from lit_recycle.data.warmup import Span
+from lit_recycle.data.span import Span
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import RotaryBase

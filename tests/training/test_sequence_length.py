@@ -16,7 +16,8 @@ from trained_rows import Rows, stream
 from lit_recycle.callbacks import SequenceLengthWarmup
 from lit_recycle.callbacks.data import DataMonitor
 from lit_recycle.data.config import DataStage, Source, Until
-from lit_recycle.data.warmup import LengthStage, Span
+from lit_recycle.data.length_warmup import LengthStage
+from lit_recycle.data.span import Span
 
 STEPS = 7
 LENGTHS = [8, 8, 16, 16, 24, 32, 32]

@@ -17,7 +17,8 @@ from trained_rows import Rows
 from lit_recycle.callbacks import BatchSizeWarmup, GrowthCallback, SequenceLengthWarmup
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.cli import main
-from lit_recycle.data.warmup import BatchStage, Span
+from lit_recycle.data.batch_warmup import BatchStage
+from lit_recycle.data.span import Span
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger
 
 STEPS = 6
