@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +41,7 @@ class BatchSizeWarmup(L.Callback):
         self.warmup = BatchWarmup(tuple(stages), sqrt_rate)
         self._batches: Batches | None = None
 
-    def paced(self, pace: Pace, growth: Sequence[Mapping[str, Any]]) -> Pace:
+    def paced(self, pace: Pace) -> Pace:
         """See :class:`lit_recycle.data.pace.SetsPace`."""
         return replace(pace, batches=self._batches) if self._batches else pace.with_batch_warmup(self.warmup)
 

@@ -81,18 +81,19 @@ class GrowthCallback(L.Callback):
         self.events: Sequence[GrowthEvent] = tuple(events)
         self._written = [event.to_dict() for event in events]  # asked for several times in each step
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
-        self.start_seq_len, self.constant_tokens = start_seq_len, constant_tokens
+        self.seq_len, self.constant_tokens = start_seq_len, constant_tokens
         if start_seq_len is not None and start_seq_len < 1:
             raise ValueError(f"GrowthCallback.start_seq_len must be at least 1, got {start_seq_len}")
         self.utility, self._checked = ExpertUtility(utility_steps), False
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self.utility.state_dict()
+        return {"utility": self.utility.state_dict(), "seq_len": self.seq_len}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.utility.load_state_dict(state_dict)
+        self.utility.load_state_dict(state_dict["utility"])
+        self.seq_len = state_dict["seq_len"]
 
     # --- before training ---------------------------------------------------------------------------------------------
 
@@ -135,38 +136,31 @@ class GrowthCallback(L.Callback):
         )
 
     def _open_events(self, growth: Sequence[Mapping[str, Any]]) -> list[GrowthEvent]:
-        """The configured events that the model has not been through."""
-        return [event for event, over in zip(self.events, self._over(growth), strict=True) if not over]
-
-    def _over(self, growth: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
-        """Whether the model has been through each of the configured events, matched by what they say."""
+        """The configured events that the model has not been through, matched by what they say."""
         past = [record["event"] for record in growth]
-        for written in self._written:
-            if over := written in past:
+        open_events = []
+        for event, written in zip(self.events, self._written, strict=True):
+            if written in past:
                 past.remove(written)
-            yield over
+            else:
+                open_events.append(event)
+        return open_events
 
     # --- length of samples -------------------------------------------------------------------------------------------
 
     @property
     def sets_length(self) -> bool:
         """Whether the length of samples changes with growths."""
-        return self.start_seq_len is not None or any(event.seq_len is not None for event in self.events)
+        return self.seq_len is not None or any(event.seq_len is not None for event in self.events)
 
-    def paced(self, pace: Pace, growth: Sequence[Mapping[str, Any]]) -> Pace:
+    def paced(self, pace: Pace) -> Pace:
         """See :class:`lit_recycle.data.pace.SetsPace`; growths to come are left to whoever knows when they come."""
         if not self.sets_length:
             return pace
         for event in self.events:
             if event.seq_len is not None:
                 pace.with_length(event.seq_len, f"the growth at {event.at}")
-        return pace.with_growing_length(self._length(growth), self.constant_tokens)
-
-    def _length(self, growth: Sequence[Mapping[str, Any]], due: Sequence[GrowthEvent] = ()) -> int | None:
-        """Tokens per sample after past growths and those that are due; None where nobody has set them."""
-        past = [event for event, over in zip(self.events, self._over(growth), strict=True) if over]
-        told = [self.start_seq_len, *(event.seq_len for event in (*past, *due))]
-        return next((length for length in reversed(told) if length is not None), None)
+        return pace.with_growing_length(self.seq_len, self.constant_tokens)
 
     # --- in training -------------------------------------------------------------------------------------------------
 
@@ -206,7 +200,8 @@ class GrowthCallback(L.Callback):
         warm(trainer.optimizers, rate_factor(trainer, module))
         if self.sets_length:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            length = self._length(module.growth, list(self._all_due(module))) or data.seq_len
+            told = [data.seq_len, self.seq_len, *(event.seq_len for event in self._all_due(module))]
+            length = next(length for length in reversed(told) if length is not None)
             data.set_length(length, constant_tokens=self.constant_tokens)
 
     def rate_factor(self, trainer: L.Trainer, module: GrowableModule) -> float:
@@ -248,6 +243,7 @@ class GrowthCallback(L.Callback):
         record = GrowthRecord.of(event, progress, plan, losses)
         module.set_shape(module.shape, [*module.growth, record.to_dict()])
         self.utility.clear()
+        self.seq_len = event.seq_len or self.seq_len
         self._prepare_step(trainer, module)
         _log(trainer, record, seconds)
         for observer in _observers(trainer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -54,7 +53,7 @@ class SequenceLengthWarmup(L.Callback):
         self.warmup = LengthWarmup(start, over, root, tuple(stages or ()), multiple_of, constant_tokens)
         self._lengths: Lengths | None = None
 
-    def paced(self, pace: Pace, growth: Sequence[Mapping[str, Any]]) -> Pace:
+    def paced(self, pace: Pace) -> Pace:
         """See :class:`lit_recycle.data.pace.SetsPace`."""
         return pace.with_length_warmup(self.warmup)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -124,8 +123,8 @@ def rows_of(batch_size: int, full: int, seq_len: int) -> int:
 class SetsPace(Protocol):
     """A callback that changes the size of steps."""
 
-    def paced(self, pace: Pace, growth: Sequence[Mapping[str, Any]]) -> Pace:
-        """A run's pace with what the callback makes of it, for a model with records of past growths.
+    def paced(self, pace: Pace) -> Pace:
+        """A run's pace with what the callback makes of it.
 
         Raises:
             ValueError: It does not fit the data, or another callback.
@@ -137,7 +136,7 @@ def pace_of(trainer: Any, data: Any) -> Pace:
     pace = Pace.even(data.seq_len, data.tokens_per_batch, trainer.world_size, trainer.accumulate_grad_batches)
     for callback in trainer.callbacks:
         if isinstance(callback, SetsPace):
-            pace = callback.paced(pace, getattr(trainer.lightning_module, "growth", ()))
+            pace = callback.paced(pace)
     return pace
 
 

@@ -65,6 +65,9 @@ def test_the_length_is_remembered_by_whoever_does_not_say_it(tmp_path: Path) -> 
     saved = tmp_path / "whole/checkpoints/step=4.ckpt"
     _, _, part = train(tmp_path / "without", ckpt_path=saved, before_growth=[], steps=6)
     assert part.rows[4] == whole.rows[4] and len(part.rows[5][0]) == 16
+    later = GrowthCallback(EVENTS[1:], start_seq_len=8)
+    _, _, part = train(tmp_path / "later", ckpt_path=saved, before_growth=[later])
+    assert part.rows == {step: rows for step, rows in whole.rows.items() if step >= 4}
 
 
 @pytest.mark.parametrize(
