@@ -119,7 +119,9 @@ def add_hours(rows: list[dict[str, Any]], tokens_per_second: float) -> None:
     """
     if not 0 < tokens_per_second < math.inf:
         raise ValueError(f"--tokens-per-second must be a positive number, got {tokens_per_second}")
-    flops_per_second = tokens_per_second * rows[0]["flops_per_token"]
+    first = rows[0]
+    per_token = first["flops"] / first["tokens"] if first["tokens"] else first["flops_per_token"]
+    flops_per_second = tokens_per_second * per_token
     for row in rows:
         row["hours"] = row["flops"] / flops_per_second / 3600
 
