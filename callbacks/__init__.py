@@ -1,5 +1,6 @@
 """Lightning callbacks of lit-recycle, one per file."""
 
+from lit_recycle.callbacks.batch_size import BatchSizeWarmup
 from lit_recycle.callbacks.compute import ComputeMonitor
 from lit_recycle.callbacks.data import DataMonitor
 from lit_recycle.callbacks.downstream import DownstreamEval
@@ -9,12 +10,14 @@ from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.growth_monitor import GrowthMonitor
 from lit_recycle.callbacks.progress import RunProgressBar
 from lit_recycle.callbacks.run_record import RunRecord
+from lit_recycle.callbacks.sequence_length import SequenceLengthWarmup
 from lit_recycle.callbacks.tensorboard import TensorBoardLayout
 from lit_recycle.callbacks.token_losses import TokenLossWriter
 from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
+    "BatchSizeWarmup",
     "ComputeMonitor",
     "DataMonitor",
     "DownstreamEval",
@@ -24,6 +27,7 @@ __all__ = [
     "GrowthMonitor",
     "RunProgressBar",
     "RunRecord",
+    "SequenceLengthWarmup",
     "TensorBoardLayout",
     "TokenLossWriter",
     "WaitingTime",

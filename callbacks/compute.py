@@ -12,7 +12,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import Monitor
-from lit_recycle.data.batches import StreamLoader
+from lit_recycle.data.loader import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape, sizes

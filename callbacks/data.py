@@ -1,4 +1,4 @@
-"""Data monitor: tokens and epochs that a run has read of each source."""
+"""Data monitor: size of the optimizer steps, and what a run has read of each source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from lit_recycle.training.growable import GrowableModule
 
 
 class DataMonitor(Monitor):
-    """Logs, under ``data/``, for each source of `TextData` by its name (``corpus`` for the only one):
+    """Logs, under ``data/``:
+
+    - ``seq_len``: tokens per sample of the optimizer step; ``batch_tokens``: tokens of it, over all processes;
+
+    and for each source of `TextData` by its name (``corpus`` for the only one):
 
     - ``tokens_<name>``: tokens of it that the run has trained on;
     - ``epochs_<name>``: how often it has been gone through.
@@ -24,13 +28,26 @@ class DataMonitor(Monitor):
 
     def __init__(self, every_n_steps: int | None = None) -> None:
         super().__init__(every_n_steps)
+        self._seen_before = (0, 0)
+        self._step = (0, 0)
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._seen_before = (pl_module.samples_seen, pl_module.tokens_seen)
+
+    @override
+    def on_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
+        now, before = (module.samples_seen, module.tokens_seen), self._seen_before
+        self._step, self._seen_before = (now[0] - before[0], now[1] - before[1]), now
 
     @override
     def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
+        samples, tokens = self._step
+        values = {"data/seq_len": tokens / max(samples, 1), "data/batch_tokens": float(tokens)}
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, TextData):
-            return {}
-        values: dict[str, float] = {}
+            return values
         for name, (tokens, epochs) in data.drawn().items():
             values |= {f"data/tokens_{name}": float(tokens), f"data/epochs_{name}": epochs}
         return values

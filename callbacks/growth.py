@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -16,14 +15,16 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.facts import Facts
+from lit_recycle.growth.facts import Facts, Unmeasured
 from lit_recycle.growth.history import GrowthRecord, records_to_come
 from lit_recycle.growth.measure import norms, weight_facts
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.schedule import Stage, is_due, stages
+from lit_recycle.growth.shape import Shape
 from lit_recycle.growth.sources import AXIS_NAMES
 from lit_recycle.growth.update_rules import check_rules, in_words
 from lit_recycle.text import human
@@ -33,7 +34,7 @@ from lit_recycle.training.growable import GrowableModule, check_growable
 from lit_recycle.training.loggers import holders
 from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
-from lit_recycle.training.rewarm import rewarm_factor, unwarm, unwarm_after_steps, warm
+from lit_recycle.training.rewarm import rate_factor, rewarm_factor, unwarm, unwarm_after_steps, warm
 from lit_recycle.training.row_updates import RowUpdates
 from lit_recycle.training.utility import GRADIENTS, ExpertUtility
 
@@ -52,6 +53,9 @@ class GrowthCallback(L.Callback):
         seed: Seed of all that is random.
         utility_steps: Number of steps before an event over which load and gradients of experts are averaged, for
             operators that choose by them.
+        start_seq_len: Tokens per sample before the first event that has a ``seq_len``; ``data.seq_len``, the full
+            length, when not given.
+        constant_tokens: Keep the tokens per optimizer step while samples are shorter, with more of them.
 
     Example::
 
@@ -70,6 +74,8 @@ class GrowthCallback(L.Callback):
         save_anchor: bool = True,
         seed: int = 0,
         utility_steps: int = 10,
+        start_seq_len: int | None = None,
+        constant_tokens: bool = False,
     ) -> None:
         if utility_steps < 1:
             raise ValueError(f"GrowthCallback.utility_steps must be at least 1, got {utility_steps}")
@@ -78,16 +84,20 @@ class GrowthCallback(L.Callback):
         self.events: Sequence[GrowthEvent] = tuple(events)
         self._written = [event.to_dict() for event in events]  # asked for several times in each step
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
+        self.seq_len, self.constant_tokens = start_seq_len, constant_tokens
+        if start_seq_len is not None and start_seq_len < 1:
+            raise ValueError(f"GrowthCallback.start_seq_len must be at least 1, got {start_seq_len}")
         self.utility, self._checked = ExpertUtility(utility_steps), False
         self.rows = RowUpdates()
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self.utility.state_dict()
+        return {"utility": self.utility.state_dict(), "seq_len": self.seq_len}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.utility.load_state_dict(state_dict)
+        self.utility.load_state_dict(state_dict["utility"])
+        self.seq_len = state_dict["seq_len"]
 
     # --- before training ---------------------------------------------------------------------------------------------
 
@@ -95,7 +105,10 @@ class GrowthCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        check_growable(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        check_growable(pl_module, data)
+        if self.sets_length:
+            check_resizable(data, "GrowthCallback with seq_len")
         refuse_incompatible(trainer)
 
     @override
@@ -110,7 +123,7 @@ class GrowthCallback(L.Callback):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
         check_rules([*pl_module.growth, *records_to_come(stages, named_state.parameter_names(pl_module))])
         self.rows.follow(trainer, pl_module)
-        self._warm(trainer, pl_module)
+        self._prepare_step(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
@@ -122,21 +135,20 @@ class GrowthCallback(L.Callback):
         Raises:
             ValueError: For events out of order, in the past, or after the end of the run.
         """
-        data = trainer.datamodule  # type: ignore[attr-defined]
         return stages(
             module.shape,
-            [] if trainer.fast_dev_run else self._open_events(module),  # type: ignore[attr-defined]  # it ends before they come
-            seq_len=data.seq_len,
-            tokens_per_step=data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches,
+            [] if trainer.fast_dev_run else self._open_events(module.growth),  # type: ignore[attr-defined]  # it ends before they come
+            pace=pace_of(trainer, trainer.datamodule),  # type: ignore[attr-defined]
             max_steps=trainer.max_steps,
             start=module.progress,
+            micro_batches=micro_batches_of(trainer),
             seed=self.seed,
             first_event=len(module.growth),
         )
 
-    def _open_events(self, module: GrowableModule) -> list[GrowthEvent]:
+    def _open_events(self, growth: Sequence[Mapping[str, Any]]) -> list[GrowthEvent]:
         """The configured events that the model has not been through, matched by what they say."""
-        past = [record["event"] for record in module.growth]
+        past = [record["event"] for record in growth]
         open_events = []
         for event, written in zip(self.events, self._written, strict=True):
             if written in past:
@@ -144,6 +156,22 @@ class GrowthCallback(L.Callback):
             else:
                 open_events.append(event)
         return open_events
+
+    # --- length of samples -------------------------------------------------------------------------------------------
+
+    @property
+    def sets_length(self) -> bool:
+        """Whether the length of samples changes with growths."""
+        return self.seq_len is not None or any(event.seq_len is not None for event in self.events)
+
+    def paced(self, pace: Pace) -> Pace:
+        """See :class:`lit_recycle.data.pace.SetsPace`; growths to come are left to whoever knows when they come."""
+        if not self.sets_length:
+            return pace
+        for event in self.events:
+            if event.seq_len is not None:
+                pace.with_length(event.seq_len, f"the growth at {event.at}")
+        return pace.with_growing_length(self.seq_len, self.constant_tokens)
 
     # --- in training -------------------------------------------------------------------------------------------------
 
@@ -154,10 +182,10 @@ class GrowthCallback(L.Callback):
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if whole_step:
             self._check_optimizer(trainer, pl_module)
-            if "load" in self.utility.wanted(self._open_events(pl_module)):
+            if "load" in self.utility.wanted(self._open_events(pl_module.growth)):
                 self.utility.observe_load(pl_module)
             self.rows.follow(trainer, pl_module)
-            self._warm(trainer, pl_module)
+            self._prepare_step(trainer, pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
             update_averages(trainer, pl_module, outputs, batch, batch_idx)
             path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
@@ -172,7 +200,7 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: GrowableModule, optimizer: Optimizer) -> None:
-        if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module)):
+        if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module.growth)):
             self.utility.observe_gradients(pl_module)
         self._log_rate_of_new(trainer, pl_module, optimizer)
         self.rows.save(trainer.global_step)
@@ -187,10 +215,27 @@ class GrowthCallback(L.Callback):
         unwarm_after_steps(trainer.optimizers[0])
         self.rows.watch(trainer.optimizers[0])
 
-    def _warm(self, trainer: L.Trainer, module: GrowableModule) -> None:
-        """Set the rate of the next step, before anybody logs it; a growth may come right before that step."""
-        due = takewhile(lambda event: is_due(event.at, module.progress, module.shape), self._open_events(module))
-        warm(trainer.optimizers, rewarm_factor(module.growth, trainer.global_step, list(due)))
+    def _prepare_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
+        """Set rate and length of the next step, before anybody logs it; growths may come right before that step."""
+        warm(trainer.optimizers, rate_factor(trainer, module))
+        if self.sets_length:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            told = [data.seq_len, self.seq_len, *(event.seq_len for event in self._all_due(module))]
+            length = next(length for length in reversed(told) if length is not None)
+            data.set_length(length, constant_tokens=self.constant_tokens)
+
+    def rate_factor(self, trainer: L.Trainer, module: GrowableModule) -> float:
+        """See :class:`lit_recycle.training.rewarm.RateFactor`."""
+        return rewarm_factor(module.growth, trainer.global_step, list(self._all_due(module)))
+
+    def _all_due(self, module: GrowableModule) -> Iterator[GrowthEvent]:
+        """The growths before the next step, the second one by the shape that the first one leads to."""
+        shape = module.shape
+        for event in self._open_events(module.growth):
+            if not is_due(event.at, module.progress, shape):
+                return
+            yield event
+            shape = cast(Shape, plan_growth(shape, event.operators, facts=Unmeasured).after)
 
     def _log_rate_of_new(self, trainer: L.Trainer, module: GrowableModule, optimizer: Optimizer) -> None:
         """Beside the curves of Lightning's LearningRateMonitor, while new rows have a rate of their own."""
@@ -204,15 +249,14 @@ class GrowthCallback(L.Callback):
         """After the first step, when its state is there: not at an event that is weeks away."""
         if self._checked:
             return
-        events = [event for event in self._open_events(module) if event.optimizer_state != "reset"]
+        events = [event for event in self._open_events(module.growth) if event.optimizer_state != "reset"]
         if events:
             operators = [operator for event in events for operator in event.operators]
             check_optimizer(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))
         self._checked = True
 
     def _due(self, module: GrowableModule) -> GrowthEvent | None:
-        event = next(iter(self._open_events(module)), None)
-        return event if event and is_due(event.at, module.progress, module.shape) else None
+        return next(self._all_due(module), None)
 
     def _grow(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent, batch: Batch) -> None:
         for observer in _observers(trainer):
@@ -229,7 +273,8 @@ class GrowthCallback(L.Callback):
         module.set_shape(module.shape, [*module.growth, record.to_dict()])
         self.rows.follow(trainer, module)
         self.utility.clear()
-        self._warm(trainer, module)
+        self.seq_len = event.seq_len or self.seq_len
+        self._prepare_step(trainer, module)
         _log(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])

@@ -23,7 +23,7 @@ from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
 from lit_recycle.training.param_groups import main_group
-from lit_recycle.training.rewarm import rewarm_factor, scheduled_rate
+from lit_recycle.training.rewarm import applied_rate
 
 SPEED_OVER = 20
 """Optimizer steps that the speed shown is a mean of."""
@@ -127,8 +127,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         }
         values = trainer.progress_bar_metrics
         shown |= {label: values[name] for label, name in (("loss", "loss"), ("val", "loss/val")) if name in values}
-        factor = rewarm_factor(pl_module.growth, trainer.global_step)
-        shown["lr"] = f"{scheduled_rate(main_group(trainer.optimizers[0])) * factor:.2e}"
+        shown["lr"] = f"{applied_rate(main_group(trainer.optimizers[0]), trainer, pl_module):.2e}"
         seconds_per_step, tokens_per_second, wait_share = self._speed()
         if tokens_per_second:
             shown["tokens/s"] = human(tokens_per_second)

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import writers
+from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import sizes
 from lit_recycle.text import human
@@ -66,7 +67,7 @@ def plan_table(stages: list[Stage]) -> str:
             f"| {size['layers']} × {size['experts']} ({size['top_k']}) "
             f"| {human(size['params'])} | {human(size['active_params'])} "
             f"| {human(stage.end.tokens - stage.start.tokens)} | {stage.end.flops - stage.start.flops:.3g} "
-            f"| {stage.plan.label if stage.plan else '–'} |"
+            f"| {stage.label or '–'} |"
         )
     return "\n".join([*lines, "", *source_maps(stages)])
 
@@ -96,16 +97,15 @@ def run_start(trainer: L.Trainer, module: GrowableModule) -> dict[str, Any]:
 
 
 def tokens_per_step(trainer: L.Trainer) -> int:
-    """Of an optimizer step, over all processes."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    return data.tokens_per_batch * trainer.world_size * trainer.accumulate_grad_batches
+    """Of an optimizer step, over all processes, when warm-ups are over."""
+    return pace_of(trainer, trainer.datamodule).full.tokens  # type: ignore[attr-defined]
 
 
 def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int | float | str | bool]:
     """What tells runs apart, as columns: the first shape, the growths, the optimizer and the batch."""
     first = module.growth[0]["sizes_before"] if module.growth else sizes(module.shape)
     growths = [(r["label"], r["steps"]) for r in module.growth]
-    growths += [(stage.plan.label, stage.start.steps) for stage in planned(trainer, module) if stage.plan]
+    growths += [(stage.label, stage.start.steps) for stage in planned(trainer, module) if stage.label]
     (optimizer,) = trainer.optimizers
     group = main_group(optimizer)
     return {

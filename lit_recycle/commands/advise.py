@@ -12,10 +12,10 @@ import yaml
 
 from lit_recycle.advice.rules import DECAY, Advice, Growth, Situation, advise
 from lit_recycle.commands.merged_config import load_config
-from lit_recycle.commands.plan import RunShape, run_shape
+from lit_recycle.commands.plan import RunShape, run_shape, warmups
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.native import NativeModel
-from lit_recycle.growth.schedule import Progress, stages
+from lit_recycle.growth.schedule import Progress, flops_of, stages
 
 GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SCHEDULE = "WarmupStableDecay"
@@ -100,7 +100,7 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
     if options.flops is not None:
         budget = options.flops
     elif options.tokens is not None:
-        budget = options.tokens * shape.num_flops_per_token(_shape(config, []).seq_len)
+        budget = options.tokens * shape.num_flops_per_token(_shape(config, []).pace.seq_len)
     else:
         budget = options.hours * 3600 * options.flops_per_second
     if budget <= 0:
@@ -126,15 +126,14 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
     parts = stages(
         NativeModel(now.config),
         shape.events,
-        seq_len=shape.seq_len,
-        tokens_per_step=shape.tokens_per_step,
+        pace=shape.pace,
         max_steps=NO_END,
         start=now.progress,
         first_event=len(past),
     )
     last = parts[-1]
-    per_step = shape.tokens_per_step * last.shape.num_flops_per_token(shape.seq_len)
-    steps = last.start.steps + max(round((now.total - last.start.flops) / per_step), 1)
+    per_step = flops_of(last.last, last.shape)
+    steps = max(last.step_at(now.total), last.start.steps + 1)
     # The end of the decay is the end of the run, its beginning not before the last growth.
     decay = min(round(DECAY * now.total / per_step), (steps - last.start.steps) // 2)
     made = deepcopy(config)
@@ -194,5 +193,6 @@ def _flow(value: Any) -> str:
 def _shape(config: dict[str, Any], events: list[dict[str, Any]]) -> RunShape:
     """The run's shape with these events and no others."""
     trainer = (config.get("trainer") or {}) | {"max_steps": NO_END}
-    trainer["callbacks"] = [{"class_path": GROWTH, "init_args": {"events": deepcopy(events)}}] if events else []
+    growth = [{"class_path": GROWTH, "init_args": {"events": deepcopy(events)}}] if events else []
+    trainer["callbacks"] = [*warmups(trainer.get("callbacks")), *growth]
     return run_shape(deepcopy(config | {"trainer": trainer}))

@@ -18,7 +18,10 @@ from rich.table import Table
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.plan_data import print_sources, source_rows
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.data.batch_warmup import BatchWarmup
 from lit_recycle.data.config import DataDefaults
+from lit_recycle.data.length_warmup import LengthWarmup
+from lit_recycle.data.pace import Pace
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.native import NativeModel
@@ -29,6 +32,8 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
 CALLBACK = "lit_recycle.callbacks.GrowthCallback"
+WARMUPS = ("SequenceLengthWarmup", "BatchSizeWarmup")
+"""Callbacks that change the size of steps."""
 WARN_FROM = 1.3
 """Share of a process, relative to the even one, from which on a plan warns."""
 BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
@@ -41,25 +46,17 @@ class RunShape:
 
     shape: Shape
     events: list[GrowthEvent]
-    seq_len: int
-    batch_size: int
-    accumulate: int
-    processes: int
+    pace: Pace
     max_steps: int
     param_bytes: int
 
     @property
     def tokens_per_step(self) -> int:
-        return self.seq_len * self.batch_size * self.accumulate * self.processes
+        """In the end, when warm-ups of the length and of the batch size are over."""
+        return self.pace.full.tokens
 
     def stages(self) -> list[Stage]:
-        return stages(
-            self.shape,
-            self.events,
-            seq_len=self.seq_len,
-            tokens_per_step=self.tokens_per_step,
-            max_steps=self.max_steps,
-        )
+        return stages(self.shape, self.events, pace=self.pace, max_steps=self.max_steps)
 
 
 def main(argv: list[str]) -> int:
@@ -125,7 +122,9 @@ def add_hours(rows: list[dict[str, Any]], tokens_per_second: float) -> None:
     """
     if not 0 < tokens_per_second < math.inf:
         raise ValueError(f"--tokens-per-second must be a positive number, got {tokens_per_second}")
-    flops_per_second = tokens_per_second * rows[0]["flops_per_token"]
+    first = rows[0]
+    per_token = first["flops"] / first["tokens"] if first["tokens"] else first["flops_per_token"]
+    flops_per_second = tokens_per_second * per_token
     for row in rows:
         row["hours"] = row["flops"] / flops_per_second / 3600
 
@@ -153,8 +152,8 @@ def data_rows(run: RunShape, rows: list[dict[str, Any]], data: Mapping[str, Any]
     return source_rows(
         data,
         tokens=rows[-1]["start_tokens"] + rows[-1]["tokens"],
-        tokens_per_step=run.tokens_per_step,
-        growths=[row["start_tokens"] for row in rows[1:]],
+        # A stage that waits for a growth ends with the step that begins with it.
+        borders=[row["start_tokens"] + row["tokens_per_step"][0] for row in rows[1:]],
     )
 
 
@@ -184,11 +183,18 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model.config", type=MoEConfig)
     parser.add_argument("--events", type=list[GrowthEvent], default=[])
+    parser.add_argument("--lengths.start_seq_len", type=int | None, default=None)
+    parser.add_argument("--lengths.constant_tokens", type=bool, default=False)
+    parser.add_argument("--SequenceLengthWarmup", type=LengthWarmup | None, default=None)
+    parser.add_argument("--BatchSizeWarmup", type=BatchWarmup | None, default=None)
     model = config.get("model") or {}
     values: dict[str, Any] = {"model": {"config": model.get("config") or {}}}
     for callback in trainer.get("callbacks") or []:
         if callback.get("class_path") in (CALLBACK, "lit_recycle.callbacks.growth.GrowthCallback"):
-            values["events"] = callback["init_args"]["events"]
+            given = callback["init_args"]
+            values["events"] = given["events"]
+            values["lengths"] = {k: given[k] for k in ("start_seq_len", "constant_tokens") if k in given}
+    values |= {_class_name(callback): callback.get("init_args") or {} for callback in warmups(trainer.get("callbacks"))}
     try:
         parsed = parser.instantiate(parser.parse_object(values))
     except ArgumentError as error:
@@ -196,17 +202,42 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     max_steps = trainer.get("max_steps", -1)
     if max_steps < 1:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
-    defaults = DataDefaults()
     return RunShape(
         shape=start_shape(model) if model.get("init_from") else NativeModel(parsed.model.config),
         events=list(parsed.events),
-        seq_len=data.get("seq_len", defaults.seq_len),
-        batch_size=data.get("batch_size", defaults.batch_size),
-        accumulate=trainer.get("accumulate_grad_batches", 1),
-        processes=_count(trainer.get("devices", 1)) * trainer.get("num_nodes", 1),
+        pace=_pace(trainer, data, parsed),
         max_steps=max_steps,
         param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision") or 32),
     )
+
+
+def warmups(callbacks: Any) -> list[dict[str, Any]]:
+    """Those of a configuration's callbacks that change the size of steps."""
+    return [callback for callback in callbacks or [] if _class_name(callback) in WARMUPS]
+
+
+def _class_name(callback: Mapping[str, Any]) -> str:
+    return str(callback.get("class_path")).rpartition(".")[2]
+
+
+def _pace(trainer: Mapping[str, Any], data: Mapping[str, Any], parsed: Any) -> Pace:
+    """Sizes of the optimizer steps; raises ``ValueError`` for a warm-up that does not fit."""
+    defaults = DataDefaults()
+    seq_len = data.get("seq_len", defaults.seq_len)
+    pace = Pace.even(
+        seq_len,
+        seq_len * data.get("batch_size", defaults.batch_size),
+        processes=_count(trainer.get("devices", 1)) * trainer.get("num_nodes", 1),
+        accumulate=trainer.get("accumulate_grad_batches", 1),
+    )
+    lengths = parsed.lengths
+    if lengths.start_seq_len is not None or any(event.seq_len is not None for event in parsed.events):
+        pace = pace.with_growing_length(lengths.start_seq_len, lengths.constant_tokens)
+    if parsed.SequenceLengthWarmup:
+        pace = pace.with_length_warmup(parsed.SequenceLengthWarmup)
+    if parsed.BatchSizeWarmup:
+        pace = pace.with_batch_warmup(parsed.BatchSizeWarmup)
+    return pace
 
 
 def start_shape(model: Mapping[str, Any]) -> Shape:
@@ -235,21 +266,26 @@ def _param_bytes(precision: Any) -> int:
 
 
 def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
-    """A stage in numbers: plain types, FLOPs and bytes as integers. Optimizer bytes are AdamW's two moments."""
-    size = sizes(stage.shape)
+    """A stage in numbers: plain types, FLOPs and bytes as integers. Optimizer bytes are AdamW's two moments.
+
+    Tokens per sample and per step are those of the first and of the last step, FLOPs per token those of the last.
+    """
+    size, first, last = sizes(stage.shape), stage.first, stage.last
     return {
         "start_step": stage.start.steps,
         "end_step": stage.end.steps,
         "start_tokens": stage.start.tokens,
         "tokens": stage.end.tokens - stage.start.tokens,
         **{name: size[name] for name in ("layers", "experts", "top_k", "params", "active_params")},
-        "flops_per_token": stage.shape.num_flops_per_token(run.seq_len),
+        "seq_len": [first.seq_len, last.seq_len],
+        "tokens_per_step": [first.tokens, last.tokens],
+        "flops_per_token": stage.shape.num_flops_per_token(last.seq_len),
         "flops": stage.end.flops - stage.start.flops,
         "sunk_flops": stage.start.flops,
         "weight_bytes": size["params"] * run.param_bytes,
         "optimizer_bytes": 2 * size["params"] * run.param_bytes,
         "event": stage.event.to_dict() if stage.event else None,
-        "growth": stage.plan.label if stage.plan else None,
+        "growth": stage.label,
         "preserves_function": stage.plan.preserves if stage.plan else None,
         "maps": stage.plan.maps() if stage.plan else None,
         "sources": [[what, list(m.sources)] for what, m in stage.plan.listing()] if stage.plan else None,
@@ -260,13 +296,15 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
     """One column per stage; the source maps below."""
     console = Console(highlight=False, soft_wrap=False)
     total = sum(row["flops"] for row in rows)
-    table = Table(title=f"{run.max_steps:,} steps of {run.tokens_per_step:,} tokens")
+    table = Table(title=f"{run.max_steps:,} steps of {_range(rows, 'tokens_per_step')} tokens")
     table.add_column()
     for number, row in enumerate(rows):
         table.add_column(f"stage {number}\n{row['growth'] or ''}", justify="right")
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
         "from step": lambda row: f"{row['start_step']:,}",
         "from token": lambda row: human(row["start_tokens"]),
+        "tokens per sample": lambda row: _range([row], "seq_len"),
+        "tokens per step": lambda row: _range([row], "tokens_per_step"),
         "layers": lambda row: str(row["layers"]),
         "experts per layer": lambda row: str(row["experts"]),
         "experts per token": lambda row: str(row["top_k"]),
@@ -283,6 +321,8 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
         lines["trained"] = lambda row: (row["event"] and in_words(row["event"])) or "all"
     if "hours" in rows[0]:
         lines["hours"] = lambda row: f"{row['hours']:,.3g}"
+    if all(row["tokens_per_step"] == [run.tokens_per_step] * 2 and len(set(row["seq_len"])) == 1 for row in rows):
+        del lines["tokens per sample"], lines["tokens per step"]
     for name, text in lines.items():
         table.add_row(name, *map(text, rows))
     console.print(table)
@@ -290,6 +330,12 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
     for number, row in enumerate(rows):
         for what, sources in row["sources"] or ():
             console.print(f"stage {number}, source {what}:\n  {' '.join(map(str, sources))}")
+
+
+def _range(rows: list[dict[str, Any]], key: str) -> str:
+    """From what to what something goes over stages."""
+    values = [value for row in rows for value in row[key]]
+    return f"{values[0]:,}" if len(set(values)) == 1 else f"{values[0]:,} → {values[-1]:,}"
 
 
 def print_costs(console: Console, rows: list[dict[str, Any]]) -> None:

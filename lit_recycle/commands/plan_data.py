@@ -18,16 +18,13 @@ from lit_recycle.data.tokenizer import load_tokenizer
 from lit_recycle.text import human
 
 
-def source_rows(
-    data: Mapping[str, Any], *, tokens: int, tokens_per_step: int, growths: Sequence[int]
-) -> list[dict[str, Any]]:
+def source_rows(data: Mapping[str, Any], *, tokens: int, borders: Sequence[int]) -> list[dict[str, Any]]:
     """A row per source: plain types; what is not known before the data has been tokenised is None.
 
     Args:
         data: The part of the configuration.
         tokens: Training tokens of the whole run.
-        tokens_per_step: Of an optimizer step, over all processes.
-        growths: Training tokens before each growth.
+        borders: Training tokens at the end of the first step after each growth.
 
     Raises:
         ValueError: For sources and stages that ``fit`` would refuse, and where a source is repeated too often.
@@ -35,17 +32,16 @@ def source_rows(
     sources, stages = _parsed(data)
     seq_len = data.get("seq_len", DataDefaults().seq_len)
     sizes = _sizes(data, sources)
-    # A stage that waits for a growth ends with the step that begins with it.
-    borders = tuple((before + tokens_per_step) // seq_len for before in growths)
+    growths = tuple(-(-tokens // seq_len) for tokens in borders)
     drawable = tuple(StreamSource(s.name, s.name, max(((sizes[s.name] or 0) - 1) // seq_len, 1)) for s in sources)
-    stream, end = Stream(drawable, tuple(stages), seq_len, seed=0, growths=borders), tokens // seq_len
-    check_repetitions(stream, {s.name: s.max_epochs for s in sources if sizes[s.name]}, end)
-    drawn, epochs = stream.drawn_by(end), stream.epochs_by(end)
+    stream = Stream(drawable, tuple(stages), seq_len, seed=0, growths=growths)
+    check_repetitions(stream, {s.name: s.max_epochs for s in sources if sizes[s.name]}, tokens)
+    drawn, epochs = stream.tokens_by(tokens), stream.epochs_by(tokens)
     return [
         {
             "source": s.name,
             "tokens": sizes[s.name],
-            "tokens_drawn": drawn[s.name] * seq_len,
+            "tokens_drawn": drawn[s.name],
             "epochs": epochs[s.name] if sizes[s.name] else None,
             "max_epochs": s.max_epochs,
         }

@@ -31,6 +31,7 @@ from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
+from lit_recycle.data.pace import pace_of
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
@@ -94,6 +95,8 @@ class RecycleCLI(LightningCLI):
         self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if self.command == "fit":
+            pace_of(self.trainer, self.datamodule)  # before any data is prepared
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

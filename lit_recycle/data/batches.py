@@ -1,21 +1,21 @@
-"""Batches of fixed-length samples, gathered from memory-mapped tokens.
+"""Batches of rows of one length, gathered from memory-mapped tokens.
 
-Sample i of a sequence of tokens holds the tokens i·S to i·S + S: S inputs and, shifted by one, S labels.
+Sample i of a sequence of tokens holds the tokens i·S to i·S + S: S inputs and, shifted by one, S labels. A row is a
+sample, or what `lit_recycle.data.cut` makes of samples.
 
 Axis suffixes: N samples, B batch, S sequence.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from typing_extensions import override
 
+from lit_recycle.data.cut import Cut, Piece
 from lit_recycle.data.order import shuffled
 from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Tokens
@@ -26,7 +26,7 @@ LEFT_OUT = -100
 LABEL_COUNT = "label_count"
 """Key of a batch whose labels may be left out: how many are not, in this process's whole optimizer step."""
 ORIGIN = "origin"
-"""Key of a batch that a growth may make obsolete: its first position, and the growths that were known."""
+"""Key of a batch that may have become obsolete: its first row, the rows of such batches, the `Reading`'s version."""
 
 
 class Samples:
@@ -52,37 +52,51 @@ class Samples:
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - 1) // self.seq_len)
 
-    def ids(self, sample: int) -> np.ndarray:
-        """The S + 1 ids of a sample; raises ValueError where one is not in the vocabulary."""
-        return self.tokens.read(sample * self.seq_len, self.seq_len + 1)
+    def ids(self, sample: int, offset: int = 0, count: int | None = None) -> np.ndarray:
+        """The S + 1 ids of a sample, or `count` + 1 of them; raises ValueError where one is not in the vocabulary."""
+        count = self.seq_len if count is None else count
+        return self.tokens.read(sample * self.seq_len + offset, count + 1)
 
 
 def batch_of(rows_B: Sequence[np.ndarray], eos_id: int | None = None) -> Batch:
-    """A batch of samples.
+    """A batch of samples, each S + 1 ids; see `batch_of_pieces`."""
+    return batch_of_pieces([[ids] for ids in rows_B], eos_id)
+
+
+def batch_of_pieces(rows_B: Sequence[Sequence[np.ndarray]], eos_id: int | None = None) -> Batch:
+    """A batch of rows, each made of pieces of samples.
 
     Args:
-        rows_B: S + 1 ids each; ~id for what is not to be predicted.
+        rows_B: of each piece the ids and the one after it, S + 1 for a row of one piece; ~id for what is not to be
+            predicted.
         eos_id: what documents end with, where they are to be kept apart.
 
     Returns:
-        "input_ids" and "labels", int64 of shape [B, S]; `labels[b, s]` is the token after `input_ids[b, s]`. Where
-        documents are kept apart, "documents" has their numbers, which begin at 0 in each row, and the label after the
-        end of a document is left out.
+        "input_ids" and "labels", int64 of shape [B, S]; `labels[b, s]` is the token after `input_ids[b, s]`, in its
+        piece. Where documents are kept apart, "documents" has their numbers, which begin at 0 in each row, and the
+        label after the end of a document is left out; pieces are documents of their own.
     """
-    tokens_BS1 = np.empty((len(rows_B), len(rows_B[0])), np.int64)
-    for row, ids in enumerate(rows_B):
-        tokens_BS1[row] = ids
-    left_out_BS1 = tokens_BS1 < 0
-    np.invert(tokens_BS1, out=tokens_BS1, where=left_out_BS1)
-    batch = {
-        "input_ids": torch.from_numpy(tokens_BS1[:, :-1].copy()),
-        "labels": torch.from_numpy(tokens_BS1[:, 1:].copy()),
-    }
-    batch["labels"][torch.from_numpy(left_out_BS1[:, 1:])] = LEFT_OUT
+    length = sum(len(piece) - 1 for piece in rows_B[0])
+    ids_BS, labels_BS = (np.empty((len(rows_B), length), np.int64) for _ in range(2))
+    seams: list[tuple[int, int]] = []
+    for row, pieces in enumerate(rows_B):
+        end = 0
+        for piece in pieces:
+            begin, end = end, end + len(piece) - 1
+            ids_BS[row, begin:end], labels_BS[row, begin:end] = piece[:-1], piece[1:]
+            if begin:
+                seams.append((row, begin))
+    np.invert(ids_BS, out=ids_BS, where=ids_BS < 0)
+    labels_BS[labels_BS < 0] = LEFT_OUT
+    batch = {"input_ids": torch.from_numpy(ids_BS), "labels": torch.from_numpy(labels_BS)}
     if eos_id is not None:
         ends_BS = batch["input_ids"] == eos_id
         batch["labels"][ends_BS] = LEFT_OUT
-        batch["documents"] = ends_BS.cumsum(1) - ends_BS.long()
+        begins_BS = torch.zeros_like(batch["input_ids"])
+        begins_BS[:, 1:] = ends_BS[:, :-1]
+        for row, begin in seams:
+            begins_BS[row, begin] = 1
+        batch["documents"] = begins_BS.cumsum(1)
     return batch
 
 
@@ -91,126 +105,108 @@ def label_count(batches: Iterable[Batch]) -> Tensor:
     return torch.stack([(batch["labels"] != LEFT_OUT).sum() for batch in batches]).sum()
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read, until that changes between two optimizer steps.
+
+    Attributes:
+        order: of the samples.
+        cut: of them into rows.
+        batch_size: rows of a batch of one rank.
+        accumulate: batches of an optimizer step.
+        version: its number in the run.
+    """
+
+    order: SampleOrder
+    cut: Cut
+    batch_size: int
+    accumulate: int = 1
+    version: int = 0
+
+
 class TokenBatches(IterableDataset[Batch]):
     """The endless stream of training batches of one rank.
 
-    The whole run walks through the positions 0, 1, 2, …; batch t of rank r among R holds the positions
-    start + t·R·B + r·B and the B - 1 after it. `order` says which sample a position is, whatever R and B were before
-    `start`. With W loader processes the w-th gathers the batches w, w + W, …
+    The whole run walks through the rows 0, 1, 2, …; batch t of rank r among R holds the rows start + t·R·B + r·B and
+    the B - 1 after it. `reading` says which tokens a row has, whatever R and B were before `start`. With W loader
+    processes the w-th gathers the batches w, w + W, …
 
     Args:
         samples: what to draw from, by number of the source.
-        order: of the samples.
-        batch_size: B, of one rank.
-        start: positions that the whole run has behind it.
+        reading: how; B is its batch size.
+        start: rows that the whole run has behind it.
         rank: r.
         world_size: R.
         mark_origin: whether batches say where they come from, see `ORIGIN`.
-        eos_id: what documents end with, where they are to be kept apart, see `batch_of`.
+        eos_id: what documents end with, where they are to be kept apart, see `batch_of_pieces`.
     """
 
     def __init__(
         self,
         samples: Sequence[Samples],
-        order: SampleOrder,
-        batch_size: int,
+        reading: Reading,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
         mark_origin: bool = False,
         eos_id: int | None = None,
     ) -> None:
-        self.samples, self.order, self.batch_size = samples, order, batch_size
+        self.samples, self.reading = samples, reading
         self.start, self.rank, self.world_size = start, rank, world_size
         self.mark_origin, self.eos_id = mark_origin, eos_id
 
     @property
     def stride(self) -> int:
-        """Positions of a batch of all ranks."""
-        return self.world_size * self.batch_size
+        """Rows of a batch of all ranks."""
+        return self.world_size * self.reading.batch_size
 
-    def batch(self, position: int) -> Batch:
-        """This rank's batch among those of all ranks that begin at a position."""
-        positions_B = position + self.rank * self.batch_size + np.arange(self.batch_size)
-        drawn = zip(*(part.tolist() for part in self.order.at(positions_B)), strict=True)
-        batch = batch_of([self.samples[source].ids(sample) for source, sample in drawn], self.eos_id)
+    def batch(self, row: int) -> Batch:
+        """This rank's batch among those of all ranks that begin at a row."""
+        first, cut = row + self.rank * self.reading.batch_size, self.reading.cut
+        cuts = [list(cut.pieces(r)) for r in range(first, first + self.reading.batch_size)]
+        positions_N = np.array([piece.position for pieces in cuts for piece in pieces])
+        drawn = zip(*(part.tolist() for part in self.reading.order.at(positions_N)), strict=True)
+        rows_B = [[self._ids(next(drawn), piece) for piece in pieces] for pieces in cuts]
+        batch = batch_of_pieces(rows_B, self.eos_id)
         if self.mark_origin:
-            batch[ORIGIN] = torch.tensor([position, self.order.growths])
+            batch[ORIGIN] = torch.tensor([row, self.stride, self.reading.version])
         return batch
+
+    def _ids(self, drawn: tuple[int, int], piece: Piece) -> np.ndarray:
+        source, sample = drawn
+        return self.samples[source].ids(sample, piece.offset, piece.tokens)
 
     @property
     def leaves_out(self) -> bool:
         """Whether there may be labels that are not predicted."""
         return self.eos_id is not None or any(samples.tokens.leaves_out for samples in self.samples)
 
-    def label_count(self, position: int, batches: int) -> Tensor:
-        """How many labels this rank has to predict in so many batches from a position on."""
-        return label_count(self.batch(position + i * self.stride) for i in range(batches))
+    def label_count(self, row: int, batches: int) -> Tensor:
+        """How many labels this rank has to predict in so many batches from a row on."""
+        return label_count(self.batch(row + i * self.stride) for i in range(batches))
+
+    def renewed(self, batch: Batch, step: int) -> Batch:
+        """A batch as it is, or gathered anew where it was gathered ahead of a change.
+
+        Args:
+            batch: one that says where it comes from.
+            step: rows before the optimizer step that it is of.
+        """
+        row, stride, version = batch[ORIGIN].tolist()
+        if version < self.reading.version:
+            counted, batch = LABEL_COUNT in batch, self.batch(step + (row - step) // stride * self.stride)
+            if counted:
+                batch[LABEL_COUNT] = self.label_count(step, self.reading.accumulate)
+        return {key: value for key, value in batch.items() if key != ORIGIN}
 
     @override
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         step, steps = (worker.id, worker.num_workers) if worker else (0, 1)
-        position = self.start + step * self.stride
+        row = self.start + step * self.stride
         while True:
-            yield self.batch(position)
-            position += steps * self.stride
-
-
-class StreamLoader(DataLoader[Batch]):
-    """Loads `TokenBatches` from wherever the run stands each time it is iterated.
-
-    Lightning iterates anew at the start of each of its epochs (`limit_train_batches`), and has then fetched batches
-    that were not trained on; asking for the position avoids both repeating and skipping. When the dataset is given
-    another order, what was gathered ahead in the old one is dropped.
-
-    Args:
-        stream: the batches; its `start` is set at each iteration.
-        position: gives the number of positions that were trained on.
-        accumulate: batches of an optimizer step; where labels may be left out, batches say how many the step has.
-        kwargs: of `torch.utils.data.DataLoader`.
-
-    Attributes:
-        stream: as given.
-        seconds_waited: time that was spent inside `next`, over all passes, while a training step could not begin.
-    """
-
-    def __init__(self, stream: TokenBatches, position: Callable[[], int], accumulate: int = 1, **kwargs: Any) -> None:
-        super().__init__(stream, batch_size=None, **kwargs)
-        self.stream, self.position, self.accumulate = stream, position, accumulate
-        self.seconds_waited = 0.0
-
-    @override
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.stream.start = self.position()
-        return self._timed()
-
-    def _timed(self) -> Iterator[Batch]:
-        first = self.stream.start
-        while True:
-            order = self.stream.order
-            batches: Iterator[Batch] = super().__iter__()
-            if self.stream.leaves_out:
-                batches = self._counted(batches, (self.stream.start - first) // self.stream.stride)
-            while self.stream.order is order:
-                asked = time.perf_counter()
-                batch = next(batches)
-                self.seconds_waited += time.perf_counter() - asked
-                yield batch
-                self.stream.start += self.stream.stride
-
-    def _counted(self, batches: Iterator[Batch], number: int) -> Iterator[Batch]:
-        """Add the label count of their optimizer step to batches, the first of which has a number within the epoch."""
-        while True:
-            behind = number % self.accumulate  # of this step, by another order: those of before a growth
-            begin = self.stream.start - behind * self.stream.stride
-            step = list(islice(batches, self.accumulate - behind))
-            count = label_count(step)
-            if behind:
-                count = count + self.stream.label_count(begin, behind)
-            for batch in step:
-                yield batch | {LABEL_COUNT: count}
-            number += len(step)
+            yield self.batch(row)
+            row += steps * self.stride
 
 
 class EvalBatches(Dataset[Batch]):

@@ -2,20 +2,23 @@
 
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
-from lit_recycle.data.batches import LABEL_COUNT, ORIGIN, Batch, EvalBatches, Samples, StreamLoader, TokenBatches
+from lit_recycle.data.batches import ORIGIN, Batch, EvalBatches, Reading, Samples, TokenBatches
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
+from lit_recycle.data.cut import Cut
+from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
+from lit_recycle.data.pace import micro_batches_of, pace_of, rows_of
 from lit_recycle.data.remote import is_remote
 from lit_recycle.data.sources import PYTHON_STDLIB
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
@@ -33,7 +36,8 @@ class TextData(LightningDataModule):
 
     Batches are dicts of "input_ids" and "labels", int64 of shape [batch_size, seq_len], labels already shifted by one.
     The training stream is endless: limit a run with `max_steps`, or with `limit_train_batches` and `max_epochs`. Its
-    position is the `samples_seen` of the LightningModule: the samples trained on by all replicas, counted before the
+    rows may be shorter for a time, see `set_length`; validation is of `seq_len` throughout. Its position is the
+    `samples_seen` of the LightningModule: the samples trained on by all replicas, counted before the
     callbacks' `on_train_batch_end` (in `training_step` or `optimizer_step`) and restored from the checkpoint. A run
     may resume with another number of processes or `batch_size`: every sample of an epoch is still seen once. With
     other sources or weights each source goes on after its last sample; with another `seq_len`, `seed` or
@@ -112,6 +116,8 @@ class TextData(LightningDataModule):
         self.shuffle_window = shuffle_window
         self._folders: list[Path | None] = []
         self._samples_seen = 0  # without a trainer, whose module counts
+        self._cut = Cut(seq_len, seq_len)
+        self._rows = batch_size
         self._batches: TokenBatches | None = None
         self._restored: dict[str, Any] | None = None
 
@@ -126,7 +132,7 @@ class TextData(LightningDataModule):
 
     @property
     def tokens_per_batch(self) -> int:
-        """Tokens of one micro-batch of one process."""
+        """Tokens of one micro-batch of one process, at full length."""
         return self.batch_size * self.seq_len
 
     @property
@@ -157,6 +163,7 @@ class TextData(LightningDataModule):
             if stage == "fit":
                 _check_trainer(self.trainer)
         assert folders, "prepare_data comes before setup"
+        self._batches, self._cut, self._rows = None, Cut(self.seq_len, self.seq_len), self.batch_size
         found = [how.open(source, folder) for (source, how), folder in zip(self._everything, folders, strict=True)]
         self.opened: list[OpenSource] = found[: len(self.sources)]
         refuse_twins(self.opened)
@@ -199,20 +206,62 @@ class TextData(LightningDataModule):
                 source more often than it may.
         """
         self._adopt_restored_stream()
+        self._say_length()
         self._note_growths()
         self._check_repetitions()
         replicas = self._replicas
         self._batches = TokenBatches(
             self._train,
-            self.stream.order(),
-            self.batch_size,
+            self._reading(version=0),
             rank=replicas["rank"],
             world_size=replicas["num_replicas"],
-            mark_origin=self.stream.follows_growths,
+            mark_origin=self.trainer is not None,
             eos_id=self._eos_id,
         )
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
-        return StreamLoader(self._batches, lambda: self.samples_seen, accumulate, **self._loader_options())
+        return StreamLoader(self._batches, lambda: self.samples_seen, **self._loader_options())
+
+    def _say_length(self) -> None:
+        """Where a checkpoint has brought it and nobody sets it."""
+        if self.length != self.seq_len and self.trainer is not None and pace_of(self.trainer, self).lengths is None:
+            rank_zero_info(
+                f"training goes on with samples of {self.length} tokens, as the checkpoint has them: no callback says "
+                f"when they reach data.seq_len {self.seq_len}"
+            )
+
+    def _reading(self, version: int) -> Reading:
+        return Reading(self.stream.order(), self._cut, self._rows, self._accumulate, version)
+
+    @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of the training samples at present: `seq_len`, or fewer."""
+        return self._cut.length
+
+    def set_length(self, length: int, *, constant_tokens: bool = False) -> None:
+        """Cut training samples to another length, from the next optimizer step on; to be called between two of them.
+
+        Args:
+            length: tokens of a sample, at most `seq_len`.
+            constant_tokens: take more, shorter samples, so that a batch has about as many tokens as at full length.
+        """
+        assert 0 < length <= self.seq_len, (length, self.seq_len)
+        rows = rows_of(self.batch_size, self.seq_len, length) if constant_tokens else self.batch_size
+        if (length, rows) != (self.length, self._rows):
+            if length != self.length:
+                self._cut = self._cut.changed(length, self.samples_seen)
+            self._rows = rows
+            self.read_anew()
+
+    def read_anew(self) -> None:
+        """See what has changed of the order, the length or the number of micro-batches, between two optimizer steps."""
+        if self._batches is not None:
+            now = self._batches.reading
+            changed = self._reading(now.version + 1)
+            if replace(changed, version=now.version) != now:
+                self._batches.reading = changed
 
     @property
     def _eos_id(self) -> int | None:
@@ -223,38 +272,43 @@ class TextData(LightningDataModule):
         """A stage that ends with a growth ends where the growth is first known of, between two optimizer steps."""
         count = len(getattr(self.trainer.lightning_module, "growth", ())) if self.trainer is not None else 0
         if count > len(self.stream.growths):
-            self.stream = self.stream.after_growths(count, self.samples_seen)
-            if self._batches is not None and self.stream.follows_growths:
-                self._batches.order = self.stream.order()
+            self.stream = self.stream.after_growths(count, self._position)
+            if self.stream.follows_growths:
+                self.read_anew()
 
     @override
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Gather a batch anew that was gathered before a growth and comes after it."""
+        """Gather a batch anew that was gathered ahead of a change that comes before it."""
         if self._batches is None or ORIGIN not in batch:
             return batch
-        position, growths = batch[ORIGIN].tolist()
-        if position == self.samples_seen:  # the first one of an optimizer step
+        if batch[ORIGIN][0] == self.samples_seen:  # the first one of an optimizer step
             self._note_growths()
-        if growths < len(self.stream.growths):
-            counted, batch = LABEL_COUNT in batch, self._batches.batch(position)
-            if counted:
-                assert self.trainer is not None, "without a model nothing grows"
-                steps = self.trainer.accumulate_grad_batches
-                batch[LABEL_COUNT] = self._batches.label_count(self.samples_seen, steps)
-        return {key: value for key, value in batch.items() if key != ORIGIN}
+        return self._batches.renewed(batch, self.samples_seen)
 
     def _check_repetitions(self) -> None:
         """As far as it can be known: where a growth lies ahead, the stage that waits for it goes on to the end."""
         trainer = self.trainer
         if trainer is not None and trainer.max_steps > 0:
-            per_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-            end = self.samples_seen + (trainer.max_steps - trainer.global_step) * per_step
-            check_repetitions(self.stream, {source.name: source.max_epochs for source in self.sources}, end)
+            tokens = getattr(trainer.lightning_module, "tokens_seen", self._place)
+            so_far = trainer.global_step, tokens, micro_batches_of(trainer)
+            to_come = pace_of(trainer, self).tokens_until(trainer.max_steps, *so_far) - tokens
+            caps = {source.name: source.max_epochs for source in self.sources}
+            check_repetitions(self.stream, caps, self._place + to_come)
+
+    @property
+    def _place(self) -> int:
+        """Tokens of the stream that the run has behind it."""
+        return self._cut.place(self.samples_seen)
+
+    @property
+    def _position(self) -> int:
+        """Whole samples of the stream that the run has behind it, the one that it is in included."""
+        return self._cut.position(self.samples_seen)
 
     def drawn(self) -> dict[str, tuple[int, float]]:
         """Tokens that the run has trained on, and how often it went through the source, for each source by name."""
-        samples, epochs = self.stream.drawn_by(self.samples_seen), self.stream.epochs_by(self.samples_seen)
-        return {name: (samples[name] * self.seq_len, epochs[name]) for name in samples}
+        tokens, epochs = self.stream.tokens_by(self._place), self.stream.epochs_by(self._place)
+        return {name: (tokens[name], epochs[name]) for name in tokens}
 
     @override
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
@@ -305,7 +359,8 @@ class TextData(LightningDataModule):
         return {
             "samples_seen": self.samples_seen,
             "seq_len": self.seq_len,
-            "stream": self.stream.state_dict(self.samples_seen),
+            "cut": asdict(self._cut),
+            "stream": self.stream.state_dict(self._position),
             "tokenizer": self.tokenizer.to_dict(),
             "arguments": self._arguments(),
         }
@@ -359,9 +414,12 @@ class TextData(LightningDataModule):
                 f"The checkpoint was written after {restored['samples_seen']} samples but the model says "
                 f"{self.samples_seen}; a LightningModule must restore samples_seen from the checkpoint."
             )
-        self.stream, change = self.stream.resumed(restored["stream"], self.samples_seen)
+        self._cut = Cut(**restored["cut"])
+        self.stream, change = self.stream.resumed(restored["stream"], self._position)
         self._restored = None
         if change:
+            length = min(self.length, self.seq_len)
+            self._cut = Cut(self.seq_len, length, self.samples_seen, self.stream.start * self.seq_len)
             rank_zero_warn(change)
 
 

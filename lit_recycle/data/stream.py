@@ -1,8 +1,9 @@
 """The samples of a run in their order, and what a checkpoint must know to go on in it.
 
-A position of the stream is a number of samples that the whole run has seen. `Mixture` says which source stands there
-and how many of its samples came before; `shuffled` says which sample of the source that makes it. Both are computed
-from what `Stream` holds, so a run goes on at any position, on any number of processes.
+A position of the stream is a number of samples, of `seq_len` tokens each, that the whole run has behind it; where it
+trains on shorter rows, `lit_recycle.data.cut` says which stretch of which sample a row is. `Mixture` says which source
+stands at a position and how many of its samples came before; `shuffled` says which sample of the source that makes it.
+Both are computed from what `Stream` holds, so a run goes on at any position, on any number of processes.
 
 Axes: N positions, M sources.
 """
@@ -31,14 +32,12 @@ class SampleOrder:
         mixture: which source it is of.
         samples_M: number of samples of each source.
         seeds_M: seed of each source's order.
-        growths: growths of the model that the mixture knows of.
         window: samples that are shuffled with each other, see `shuffled`.
     """
 
     mixture: Mixture
     samples_M: tuple[int, ...]
     seeds_M: tuple[int, ...]
-    growths: int = 0
     window: int | None = None
 
     @classmethod
@@ -105,7 +104,7 @@ class Stream:
     def order(self) -> SampleOrder:
         seeds = tuple(_seed_of(self.seed, source.key) for source in self.sources)
         sizes = tuple(source.samples for source in self.sources)
-        return SampleOrder(self.mixture(), sizes, seeds, len(self.growths), self.window)
+        return SampleOrder(self.mixture(), sizes, seeds, self.window)
 
     def mixture(self) -> Mixture:
         segments: list[Segment] = []
@@ -136,10 +135,19 @@ class Stream:
         """Samples of each source, by name, that the run has seen before a position."""
         return dict(zip((s.name for s in self.sources), self.mixture().drawn_by(position), strict=True))
 
-    def epochs_by(self, position: int) -> dict[str, float]:
-        """How often each source has been gone through."""
-        drawn = self.drawn_by(position)
-        return {source.name: drawn[source.name] / source.samples for source in self.sources}
+    def tokens_by(self, token: int) -> dict[str, int]:
+        """Tokens of each source, by name, before one of the tokens of all samples in their order."""
+        position, begun = divmod(token, self.seq_len)
+        tokens = {name: samples * self.seq_len for name, samples in self.drawn_by(position).items()}
+        if begun:
+            source_N, _ = self.mixture().at(np.array([position]))
+            tokens[self.sources[source_N.item()].name] += begun
+        return tokens
+
+    def epochs_by(self, token: int) -> dict[str, float]:
+        """How often each source has been gone through, before one of the tokens of all samples in their order."""
+        tokens = self.tokens_by(token)
+        return {source.name: tokens[source.name] / (source.samples * self.seq_len) for source in self.sources}
 
     # --- in a checkpoint ---------------------------------------------------------------------------------------------
 
@@ -204,9 +212,9 @@ class Stream:
         return went_on, f"The sources of the data or their weights have changed; training goes on in {', '.join(told)}."
 
 
-def check_repetitions(stream: Stream, caps: Mapping[str, float | None], position: int) -> None:
-    """Raises ValueError where a run that ends at a position has seen a source more often than it may."""
-    for name, epochs in stream.epochs_by(position).items():
+def check_repetitions(stream: Stream, caps: Mapping[str, float | None], token: int) -> None:
+    """Raises ValueError where a run that ends at a token has seen a source more often than it may."""
+    for name, epochs in stream.epochs_by(token).items():
         cap = caps.get(name)
         if cap is not None and epochs > cap:
             raise ValueError(

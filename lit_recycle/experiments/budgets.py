@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from lit_recycle.commands.plan import RunShape, run_shape
+from lit_recycle.commands.plan import RunShape, run_shape, warmups
+from lit_recycle.growth.schedule import flops_of
 
 Fit = dict[str, Any]
 """A configuration of ``lit-recycle fit``, without the paths of a machine."""
 
 GROWTH = "lit_recycle.callbacks.GrowthCallback"
+SHORT_SAMPLES = "lit_recycle.callbacks.SequenceLengthWarmup"
+SHAPING = ("events", "start_seq_len", "constant_tokens")
+"""Keys of the growth callback that decide how large a run is."""
 NO_END = 10**12
 """Steps of a run whose end is not known yet."""
 
@@ -26,6 +30,8 @@ class Settings:
 
     Args:
         fit: What is changed in the base configuration.
+        start_seq_len: Tokens per sample before the first growth that has a ``seq_len``.
+        constant_tokens: Keep the tokens per step while samples are shorter.
         growths: Events of GrowthCallback without ``at``; ``after`` is in F_c since the first growth.
         sunk: F_c before the first growth.
         extra: F_c after it; of the whole run where nothing is sunk.
@@ -37,6 +43,18 @@ class Settings:
     decay: float = 0.0
     growths: Sequence[dict[str, Any]] = ()
     fit: Fit = field(default_factory=dict)
+    start_seq_len: int | None = None
+    constant_tokens: bool = False
+
+    def growth_callback(self, events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The callback that carries out some events, if there are any."""
+        lengths = {"start_seq_len": self.start_seq_len, "constant_tokens": self.constant_tokens}
+        arguments = {"events": list(events), **(lengths if self.start_seq_len else {})}
+        if self.start_seq_len and not events:
+            raise ValueError(
+                "start_seq_len is the length before a growth, and there is none: take SequenceLengthWarmup"
+            )
+        return [{"class_path": GROWTH, "init_args": arguments}] if events else []
 
 
 def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, tuple[int, ...], int, int, int]:
@@ -45,27 +63,28 @@ def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, t
     fit = merge(fit, {"data": {"seed": seed}})
     events = [_event(growth, settings.sunk, unit) for growth in settings.growths]
     total = round((settings.sunk + settings.extra) * unit)
-    shape = _endless_shape(fit, events)
+    growth = settings.growth_callback(events)
+    shape = _endless_shape(fit, growth)
     stages = shape.stages()
     last = stages[-1]
-    per_step = shape.tokens_per_step * last.shape.num_flops_per_token(shape.seq_len)
+    per_step = flops_of(last.last, last.shape)
     if total <= last.start.flops:
         raise ValueError(
             f"a growth after {last.start.flops / unit:.2f} F_c of {total / unit:.2f} leaves nothing to train"
         )
     # Up to half a step from the budget: runs of other shapes are compared at the same FLOPs.
-    steps = last.start.steps + max(round((total - last.start.flops) / per_step), 1)
+    steps = max(last.step_at(total), last.start.steps + 1)
     decay_steps = round(settings.decay * unit / per_step)
     if steps - decay_steps < last.start.steps:
         raise ValueError(f"a decay over {settings.decay} F_c begins before the last growth: shorten it, or raise extra")
     first_growth = stages[1].start if len(stages) > 1 else None
     schedule = {"lr_scheduler": {"init_args": {"total_steps": steps, "decay_steps": decay_steps}}}
     fit = merge(fit, {"model": schedule, "trainer": {"max_steps": steps}})
-    if events:
-        callback = {"class_path": GROWTH, "init_args": {"events": events, "seed": seed, "save_anchor": False}}
-        fit["trainer"]["callbacks"] = [*(fit["trainer"].get("callbacks") or []), callback]
+    if growth:
+        growth[0]["init_args"] |= {"seed": seed, "save_anchor": False}
+        fit["trainer"]["callbacks"] = [*(fit["trainer"].get("callbacks") or []), *growth]
     borders = (*(stage.start.steps for stage in stages[1:]), steps - decay_steps)
-    flops = last.start.flops + (steps - last.start.steps) * per_step
+    flops = last.after(steps).flops
     return fit, borders, steps, flops, first_growth.flops if first_growth else 0
 
 
@@ -74,17 +93,18 @@ def _event(growth: Mapping[str, Any], sunk: float, unit: int) -> dict[str, Any]:
     return {"at": {"flops": round((sunk + after) * unit)}} | {k: v for k, v in growth.items() if k != "after"}
 
 
-def _endless_shape(fit: Fit, events: Sequence[Mapping[str, Any]]) -> RunShape:
-    """What follows from a configuration by arithmetic, as ``lit-recycle plan`` has it."""
-    callbacks = [{"class_path": GROWTH, "init_args": {"events": list(events)}}] if events else []
+def _endless_shape(fit: Fit, growth: Sequence[Mapping[str, Any]]) -> RunShape:
+    """What follows from a configuration and its growths by arithmetic, as ``lit-recycle plan`` has it."""
+    callbacks = [*warmups(fit["trainer"].get("callbacks")), *growth]
     return shape_of(merge(fit, {"trainer": {"max_steps": NO_END, "callbacks": callbacks}}))
 
 
 def shape_of(fit: Fit) -> RunShape:
     """What ``lit-recycle plan`` makes of a configuration."""
     trainer = fit["trainer"]
-    events = [c["init_args"]["events"] for c in trainer.get("callbacks") or [] if c["class_path"] == GROWTH]
-    callbacks = [{"class_path": GROWTH, "init_args": {"events": each}} for each in events]
+    growths = [c["init_args"] for c in trainer.get("callbacks") or [] if c["class_path"] == GROWTH]
+    callbacks = [{"class_path": GROWTH, "init_args": {k: g[k] for k in g if k in SHAPING}} for g in growths]
+    callbacks += warmups(trainer.get("callbacks"))
     # Without seeds and rates, which change nothing of it: reading a configuration takes twenty milliseconds.
     data = {key: value for key, value in fit["data"].items() if key != "seed"}
     parts = {"trainer": trainer | {"callbacks": callbacks}, "model": {"config": fit["model"]["config"]}, "data": data}
@@ -114,13 +134,23 @@ def _before_decay(fit: Fit, grown: int) -> Fit:
     callbacks = []
     for callback in fit["trainer"].pop("callbacks", None) or []:
         if callback["class_path"] == GROWTH:
-            callback["init_args"]["events"] = callback["init_args"]["events"][:grown]
-            if not grown:
+            arguments = callback["init_args"]
+            arguments["events"] = arguments["events"][:grown]
+            if not grown and "start_seq_len" not in arguments:
                 continue
+            if not grown:
+                callback = _short_samples(arguments["start_seq_len"], arguments["constant_tokens"])
         callbacks.append(callback)
     if callbacks:
         fit["trainer"]["callbacks"] = callbacks
     return merge(until(fit, None), nested("model.lr_scheduler.init_args.decay_steps", 0))
+
+
+def _short_samples(seq_len: int, constant_tokens: bool) -> dict[str, Any]:
+    """A callback that has samples of a length without an end."""
+    stage = {"seq_len": seq_len, "until": {"steps": NO_END}}
+    arguments = {"stages": [stage], "multiple_of": 1, "constant_tokens": constant_tokens}
+    return {"class_path": SHORT_SAMPLES, "init_args": arguments}
 
 
 def until(fit: Fit, step: int | None) -> Fit:

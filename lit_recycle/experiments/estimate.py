@@ -17,14 +17,13 @@ START_UP = 5.0
 
 def stage_costs(fit: Fit, start: int) -> list[tuple[MoEConfig, int, int]]:
     """Shape, steps and FLOPs of each stage of a run from step ``start`` on."""
-    shape = shape_of(fit)
     costs = []
-    for stage in shape.stages():
-        steps = stage.end.steps - max(stage.start.steps, start)
-        if steps > 0:
-            per_step = shape.tokens_per_step * stage.shape.num_flops_per_token(shape.seq_len)
+    for stage in shape_of(fit).stages():
+        begin = max(stage.start.steps, start)
+        if stage.end.steps > begin:
             assert isinstance(stage.shape, NativeModel)
-            costs.append((stage.shape.config, steps, steps * per_step))
+            flops = stage.end.flops - stage.after(begin).flops
+            costs.append((stage.shape.config, stage.end.steps - begin, flops))
     return costs
 
 

@@ -200,6 +200,7 @@ class GrowthEvent:
         train: What is trained from then on: ``all``, only the ``new`` rows, those that the growth has added (copied
             layers, experts, channels and heads), or only the ``old`` ones. The others stay as they are, bit for bit.
         train_steps: Number of optimizer steps that this holds for; for good when not given.
+        seq_len: Tokens per sample from then on, at most ``data.seq_len``; as before when not given.
     """
 
     at: Trigger
@@ -210,11 +211,15 @@ class GrowthEvent:
     rewarm: Rewarm | None = None
     train: Literal["all", "new", "old"] = "all"
     train_steps: int | None = None
+    seq_len: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grow", tuple(self.grow or ()))
         if not self.operators:
-            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow")
+            alone = " (SequenceLengthWarmup changes seq_len alone)" if self.seq_len else ""
+            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow{alone}")
+        if self.seq_len is not None and self.seq_len < 1:
+            raise ValueError(f"seq_len of the event at {self.at} must be at least 1, got {self.seq_len}")
         if self.optimizer_state not in POLICIES:
             raise ValueError(f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}")
         if self.train not in ("all", "new", "old"):
@@ -239,4 +244,9 @@ class GrowthEvent:
             "rewarm": asdict(self.rewarm) if self.rewarm else None,
             "train": self.train,
             "train_steps": self.train_steps,
+            "seq_len": self.seq_len,
         }
+
+    def label(self, grown: str) -> str:
+        """A few words for people, with those of the model's growth."""
+        return f"{grown} and {self.seq_len} tokens per sample" if self.seq_len else grown

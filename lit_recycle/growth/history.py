@@ -70,7 +70,7 @@ class GrowthRecord:
         assert isinstance(before, Shape) and isinstance(after, Shape)
         return cls(
             event.to_dict(),
-            plan.label,
+            event.label(plan.label),
             plan.preserves,
             plan.maps(),
             [list(place) for place in plan.drawn(names)],

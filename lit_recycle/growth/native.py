@@ -139,6 +139,10 @@ class NativeModel:
         dense = tuple(i for i in config.dense_layers if i not in layers)
         return NativeModel(config.replace(dense_layers=dense, dense_size=config.dense_size if dense else 0, **wanted))
 
+    def with_rope_theta(self, theta: float) -> NativeModel:
+        """See :class:`GrowableModel`."""
+        return NativeModel(self.config.replace(rope_theta=theta))
+
     def routed_targets(self, place: Place, after: NativeModel) -> Iterable[Target]:
         """See :class:`GrowableModel`."""
         experts, hidden = after.config.num_experts, after.config.hidden_size

@@ -76,6 +76,13 @@ class GrowableModel(Protocol):
             ValueError: For a model that cannot have such layers.
         """
 
+    def with_rope_theta(self, theta: float) -> GrowableModel:
+        """The model with another base of its rotary positions.
+
+        Raises:
+            ValueError: For a model that has none, or several.
+        """
+
     def routed_targets(self, place: Place, after: Any) -> Iterable[Target]:
         """What a tensor of a dense layer becomes when the layer gets experts as in ``after``."""
 

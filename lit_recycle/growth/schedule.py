@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lit_recycle.data.pace import Pace, Step
+from lit_recycle.data.span import FOREVER
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.facts import Unmeasured
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
@@ -29,6 +32,8 @@ class Stage:
         shape: Shape of the model in this stage.
         start: Progress at its beginning.
         end: Progress at its end.
+        pace: Sizes of the optimizer steps.
+        micro_batches: Micro-batches before its beginning.
         event: The growth that began it; None for the first stage.
         plan: That growth's source map.
     """
@@ -36,8 +41,49 @@ class Stage:
     shape: Shape
     start: Progress
     end: Progress
+    pace: Pace
+    micro_batches: int = 0
     event: GrowthEvent | None = None
     plan: GrowthPlan | None = None
+
+    @property
+    def label(self) -> str | None:
+        """What grew at its beginning, in a few words; None for the first stage."""
+        return self.event.label(self.plan.label) if self.event and self.plan else None
+
+    @property
+    def first(self) -> Step:
+        """Size of its first optimizer step."""
+        return self.pace.step(self.start.steps, self.start.tokens, self.micro_batches)
+
+    @property
+    def last(self) -> Step:
+        """Size of its last optimizer step; of its first if it has none."""
+        return (deque(self._sizes(self.end.steps), maxlen=1) or [self.first])[0]
+
+    def after(self, step: int) -> Progress:
+        """Progress before an optimizer step of it, or of the run as it would go on without an end."""
+        at = _Place(self.start, self.micro_batches)
+        for size in self._sizes(step):
+            at = at.after(min(size.holds, step - at.now.steps), size, self.shape)
+        return at.now
+
+    def step_at(self, flops: float) -> int:
+        """The optimizer step, before or after its end, before which the run has spent about so many FLOPs in all."""
+        at = _Place(self.start, self.micro_batches)
+        for size in self._sizes(FOREVER):
+            missing = (flops - at.now.flops) / flops_of(size, self.shape)
+            if missing <= size.holds:
+                return at.now.steps + max(round(missing), 0)
+            at = at.after(size.holds, size, self.shape)
+        raise AssertionError("the last size holds for good")
+
+    def _sizes(self, until: int) -> Iterator[Step]:
+        """Sizes of the steps before one, each once for as long as it holds."""
+        at = _Place(self.start, self.micro_batches)
+        while at.now.steps < until:
+            yield (size := at.next_step(self.pace))
+            at = at.after(min(size.holds, until - at.now.steps), size, self.shape)
 
 
 def is_due(trigger: Trigger, progress: Progress, shape: Shape) -> bool:
@@ -53,10 +99,10 @@ def stages(
     shape: Shape,
     events: Sequence[GrowthEvent],
     *,
-    seq_len: int,
-    tokens_per_step: int,
+    pace: Pace,
     max_steps: int,
     start: Progress | None = None,
+    micro_batches: int = 0,
     seed: int = 0,
     first_event: int = 0,
 ) -> list[Stage]:
@@ -65,27 +111,21 @@ def stages(
     Args:
         shape: The model at the start.
         events: The growths to come, in order.
-        seq_len: Tokens per sample.
-        tokens_per_step: Tokens of one optimizer step, over all processes.
+        pace: Sizes of the optimizer steps.
         max_steps: Optimizer steps of the run.
         start: Progress at the start; the run's beginning when not given.
+        micro_batches: Micro-batches before the start.
         seed: Seed of the noise.
         first_event: Number of the first event in the life of the model.
 
     Raises:
         ValueError: For events out of order, in the past, or after the end of the run.
     """
-    now, result, event, plan = start or Progress(0, 0, 0), [], None, None
+    at, result, event, plan = _Place(start or Progress(0, 0, 0), micro_batches), [], None, None
     for number, following in enumerate([*events, None]):
-        flops_per_step = tokens_per_step * shape.num_flops_per_token(seq_len)
-        if following is None:
-            step = max(max_steps, now.steps)
-        else:
-            step = _first_step(following.at, now, shape, tokens_per_step, flops_per_step)
-            _check(following, step, now, max_steps, is_first=number == 0)
-        taken = step - now.steps
-        end = Progress(step, now.tokens + taken * tokens_per_step, now.flops + taken * flops_per_step)
-        result.append(Stage(shape, now, end, event, plan))
+        begin = at
+        at = _end(at, shape, pace, following, max_steps, is_first=number == 0)
+        result.append(Stage(shape, begin.now, at.now, pace, begin.micro_batches, event, plan))
         if following is not None:
             # What operators choose by weights cannot be known yet; the shape that they lead to can.
             try:
@@ -94,8 +134,46 @@ def stages(
                 raise ValueError(f"the growth at {following.at} cannot be: {error}") from error
             assert isinstance(plan.after, Shape)
             shape = plan.after
-        now, event = end, following
+            if following.seq_len is not None:
+                pace = pace.with_length(following.seq_len, f"the growth at {following.at}")
+        event = following
     return result
+
+
+def flops_of(size: Step, shape: Shape) -> int:
+    """Training FLOPs of an optimizer step."""
+    return size.tokens * shape.num_flops_per_token(size.seq_len)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is; Lightning counts micro-batches, too."""
+
+    now: Progress
+    micro_batches: int
+
+    def next_step(self, pace: Pace) -> Step:
+        return pace.step(self.now.steps, self.now.tokens, self.micro_batches)
+
+    def after(self, steps: int, size: Step, shape: Shape) -> _Place:
+        """After so many optimizer steps of one size."""
+        now, flops = self.now, flops_of(size, shape)
+        done = Progress(now.steps + steps, now.tokens + steps * size.tokens, now.flops + steps * flops)
+        return _Place(done, self.micro_batches + steps * size.accumulate)
+
+
+def _end(at: _Place, shape: Shape, pace: Pace, event: GrowthEvent | None, max_steps: int, is_first: bool) -> _Place:
+    """Where an event comes, or a run ends."""
+    while True:
+        size = at.next_step(pace)
+        step = max(max_steps, at.now.steps)
+        if event is not None:
+            step = _first_step(event.at, at.now, shape, size.tokens, flops_of(size, shape))
+            if at.now.steps + size.holds >= min(step, max_steps):
+                _check(event, step, at.now, max_steps, is_first)
+        at = at.after(min(step - at.now.steps, size.holds), size, shape)
+        if at.now.steps == step:
+            return at
 
 
 def _first_step(trigger: Trigger, now: Progress, shape: Shape, tokens: int, flops: int) -> int:

@@ -114,6 +114,10 @@ class TableShape:
         """See :class:`GrowableModel`."""
         raise ValueError(f"{type(self).__name__} says no way to give its layers experts")
 
+    def with_rope_theta(self, theta: float) -> Self:
+        """See :class:`GrowableModel`."""
+        raise ValueError(f"{type(self).__name__} says no base of rotary positions")
+
     def routed_targets(self, place: Place, after: Any) -> Iterable[Target]:
         """See :class:`GrowableModel`."""
         raise AssertionError("no layer of this model gets experts")

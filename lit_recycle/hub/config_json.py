@@ -88,3 +88,13 @@ def check_heads(config: Config, family: Family, head_dim: int) -> None:
             f"the config of a {config['model_type']} model has no head_dim: hidden size and heads grow together there "
             "(WidenHidden and WidenHeads with the same factor)"
         )
+
+
+def with_rope_theta(config: Config, theta: float) -> Config:
+    """The config with another base of the rotary positions, where it has a single one."""
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:  # since transformers 5
+        return {**config, "rope_parameters": {**rope, "rope_theta": theta}}
+    if rope is None and "rope_theta" in config and "rope_local_base_freq" not in config:
+        return {**config, "rope_theta": theta}
+    raise ValueError(f"the config of a {config['model_type']} model has no single rope_theta")

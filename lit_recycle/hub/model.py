@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import Target
 from lit_recycle.growth.sources import SourceMap
-from lit_recycle.hub.config_json import grown_config
+from lit_recycle.hub.config_json import grown_config, with_rope_theta
 from lit_recycle.hub.config_keys import (
     Config,
     experts_of_layer,
@@ -107,6 +108,10 @@ class HubModel:
         config, family = upcycled_config(self.config, self.family, layers, num_experts, top_k, granularity)
         experts = tuple(num_experts if i in layers else n for i, n in enumerate(self.experts))
         return HubModel(config, family, experts)
+
+    def with_rope_theta(self, theta: float) -> Self:
+        """See :class:`GrowableModel`."""
+        return replace(self, config=with_rope_theta(self.config, theta))
 
     def routed_targets(self, place: Place, after: HubModel) -> Iterable[Target]:
         """See :class:`GrowableModel`."""

@@ -45,9 +45,9 @@ class GrowableData(Protocol):
     """A data module whose tokens are counted."""
 
     seq_len: int
-    """Tokens per sample."""
+    """Tokens per sample, at full length."""
     tokens_per_batch: int
-    """Tokens of a batch of one process."""
+    """Tokens of a batch of one process, at full length."""
 
 
 def check_growable(module: object, data: object) -> None:
@@ -100,6 +100,7 @@ class GrowableModule(L.LightningModule):
         self.model: nn.Module | None = None
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
+        self._last_batch = (0, 0)
         self._drawn: Mapping[str, Tensor] | None = None
         self.counts_LE: Tensor | None = None
         """Tokens that each expert got in the optimizer step at hand, over all processes; None where nobody counts."""
@@ -206,12 +207,13 @@ class GrowableModule(L.LightningModule):
 
     @property
     def flops_per_batch(self) -> int:
-        """Training FLOPs of this process's micro-batch, for Lightning's ThroughputMonitor."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.tokens_per_batch * self.shape.num_flops_per_token(data.seq_len)
+        """Training FLOPs of this process's last micro-batch, for Lightning's ThroughputMonitor."""
+        samples, tokens = self._last_batch
+        return tokens * self.shape.num_flops_per_token(tokens // max(samples, 1))
 
     def count(self, samples: int, tokens: int) -> None:
         """A batch of the step at hand has so many samples and tokens in this process; others have as many."""
+        self._last_batch = (samples, tokens)
         self._pending_samples += samples * self.trainer.world_size
         self._pending_tokens += tokens * self.trainer.world_size
 

@@ -1,4 +1,4 @@
-"""Learning rate after growths: the schedule's, times the factors of their re-warms, where loggers see it.
+"""Learning rate as it is applied: the schedule's, times the factors of callbacks, where loggers see it.
 
 From the end of one step to the end of the next the optimizer's groups have the rate that is applied, under ``lr``, and
 the schedule's beside it. Before the schedule is stepped its own is put back, because it may compute the next rate from
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import lightning as L
 from torch.optim import Optimizer
 
 from lit_recycle.growth.event import GrowthEvent, Rewarm
@@ -19,7 +20,7 @@ SCHEDULED = "scheduled_lr"
 
 
 def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[GrowthEvent] = ()) -> float:
-    """What the rate of a step is multiplied by. Re-warms of new rows alone are no part of it.
+    """What growths multiply the rate of a step by. Re-warms of new rows alone are no part of it.
 
     Args:
         growth: Records of the growths so far.
@@ -29,6 +30,20 @@ def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[
     ramps = [(Rewarm(**r["event"]["rewarm"]), step - r["steps"]) for r in growth if r["event"]["rewarm"]]
     ramps += [(event.rewarm, 0) for event in due if event.rewarm]
     return prod(rewarm.factor(since) for rewarm, since in ramps if rewarm.who == "all")
+
+
+@runtime_checkable
+class RateFactor(Protocol):
+    """A callback that multiplies the rate of the schedule."""
+
+    def rate_factor(self, trainer: L.Trainer, module: Any) -> float:
+        """What the rate of the next step is multiplied by."""
+
+
+def rate_factor(trainer: L.Trainer, module: Any) -> float:
+    """What the rate of the next step is multiplied by, all callbacks together."""
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    return prod(callback.rate_factor(trainer, module) for callback in callbacks if isinstance(callback, RateFactor))
 
 
 def warm(optimizers: Iterable[Optimizer], factor: float) -> None:
@@ -48,6 +63,11 @@ def unwarm(groups: Iterable[dict[str, Any]]) -> None:
 def unwarm_after_steps(optimizer: Optimizer) -> None:
     """Have that done after each step of the optimizer, before the schedule is stepped."""
     optimizer.register_step_post_hook(lambda stepped, *_: unwarm(stepped.param_groups))
+
+
+def applied_rate(group: Mapping[str, Any], trainer: L.Trainer, module: Any) -> float:
+    """The rate of a parameter group in the step at hand, or in the one to come where there is none."""
+    return group["lr"] if SCHEDULED in group else group["lr"] * rate_factor(trainer, module)
 
 
 def scheduled_rate(group: Mapping[str, Any]) -> float:

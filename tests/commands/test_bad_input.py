@@ -255,6 +255,45 @@ def test_growth_without_events(refused: Refused, tmp_path: Path) -> None:
     refused("fit", "--config", files[0], "--config", files[1], says=("GrowthCallback.events is empty", "leave"))
 
 
+EVERY = {"until": {"steps": 3}}
+WARMUPS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "neither": ("SequenceLengthWarmup", {"root": 2.0}, ("takes either start and over, or stages",)),
+    "multiple": (
+        "SequenceLengthWarmup",
+        {"start": 12, "over": {"steps": 3}},
+        ("12 tokens", "multiple of 8"),
+    ),
+    "too long": ("SequenceLengthWarmup", {"start": 40, "over": {"steps": 3}}, ("40 tokens", "data.seq_len 32: raise")),
+    "two units": (
+        "SequenceLengthWarmup",
+        {"start": 8, "over": {"steps": 3, "tokens": 9}},
+        ("exactly one of",),
+    ),
+    "misspelt": ("SequenceLengthWarmup", {"stages": [{"seq_len": 8, "til": 3}]}, ("'til'", "did you mean 'until'?")),
+    "none": ("BatchSizeWarmup", {"stages": []}, ("BatchSizeWarmup.stages is empty",)),
+    "no micro-batch": ("BatchSizeWarmup", {"stages": [{"accumulate": 0, **EVERY}]}, ("accumulate must be at least 1",)),
+    "order": (
+        "BatchSizeWarmup",
+        {"stages": [{"accumulate": 1, **EVERY}, {"accumulate": 2, **EVERY}]},
+        ("until must grow from stage to stage",),
+    ),
+    "growth": ("GrowthCallback", {"events": [{"at": AT_2, "depth": {}, "seq_len": 64}]}, ("steps 2 sets 64 tokens",)),
+    "both": ("GrowthCallback", {"start_seq_len": 8, "events": [{"at": AT_2, "depth": {}}]}, ("take one of them",)),
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "plan"])
+@pytest.mark.parametrize("case", WARMUPS)
+def test_warmups_that_cannot_be(refused: Refused, tmp_path: Path, case: str, command: str) -> None:
+    name, arguments, says = WARMUPS[case]
+    callbacks = [{"class_path": f"lit_recycle.callbacks.{name}", "init_args": arguments}]
+    if case == "both":
+        arguments = {"start": 8, "over": {"steps": 3}}
+        callbacks += [{"class_path": "lit_recycle.callbacks.SequenceLengthWarmup", "init_args": arguments}]
+    (tmp_path / "warmup.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    refused(command, "--config", config(tmp_path / "run"), "--config", tmp_path / "warmup.yaml", says=says)
+
+
 RUN_ONLY = {"checkpoint", "no such tokenizer", "within a step", "no such strategy", "stochastic averaging", "averaging"}
 """What depends on the trainer, or lies on the machine that the run is planned for."""
 

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_recycle.data import batches as batches_module
-from lit_recycle.data.batches import EvalBatches, Samples, StreamLoader, TokenBatches, batch_of
+from lit_recycle.data import loader as loader_module
+from lit_recycle.data.batches import EvalBatches, Reading, Samples, TokenBatches, batch_of
+from lit_recycle.data.cut import Cut
+from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Piece, Tokens
 
@@ -30,7 +32,11 @@ def samples(tmp_path_factory) -> Samples:
 
 def stream(samples: Samples, batch_size: int, seed: int, **where: int) -> TokenBatches:
     """Of a single source."""
-    return TokenBatches([samples], SampleOrder.of_one(len(samples), seed), batch_size, **where)
+    return TokenBatches([samples], reading(samples, batch_size, seed), **where)
+
+
+def reading(samples: Samples, batch_size: int, seed: int, length: int = 4) -> Reading:
+    return Reading(SampleOrder.of_one(len(samples), seed), Cut(4, length), batch_size)
 
 
 def seen(batches) -> list[int]:
@@ -95,7 +101,7 @@ def test_another_order_comes_with_the_next_batch_whatever_was_gathered_ahead(sam
     loader = StreamLoader(stream(samples, 2, seed=0, world_size=3), lambda: 6, num_workers=workers)
     batches = iter(loader)
     before = seen(islice(batches, 2))
-    loader.stream.order = SampleOrder.of_one(len(samples), seed=1)
+    loader.stream.reading = reading(samples, 2, seed=1)
     after = seen(islice(batches, 2))
     assert before == seen(islice(stream(samples, 2, seed=0, start=6, world_size=3), 2))
     assert after == seen(islice(stream(samples, 2, seed=1, start=18, world_size=3), 2))
@@ -103,7 +109,7 @@ def test_another_order_comes_with_the_next_batch_whatever_was_gathered_ahead(sam
 
 def test_the_loader_counts_the_time_waited_over_all_passes(samples, monkeypatch):
     now = iter(range(1000))
-    monkeypatch.setattr(batches_module, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
+    monkeypatch.setattr(loader_module, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     loader = StreamLoader(stream(samples, 2, seed=0), lambda: 0)
     assert loader.seconds_waited == 0
     list(islice(loader, 3))

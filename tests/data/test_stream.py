@@ -106,7 +106,8 @@ def test_tokens_and_epochs_are_those_of_the_samples():
     part = stream(*TWO)
     samples = Counter(key for key, _ in seen(part, 0, 77))
     assert part.drawn_by(77) == {name: samples[f"key of {name}"] for name in SIZES}
-    assert part.epochs_by(77)["books"] == samples["key of books"] / 7
+    assert part.epochs_by(77 * part.seq_len)["books"] == samples["key of books"] / 7
+    assert sum(part.tokens_by(77 * part.seq_len + 3).values()) == 77 * part.seq_len + 3
 
 
 def test_another_order_begins_anew_and_remembers_the_tokens():
@@ -128,9 +129,9 @@ def test_sources_that_come_and_go_are_told():
 
 def test_a_cap_on_repetitions():
     part = stream(*TWO)
-    check_repetitions(part, {"web": 1.0, "code": 4}, 100)
+    check_repetitions(part, {"web": 1.0, "code": 4}, 400)
     with pytest.raises(ValueError, match=r"go through source 'books' 4\.71 times, and its max_epochs is 4: lower"):
-        check_repetitions(part, {"books": 4}, 100)
+        check_repetitions(part, {"books": 4}, 400)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lit_recycle.experiments.budgets import shape_of
+from lit_recycle.experiments.budgets import Settings, lay_out, merge, phases, shape_of
 from lit_recycle.experiments.definition import Experiment, load_experiment, load_experiments
 from lit_recycle.growth.event import GrowthEvent
 
@@ -27,6 +28,29 @@ def test_shipped_experiments_spend_what_they_say(experiment: Experiment) -> None
         if settings.growths:
             assert 0 <= run.sunk_flops - settings.sunk * experiment.unit <= step
         assert all(better in labels for better, labels in _claims(experiment))
+
+
+def test_budgets_count_lengths_and_batches_that_grow() -> None:
+    base, unit = yaml.safe_load((SHIPPED / "base.yaml").read_text()), 10**10
+    growths = [{"depth": {"factor": 2}, "seq_len": 64}, {"after": 2.0, "width": {"factor": 2}, "seq_len": 128}]
+    batches = {
+        "class_path": "lit_recycle.callbacks.BatchSizeWarmup",
+        "init_args": {"stages": [{"accumulate": 1, "until": {"tokens": 20000}}]},
+    }
+    fit = {"trainer": {"accumulate_grad_batches": 2, "callbacks": [batches]}}
+    settings = Settings(extra=6.0, sunk=1.0, growths=growths, fit=fit, start_seq_len=32)
+    made, borders, steps, flops, _ = lay_out(base, settings, 1, unit)
+    stages = shape_of(made).stages()
+    assert [stage.first.seq_len for stage in stages] == [32, 64, 128] and stages[-1].last.accumulate == 2
+    assert (stages[-1].end.steps, stages[-1].end.flops) == (steps, flops)
+    assert abs(flops - 7 * unit) <= stages[-1].last.tokens * stages[-1].shape.num_flops_per_token(128) / 2
+    for (phase, end), stage in zip(phases(made, borders), stages, strict=False):
+        assert all(callback["init_args"].get("events", True) for callback in phase["trainer"]["callbacks"])
+        last = shape_of(merge(phase, {"trainer": {"max_steps": end}})).stages()[-1]
+        assert (last.end, last.last.seq_len, last.last.tokens) == (stage.end, stage.last.seq_len, stage.last.tokens)
+    alone = replace(settings, growths=())
+    with pytest.raises(ValueError, match="start_seq_len is the length before a growth, and there is none"):
+        lay_out(base, alone, 1, unit)
 
 
 def _claims(experiment: Experiment) -> list[tuple[str, list[str]]]:

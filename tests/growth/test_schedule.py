@@ -7,6 +7,7 @@ from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_recycle.data.pace import Pace
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.plan import plan_growth
@@ -16,23 +17,25 @@ from lit_recycle.growth.shape import chinchilla_flops
 CONFIG = tiny()
 SEQ_LEN, TOKENS = 16, 64
 FLOPS = TOKENS * CONFIG.num_flops_per_token(SEQ_LEN)
-RUN = dict(seq_len=SEQ_LEN, tokens_per_step=TOKENS, max_steps=100)
+RUN = dict(pace=Pace.even(SEQ_LEN, TOKENS), max_steps=100)
 
 
 def event(width=None, depth=Depth(), **at):  # noqa: B008
     return GrowthEvent(Trigger(**at), depth, width)
 
 
-def simulate(config, events, *, seq_len, tokens_per_step, max_steps, start=None):
+def simulate(config, events, *, pace, max_steps, start=None):
     """Steps before which the events fire, asking step by step; with the shape and progress at the end."""
-    now, fired, waiting = start or Progress(0, 0, 0), [], list(events)
+    now, fired, waiting, micro_batches = start or Progress(0, 0, 0), [], list(events), 0
     while now.steps < max_steps:
         while waiting and is_due(waiting[0].at, now, NativeModel(config)):
             fired.append(now)
             following = waiting.pop(0)
             config = plan_growth(NativeModel(config), following.operators).after.config
-        flops = tokens_per_step * config.num_flops_per_token(seq_len)
-        now = Progress(now.steps + 1, now.tokens + tokens_per_step, now.flops + flops)
+        size = pace.step(now.steps, now.tokens, micro_batches)
+        flops = size.tokens * config.num_flops_per_token(size.seq_len)
+        now = Progress(now.steps + 1, now.tokens + size.tokens, now.flops + flops)
+        micro_batches += size.accumulate
     return fired, config, now
 
 
@@ -119,7 +122,7 @@ def test_several_events_at_one_step():
 def test_counts_beyond_what_a_float_holds_exactly():
     """Where a quotient of floats is a whole number, although a few tokens are missing."""
     tokens = 2**53 + 2**1
-    run = RUN | {"tokens_per_step": tokens}
+    run = RUN | {"pace": Pace.even(SEQ_LEN, tokens)}
     for target in (7 * tokens - 1, 7 * tokens, 7 * tokens + 1, float(7 * tokens), float(7 * tokens) * (1 + 2**-52)):
         (fired,), *_ = simulate(CONFIG, [event(tokens=target)], **run)
         assert starts([event(tokens=target)], **run) == [0, fired.steps], target

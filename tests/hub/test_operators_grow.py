@@ -1,6 +1,7 @@
 """Every operator on Hugging Face folders: transformers loads the result, and logits stay where the operator says so."""
 
 import json
+import shutil
 
 import pico
 import pytest
@@ -18,6 +19,7 @@ from lit_recycle.growth.operators import (
     PruneExperts,
     PruneInner,
     RandomLayers,
+    RotaryBase,
     Solar,
     Stack,
     Upcycle,
@@ -142,6 +144,24 @@ def test_new_layers_begin_as_a_model_does(sources, tmp_path):
     assert (new["model.layers.1.input_layernorm.weight"] == 1).all()
     assert 0.015 < new["model.layers.1.mlp.gate_proj.weight"].std() < 0.025
     assert pico.load(tmp_path / "grown")
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gpt_oss"])
+def test_another_rotary_base_is_that_of_transformers(family, sources, tmp_path):
+    source, before = sources(family)
+    growth = grow_folder(source, tmp_path / "grown", RotaryBase(77.0))
+    config = json.loads((source / "config.json").read_text())
+    (config.get("rope_parameters") or config)["rope_theta"] = 77.0
+    shutil.copytree(source, tmp_path / "by hand")
+    (tmp_path / "by hand/config.json").write_text(json.dumps(config))
+    after = pico.logits(pico.load(tmp_path / "grown"))
+    assert torch.equal(after, pico.logits(pico.load(tmp_path / "by hand")))
+    assert not growth.preserves and (after - before).abs().max() > 1e-4
+
+
+def test_a_model_with_several_rotary_bases_is_refused(sources, tmp_path):
+    with pytest.raises(ValueError, match=r"RotaryBase: the config of a gemma3_text model has no single rope_theta"):
+        grow_folder(sources("gemma3_text")[0], tmp_path / "grown", RotaryBase(77.0))
 
 
 def test_any_operator_from_the_command_line(sources, tmp_path, capsys):

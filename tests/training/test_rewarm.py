@@ -163,4 +163,4 @@ def test_the_bar_shows_the_rate_that_is_applied(tmp_path: Path) -> None:
     bar = Bar(console_kwargs={"file": io.StringIO()})
     fit(tmp_path, steps=6, events=events, module=module, before_growth=[bar], enable_progress_bar=True, save_every=6)
     rich.reconfigure()
-    assert shown == ["1.00e-03", "1.00e-03", "4.00e-04", "6.00e-04", "8.00e-04", "1.00e-03"]
+    assert shown == ["1.00e-03", "2.00e-04", "4.00e-04", "6.00e-04", "8.00e-04", "1.00e-03"]

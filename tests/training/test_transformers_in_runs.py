@@ -12,8 +12,10 @@ import pytest
 import torch
 from runs import TEXT, assert_equal, assert_same_training_state, fit, on_processes
 
+from lit_recycle.callbacks import GrowthCallback
 from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.operators import RotaryBase
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.in_memory import InMemory
 from lit_recycle.hub.reader import open_folder
@@ -42,6 +44,23 @@ def train(root: Path, family: str, name: str, strategy: str = "auto", **options:
     options = {"events": EVENTS, "steps": STEPS, **options}
     _, module, losses = fit(root / family / name, strategy, config=None, module=start, **options)
     return module, losses
+
+
+def test_length_and_rotary_base_grow_with_the_model(tmp_path: Path) -> None:
+    event = GrowthEvent(Trigger(steps=2), depth=Depth(2), grow=[RotaryBase(500.0)], seq_len=32)
+
+    def run(name: str, **options: Any) -> LitMoE:
+        growth = GrowthCallback([event], start_seq_len=8)
+        return train(tmp_path, "gpt_oss", name, events=[], before_growth=[growth], steps=4, **options)[0]
+
+    module = run("whole")
+    before, after = module.growth[0]["before"], module.shape
+    per_token = [module.shape_of(before).num_flops_per_token(8), after.num_flops_per_token(32)]
+    assert module.flops_spent == 2 * 4 * (8 * per_token[0] + 32 * per_token[1])
+    saved = tmp_path / "gpt_oss/whole/checkpoints"
+    for step in (1, 3):
+        run(f"from {step}", ckpt_path=saved / f"step={step}.ckpt")
+        assert_same_training_state(saved / "step=4.ckpt", tmp_path / f"gpt_oss/from {step}/checkpoints/step=4.ckpt")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from lit_recycle.growth.operators.interpose import Interpose
 from lit_recycle.growth.operators.layers import Layers
 from lit_recycle.growth.operators.middle import Middle
 from lit_recycle.growth.operators.random_layers import RandomLayers
+from lit_recycle.growth.operators.rotary_base import RotaryBase
 from lit_recycle.growth.operators.shrink import DropLayers, PruneExperts, PruneInner
 from lit_recycle.growth.operators.solar import Solar
 from lit_recycle.growth.operators.stack import Stack
@@ -24,6 +25,7 @@ __all__ = [
     "PruneExperts",
     "PruneInner",
     "RandomLayers",
+    "RotaryBase",
     "Solar",
     "Stack",
     "Upcycle",
