@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.results import METRICS, Result, Results, spread
@@ -91,6 +91,7 @@ def _categories(found: Mapping[str, Sequence[Result]]) -> Figure:
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(axis_label)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # labels as long as 0.475 stand clear of each other
     return figure
 
 
