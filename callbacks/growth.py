@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, cast
 
 import lightning as L
-import torch
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -25,13 +22,11 @@ from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.schedule import Stage, is_due, stages
 from lit_recycle.growth.shape import Shape
-from lit_recycle.growth.sources import AXIS_NAMES
-from lit_recycle.growth.update_rules import check_rules, in_words
-from lit_recycle.text import human
+from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.training import named_state
 from lit_recycle.training.averages import update_averages
 from lit_recycle.training.growable import GrowableModule, check_growable
-from lit_recycle.training.loggers import holders
+from lit_recycle.training.growth_log import batch_loss, log_growth
 from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
 from lit_recycle.training.rewarm import rate_factor, rewarm_factor, unwarm, unwarm_after_steps, warm
@@ -261,21 +256,21 @@ class GrowthCallback(L.Callback):
     def _grow(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent, batch: Batch) -> None:
         for observer in _observers(trainer):
             observer.on_growth_start(trainer, module, event)
-        progress, loss_before = module.progress, _loss(trainer, module, batch)
+        progress, loss_before = module.progress, batch_loss(trainer, module, batch)
         started = time.perf_counter()
         plan, names = self._plan(trainer, module, event), named_state.parameter_names(module)
         self.rows.release(module)
         grow_in_run(trainer, module, plan, event.optimizer_state)
         self._watch(trainer)
         seconds = time.perf_counter() - started
-        losses = (loss_before, _loss(trainer, module, batch))
+        losses = (loss_before, batch_loss(trainer, module, batch))
         record = GrowthRecord.of(event, progress, plan, names, losses)
         module.set_shape(module.shape, [*module.growth, record.to_dict()])
         self.rows.follow(trainer, module)
         self.utility.clear()
         self.seq_len = event.seq_len or self.seq_len
         self._prepare_step(trainer, module)
-        _log(trainer, record, seconds)
+        log_growth(trainer, record, seconds)
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])
 
@@ -290,62 +285,3 @@ class GrowthCallback(L.Callback):
 
 def _observers(trainer: L.Trainer) -> list[GrowthHooks]:
     return [callback for callback in trainer.callbacks if isinstance(callback, GrowthHooks)]  # type: ignore[attr-defined]
-
-
-@torch.no_grad()
-def _loss(trainer: L.Trainer, module: GrowableModule, batch: Batch) -> float | None:
-    """Loss on a batch, mean over all processes, in evaluation mode and through the strategy's own wrapping.
-
-    None where the module's ``validation_step`` returns none. What that logs is of no validation, and is left out.
-    """
-    module.eval()
-    with _unlogged(module):
-        told: Any = trainer.strategy.validation_step(batch, 0)
-    module.train()
-    values = told if isinstance(told, dict) else {"loss": told}
-    if values.get("loss") is None:
-        return None
-    weight = torch.as_tensor(values.get("weight", 1), device=module.device).double()
-    total = trainer.strategy.reduce(torch.stack([values["loss"].double() * weight, weight]), reduce_op="sum")
-    return (total[0] / total[1]).item()
-
-
-@contextmanager
-def _unlogged(module: L.LightningModule) -> Iterator[None]:
-    module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        del module.log, module.log_dict
-
-
-def _log(trainer: L.Trainer, record: GrowthRecord, seconds: float) -> None:
-    values = {name: float(record.sizes_after[name]) for name in ("params", "active_params", "layers", "experts")}
-    values["seconds"] = seconds
-    if record.loss_before is not None and record.loss_after is not None:
-        values |= {"loss_before": record.loss_before, "loss_after": record.loss_after}
-        values["loss_jump"] = record.loss_after - record.loss_before
-    for logger in trainer.loggers:
-        logger.log_metrics({f"growth/{name}": value for name, value in values.items()}, step=record.steps)
-    for holder in holders(trainer):  # `lit-recycle report` reads it
-        holder.text("growth/record", f"```json\n{json.dumps(record.to_dict(), indent=2)}\n```", record.steps)
-        holder.text("growth/event", f"```\n{announcement(record, seconds)}\n```", record.steps)
-    trainer.print(announcement(record, seconds))
-
-
-def announcement(record: GrowthRecord, seconds: float) -> str:
-    """A growth in a few lines: what it was, and the model before → after."""
-    stages = record.sizes_before, record.sizes_after
-    rows = {"layers": [str(size["layers"]) for size in stages]}
-    rows["experts (top-k)"] = [f"{size['experts']} ({size['top_k']})" for size in stages]
-    rows |= {name: [str(size.get(name, 0)) for size in stages] for name in AXIS_NAMES.values() if name != "experts"}
-    rows["parameters"] = [human(size["params"]) for size in stages]
-    rows["active parameters"] = [human(size["active_params"]) for size in stages]
-    if record.loss_before is not None:
-        rows["loss, same batch"] = [f"{record.loss_before:.4f}", f"{record.loss_after:.4f}"]
-    said = in_words(record.event)
-    told = {name: row for name, row in rows.items() if row[0] != row[1] or name not in AXIS_NAMES.values()}
-    lines = [f"  {name:<24}{old:>9} → {new}" for name, (old, new) in told.items()]
-    lines += [f"  {'trained':<24}{said}"] if said else []
-    head = f"growth: {record.label}, at step {record.steps:,}, {human(record.tokens)} tokens ({seconds:.1f} s)"
-    return "\n".join(["", head, *lines, ""])

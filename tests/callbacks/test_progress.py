@@ -11,10 +11,10 @@ import rich
 from runs import fit
 
 from lit_recycle.callbacks import RunProgressBar
-from lit_recycle.callbacks.growth import announcement
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.operators import WidenHidden, WidenInner
+from lit_recycle.training.growth_log import announcement
 
 
 @pytest.fixture(scope="module")
