@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import AVERAGE, load_whole_checkpoint, trained_weights
+from lit_recycle.destination import check_destination
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.stream import rewriting
@@ -73,8 +74,7 @@ def merge_checkpoints(sources: Sequence[Path], destination: Path, decay: Decay) 
         ValueError: For checkpoints of different shapes or runs, or a destination that exists.
     """
     weights = merge_weights(decay, len(sources))
-    if destination.exists():
-        raise ValueError(f"{destination} exists already: remove it or choose another destination")
+    check_destination(destination)
     loaded = sorted(((load_whole_checkpoint(path), path) for path in sources), key=lambda pair: pair[0]["global_step"])
     checkpoints, paths = [checkpoint for checkpoint, _ in loaded], [path for _, path in loaded]
     last = checkpoints[-1]

@@ -18,6 +18,7 @@ from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
+from lit_recycle.destination import check_destination
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
 from lit_recycle.growth.history import GrowthRecord
@@ -204,8 +205,7 @@ def consolidate(src: Path, dst: Path) -> None:
     src, dst = Path(src), Path(dst)
     if not src.is_dir():
         raise ValueError(f"{src} is no sharded checkpoint: only a folder can be consolidated")
-    if dst.exists():
-        raise ValueError(f"{dst} exists already: remove it or choose another destination")
+    check_destination(dst)
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.scratch-") as scratch:
         save(load_whole_checkpoint(src, Path(scratch)), dst)
@@ -233,8 +233,7 @@ def grow_checkpoint(
         ValueError: For a source that cannot be read or grown, or a destination that exists.
     """
     src, dst = Path(src), Path(dst)
-    if dst.exists():
-        raise ValueError(f"{dst} exists already: remove it or choose another destination")
+    check_destination(dst)
     checkpoint = load_whole_checkpoint(src)
     saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)
     plan = plan_growth(

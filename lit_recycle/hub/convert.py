@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import load_whole_checkpoint, model_of
 from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenizer
+from lit_recycle.destination import check_destination
 from lit_recycle.growth.optimizer import name_state, number_state
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.native_config import read_native, to_hf
@@ -61,8 +62,7 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         ValueError: If our model does not express the source exactly, or a file is missing or broken.
     """
     destination = Path(destination).expanduser()
-    if destination.exists():
-        raise ValueError(f"{destination} exists; give another destination or remove it")
+    check_destination(destination)
     folder = open_folder(source)
     config = read_native(folder.path, folder.config)
     parts = hub_parts(config, folder.config["model_type"])

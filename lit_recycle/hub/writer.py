@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from lit_recycle.destination import check_destination
 from lit_recycle.hub.reader import INDEX, ITEM_BITS, PICKLED, SINGLE, tensor_bytes
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -171,8 +172,7 @@ def new_folder(destination: Path, nbytes: int) -> Iterator[Path]:
     Raises:
         ValueError: If the destination exists or the disk has too little space, before anything is written.
     """
-    if destination.exists():
-        raise ValueError(f"{destination} exists; give another destination or remove it")
+    check_destination(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial = destination.parent / f".{destination.name}.partial"
     if partial.exists():

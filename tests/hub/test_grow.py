@@ -257,8 +257,17 @@ def test_an_unknown_layout_of_experts_is_refused(mixtral, tmp_path):
 
 def test_a_destination_that_exists_is_refused(mixtral, tmp_path):
     (tmp_path / "grown").mkdir()
-    with pytest.raises(ValueError, match="exists; give another destination"):
+    with pytest.raises(ValueError, match="exists already: remove it or choose another"):
         grow_folder(mixtral, tmp_path / "grown", Depth(2))
+
+
+@pytest.mark.parametrize("place", ["grown", "deep/below/grown"])
+def test_a_destination_within_a_model_is_refused(mixtral, tmp_path, place):
+    source = copied(mixtral, tmp_path / "source")
+    before = sorted(source.rglob("*"))
+    with pytest.raises(ValueError, match=rf"{place} lies in .*/source, which is a model of its own"):
+        grow_folder(source, source / place, Depth(2))
+    assert sorted(source.rglob("*")) == before
 
 
 def test_too_little_space_is_said_before_the_first_byte(mixtral, tmp_path, monkeypatch):
