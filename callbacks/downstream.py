@@ -46,7 +46,7 @@ class DownstreamEval(GrowthHooks, L.Callback):
         try:
             from lit_recycle.evaluation.harness import Tasks
         except ImportError as error:
-            raise ValueError(f"DownstreamEval needs lm-eval ({error}): pip install 'lit-recycle[eval]'") from error
+            raise ValueError(f"DownstreamEval needs lm-eval ({error}): pip install 'lit-recycle[eval]'") from None
         if every_n_steps < 0 or batch_size < 1:
             raise ValueError("DownstreamEval.every_n_steps must not be negative, and batch_size at least 1")
         self.tasks = Tasks(tuple(tasks), include_path, limit, num_fewshot)

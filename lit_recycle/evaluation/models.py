@@ -22,7 +22,7 @@ def evaluate_model(path: str, options: Namespace, device: str) -> dict[str, floa
     try:
         from lit_recycle.evaluation.harness import HarnessModel, Tasks, evaluate
     except ImportError as error:
-        raise ValueError(f"eval needs lm-eval ({error}): pip install 'lit-recycle[eval]'") from error
+        raise ValueError(f"eval needs lm-eval ({error}): pip install 'lit-recycle[eval]'") from None
     if options.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}")
     tasks = Tasks(tuple(options.tasks), options.include_path, options.limit, options.num_fewshot)
