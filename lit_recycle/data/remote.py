@@ -13,7 +13,7 @@ import fcntl
 import glob
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -117,11 +117,12 @@ def _in_blocks(file: RemoteFile) -> bool:
 
 
 def _read(manifest: Path) -> list[RemoteFile]:
-    """What it lists; a last line that is not whole is of a file that is not, either."""
-    if not manifest.is_file():
-        return []
-    lines = [line for line in manifest.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [RemoteFile(**json.loads(line)) for line in lines]
+    """What it lists; nothing of a line that is damaged or not whole, so that its file is fetched anew."""
+    listed = []
+    for line in manifest.read_text(errors="replace").splitlines() if manifest.is_file() else ():
+        with suppress(ValueError, TypeError):
+            listed.append(RemoteFile(**json.loads(line)))
+    return listed
 
 
 def _fetch_whole(file: RemoteFile, path: Path) -> None:
@@ -157,6 +158,8 @@ def _listed(entry: str) -> list[RemoteFile]:
             version=_version(info),
         )
         for path, info in sorted(found.items())
+        # A page may name what lies elsewhere: nothing is written outside of the folder in the cache.
+        if path.startswith(f"{root}/") and ".." not in path.split("/")
         if info["type"] == "file" and (path.lower().endswith(WHOLE + IN_BLOCKS) or path == f"{root}/{name}")
     ]
     if not listed:

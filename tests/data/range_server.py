@@ -10,13 +10,14 @@ from pathlib import Path
 
 
 class Folder(ThreadingHTTPServer):
-    """Attributes: `given`, bytes by name; `failures`, how many of the next answers are errors."""
+    """Attributes: `given`, bytes by name; `failures`, how many of the next answers are errors; `links` of folders."""
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.root, self.given, self.failures = root, dict[str, int](), 0
+        self.links: list[str] = []
 
     @property
     def url(self) -> str:
@@ -40,8 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.failures -= 1
             self.send_error(503)
         elif file.is_dir():
-            links = "".join(f'<a href="/{child.relative_to(self.server.root)}">x</a>' for child in file.iterdir())
-            self._send(200, links.encode(), {}, with_content)
+            links = self.server.links or [f"/{child.relative_to(self.server.root)}" for child in file.iterdir()]
+            self._send(200, "".join(f'<a href="{link}">x</a>' for link in links).encode(), {}, with_content)
         elif not file.is_file():
             self.send_error(404)
         else:

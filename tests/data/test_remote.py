@@ -153,6 +153,23 @@ def test_a_fetch_that_was_killed_goes_on(tmp_path, books, monkeypatch):
     assert sorted(fetched) == sorted(file.name for file in books.iterdir())
 
 
+def test_a_damaged_list_of_files_is_made_anew(tmp_path, books):
+    expected = opened(f"file://{books}", tmp_path / "cache").key
+    (listed,) = (tmp_path / "cache").rglob(remote.MANIFEST)
+    listed.write_bytes(b"\xff\x00" + listed.read_bytes()[40:])
+    assert opened(f"file://{books}", tmp_path / "cache").key == expected
+
+
+def test_nothing_is_written_outside_of_the_cache(tmp_path, server):
+    """A folder's page that links to a file of another folder, and above itself."""
+    (server.root / "corpus").mkdir()
+    for name in ("corpus/mine.txt", "other.txt"):
+        (server.root / name).write_text("some text\n" * 40)
+    server.links = ["/corpus/mine.txt", "/other.txt", "/corpus/../other.txt"]
+    opened(f"{server.url}/corpus", tmp_path / "cache")
+    assert [file.name for file in (tmp_path / "cache").rglob("*.txt")] == ["mine.txt"]
+
+
 def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path, server, caplog):
     flat(server.root / "ids.bin", some_documents(2000))
     source = opened(f"{server.url}/ids.bin", tmp_path)
