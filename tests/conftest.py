@@ -1,5 +1,8 @@
 """Shared by all tests: reproducible examples, one thread (so that sums are always added in the same order)."""
 
+import os
+from collections.abc import Generator
+
 import hypothesis
 import pytest
 import torch
@@ -12,3 +15,13 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, which are those with several processes, so that no core is left with one of them at the end."""
     items.sort(key=lambda item: "training" not in item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Take back what Lightning's launcher leaves in the environment: a later run would be a rank of it."""
+    before = set(os.environ)
+    result = yield
+    for name in {"LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "OMP_NUM_THREADS"} - before:
+        os.environ.pop(name, None)
+    return result
