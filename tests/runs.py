@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 import traceback
 from multiprocessing import connection
 from pathlib import Path
@@ -59,6 +60,8 @@ STRATEGIES: dict[str, Any] = {
 
 
 PROCESSES = "TEST_PROCESSES"
+LIMIT = 600
+"""Seconds for processes that run together, on a busy machine."""
 
 
 class Losses(L.Callback):
@@ -179,7 +182,7 @@ def on_processes(world: int, target: Any, *args: Any) -> None:
     """Call ``target(*args)`` on so many processes, each of which Lightning and torch take for a launched rank.
 
     Raises:
-        RuntimeError: One has failed, with its traceback; the others are ended.
+        RuntimeError: One has failed, with its traceback, or still runs after the limit; the others are ended.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -192,14 +195,17 @@ def on_processes(world: int, target: Any, *args: Any) -> None:
     ]
     for rank in ranks:
         rank.start()
-    while not all(rank.exitcode == 0 for rank in ranks):
-        if any(rank.exitcode for rank in ranks):
-            for rank in ranks:
-                rank.kill()
-            raise RuntimeError(
-                failures.get() if not failures.empty() else f"exit codes {[rank.exitcode for rank in ranks]}"
-            )
-        connection.wait([rank.sentinel for rank in ranks if rank.exitcode is None])
+    end = time.monotonic() + LIMIT
+    codes = [rank.exitcode for rank in ranks]
+    while None in codes and not any(codes) and time.monotonic() < end:
+        # Waits for those that were seen alive, ended since or not: a wait for nobody would never end.
+        alive = [rank.sentinel for rank, code in zip(ranks, codes, strict=True) if code is None]
+        connection.wait(alive, timeout=end - time.monotonic())
+        codes = [rank.exitcode for rank in ranks]
+    if codes != [0] * world:
+        for rank in ranks:
+            rank.kill()
+        raise RuntimeError(failures.get() if not failures.empty() else f"exit codes {codes}, None after {LIMIT} s")
 
 
 def _process(rank: int, environment: dict[str, str], failures: Any, target: Any, args: tuple[Any, ...]) -> None:

@@ -6,9 +6,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lit_recycle.model.loss import label_losses
 from lit_recycle.sampling.generate import generate_batch
 from lit_recycle.sampling.sampled import Sampled, load_sampled
 
@@ -31,9 +31,7 @@ def evaluate_model(path: str, options: Namespace, device: str) -> dict[str, floa
 
     @torch.inference_mode()
     def score(tokens_BS: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
-        logits_BSV = sampled.model(tokens_BS)[0]
-        losses_BS = F.cross_entropy(logits_BSV.mT.float(), labels_BS, reduction="none")
-        return losses_BS, logits_BSV.argmax(-1) == labels_BS
+        return label_losses(sampled.model(tokens_BS)[0], labels_BS)
 
     def generate(prompts: Sequence[str], stops: Sequence[Sequence[str]], most: int) -> list[str]:
         return [_continued(sampled, prompt, stop, most) for prompt, stop in zip(prompts, stops, strict=True)]

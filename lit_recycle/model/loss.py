@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -26,6 +27,12 @@ def next_token_loss(hidden_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> T
     The products are in autocast's type or that of ``hidden``, the softmax in float32 (float64 stays).
     """
     return _NextTokenLoss.apply(in_product_type(hidden_TD), weight_VD, labels_T, torch.is_grad_enabled())
+
+
+def label_losses(logits_BSV: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each label its negative log-likelihood in nats, zero where it is left out, and whether it is the likeliest."""
+    losses_BS = F.cross_entropy(logits_BSV.mT.float(), labels_BS, reduction="none")
+    return losses_BS, logits_BSV.argmax(-1) == labels_BS
 
 
 class _NextTokenLoss(torch.autograd.Function):

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -33,7 +32,7 @@ from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
-from lit_recycle.model.loss import LEFT_OUT
+from lit_recycle.model.loss import LEFT_OUT, label_losses
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.seeding import seeded
 from lit_recycle.training import named_state
@@ -451,8 +450,8 @@ class LitMoE(GrowableModule):
         """
         assert self.model is not None
         logits, _ = self.model(batch["input_ids"], documents_BS=batch.get("documents"))
-        losses = F.cross_entropy(logits.mT.float(), batch["labels"], reduction="none")
-        return {"losses": losses, "likeliest": logits.argmax(-1) == batch["labels"]}
+        losses, likeliest = label_losses(logits, batch["labels"])
+        return {"losses": losses, "likeliest": likeliest}
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:

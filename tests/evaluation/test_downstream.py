@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+from lm_tasks import CHOICE, write_task
 from runs import CONFIG, TEXT, assert_same_training_state, fit, on_processes
 
 from lit_recycle.cli import main
@@ -14,41 +15,19 @@ from lit_recycle.hub.convert import export_checkpoint
 
 lm_eval = pytest.importorskip("lm_eval", reason="a large install of its own: pip install 'lit-recycle[eval]'")
 
-CHOICE = """
-task: tiny
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: answer
-target_delimiter: ""
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-"""
-ROLLING = """
-task: rolling
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: loglikelihood_rolling
-test_split: test
-doc_to_text: ""
-doc_to_target: "{{{{text}}}}"
-metric_list: [{{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}}]
-"""
-WRITING = """
-task: writing
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: generate_until
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_target: " "
-generation_kwargs: {{until: ["e"], max_gen_toks: 6, do_sample: false}}
-metric_list: [{{metric: exact_match, aggregation: mean}}]
-"""
+ROLLING = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "{{text}}",
+    "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
+}
+WRITING = {
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": " ",
+    "generation_kwargs": {"until": ["e"], "max_gen_toks": 6, "do_sample": False},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +49,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         | {"text": " ".join(words[i : i + 30])}
         for i in range(0, 230, 10)
     ]
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, text in (("tiny", CHOICE), ("rolling", ROLLING), ("writing", WRITING)):
-        (folder / f"{name}.yaml").write_text(text.format(data=folder / "data.jsonl"))
+    for name, settings in (("tiny", CHOICE), ("rolling", ROLLING), ("writing", WRITING)):
+        write_task(folder, name, rows, settings)
     return folder
 
 

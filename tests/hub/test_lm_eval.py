@@ -1,9 +1,8 @@
 """A client that nobody here wrote: EleutherAI's lm-eval scores an exported model as our own model does."""
 
-import json
-
 import pytest
 import torch
+from lm_tasks import write_task
 
 from lit_recycle.data.tokenizer import ByteTokenizer
 from lit_recycle.hub.convert import export_checkpoint
@@ -14,19 +13,6 @@ lm_eval = pytest.importorskip("lm_eval", reason="a large install of its own: pip
 
 QUESTIONS = ["The capital of France is", "Two and two are", "def f(x):"]
 CHOICES = [" Paris", " four", " return x"]
-
-TASK = """
-task: tiny
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: answer
-target_delimiter: ""
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
 
 
 @torch.inference_mode()
@@ -47,13 +33,13 @@ def test_lm_eval_scores_an_export_as_we_do(tmp_path, monkeypatch):
     checkpoint = {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "hyper_parameters": {"config": config.to_dict(), "growth": []},
+        "global_step": 0,
         "TextData": {"tokenizer": ByteTokenizer().to_dict(), "seq_len": 128},
     }
     torch.save(checkpoint, tmp_path / "run.ckpt")
     export_checkpoint(tmp_path / "run.ckpt", tmp_path / "hub")
     rows = [{"question": q, "choices": CHOICES, "answer": i} for i, q in enumerate(QUESTIONS)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "tiny.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
+    write_task(tmp_path, "tiny", rows)
     results = lm_eval.simple_evaluate(
         model="hf",
         model_args=f"pretrained={tmp_path / 'hub'},dtype=float32",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lm_tasks import write_task
 from processes import TEXT, Command, start
 from runs import assert_same_training_state
 
@@ -36,17 +36,6 @@ SMALL = {
     "data.seq_len": 32,
     "data.batch_size": 4,
 }
-TASK = """
-task: mine
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: answer
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
 
 
 class Environment:
@@ -71,10 +60,7 @@ def written(folder: Path) -> Path:
         callbacks = [callback for callback in callbacks if not callback["class_path"].endswith("DownstreamEval")]
     else:
         callbacks[1]["init_args"] |= {"include_path": str(folder / "tasks"), "every_n_steps": 3}
-        (folder / "tasks/data.jsonl").write_text(
-            json.dumps({"question": "a", "choices": ["b", "c"], "answer": 1}) + "\n"
-        )
-        (folder / "tasks/mine.yaml").write_text(TASK.format(data=folder / "tasks/data.jsonl"))
+        write_task(folder / "tasks", "mine", [{"question": "a", "choices": ["b", "c"], "answer": 1}])
     callbacks[-1]["init_args"] |= {"every_n_train_steps": 1, "save_top_k": -1}
     page["trainer"]["callbacks"] = callbacks
     (folder / "page.yaml").write_text(yaml.safe_dump(page))
