@@ -12,6 +12,7 @@ from lit_recycle.callbacks.progress import RunProgressBar
 from lit_recycle.callbacks.run_record import RunRecord
 from lit_recycle.callbacks.sequence_length import SequenceLengthWarmup
 from lit_recycle.callbacks.tensorboard import TensorBoardLayout
+from lit_recycle.callbacks.text_samples import TextSamples
 from lit_recycle.callbacks.token_losses import TokenLossWriter
 from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.callbacks.weight_norm import WeightNormMonitor
@@ -29,6 +30,7 @@ __all__ = [
     "RunRecord",
     "SequenceLengthWarmup",
     "TensorBoardLayout",
+    "TextSamples",
     "TokenLossWriter",
     "WaitingTime",
     "WeightNormMonitor",

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+Model = Callable[[Tensor, list[Any]], tuple[Tensor, Any]]
+"""Logits ``[B, S, V]`` of tokens ``[B, S]``, and something else. The list holds keys and values of what went before."""
+
 
 def check_sampling(temperature: float, top_p: float) -> None:
     """Raises ValueError for what no text can be sampled with."""
@@ -46,9 +49,9 @@ def generate(
         yield int(token_B[0])
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what it gathers of sharded parameters could not be trained on
 def generate_batch(
-    model: nn.Module,
+    model: Model,
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
     max_new_tokens: int,
@@ -57,6 +60,7 @@ def generate_batch(
     temperature: float = 1.0,
     top_p: float = 1.0,
     allowed: int | None = None,
+    device: torch.device | None = None,
 ) -> list[list[int]]:
     """Continuations of several prompts at once, each until it ends or has so many tokens.
 
@@ -69,11 +73,13 @@ def generate_batch(
         temperature: As for `generate`.
         top_p: As for `generate`.
         allowed: As for `generate`.
+        device: Where the tokens go; to the model's parameters when not given.
     """
     found: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
     first = min(map(len, prompts))
-    for position, token_B in enumerate(_continued(model, prompts, seeds, temperature, top_p, allowed), first):
+    steps = _continued(model, prompts, seeds, temperature, top_p, allowed, device)
+    for position, token_B in enumerate(steps, first):
         for row, token in enumerate(token_B.tolist()):
             if row in open_rows and position >= len(prompts[row]):
                 found[row].append(token)
@@ -85,12 +91,13 @@ def generate_batch(
 
 
 def _continued(
-    model: nn.Module,
+    model: Model,
     prompts: Sequence[list[int]],
     seeds: Sequence[int | None],
     temperature: float,
     top_p: float,
     allowed: int | None,
+    device: torch.device | None = None,
 ) -> Iterator[Tensor]:
     """The tokens of all rows at each position from the end of the shortest prompt on.
 
@@ -99,7 +106,9 @@ def _continued(
     """
     if not all(prompts):
         raise ValueError("the prompt is empty: give at least one token to continue")
-    device = next(model.parameters()).device
+    if device is None:
+        assert isinstance(model, nn.Module)
+        device = next(model.parameters()).device
     draws = [np.random.default_rng(seed) for seed in seeds]
     position = min(map(len, prompts))
     tokens_BS = torch.tensor([prompt[:position] for prompt in prompts], device=device)

@@ -444,11 +444,15 @@ class LitMoE(GrowableModule):
     on_test_epoch_end = on_validation_epoch_end
 
     @override
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """``losses``, the negative log-likelihood of each label, ``[B, S]``, in nats, zero where it is left out; and
-        whether it is the ``likeliest`` token.
+        whether it is the ``likeliest`` token. Of a batch without labels the ``logits`` instead, and the ``cache`` of
+        keys and values that it came with: some strategies hand over a copy of it.
         """
         assert self.model is not None
+        if "labels" not in batch:
+            cache = batch.get("cache")
+            return {"logits": self.model(batch["input_ids"], cache)[0], "cache": cache}
         logits, _ = self.model(batch["input_ids"], documents_BS=batch.get("documents"))
         losses, likeliest = label_losses(logits, batch["labels"])
         return {"losses": losses, "likeliest": likeliest}
