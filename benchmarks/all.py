@@ -34,6 +34,7 @@ BENCHMARKS = {
     "start_up": ["--rounds", "3"],
     "muon": ["--rounds", "7"],
     "gradients": ["--rounds", "9"],
+    "loop": ["--steps", "160"],
     "data": ["--megabytes", "60", "--steps", "40"],
 }
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers")
