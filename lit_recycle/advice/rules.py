@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from lit_recycle.advice.law import Forecast
+from lit_recycle.advice.options import compare
+from lit_recycle.advice.situation import Situation
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
-from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
@@ -24,36 +26,6 @@ FORMED = 1.0
 """F_c after which interposition beats stacking; the norm profile is formed at about 1.2 (arXiv 2510.08008)."""
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What is known before a decision.
-
-    Args:
-        config: The present shape.
-        progress: What has been spent on it.
-        budget: FLOPs that are there to spend.
-        profile: Its weight norms, layer by layer, if there is a checkpoint.
-        optimizer: Whether the checkpoint brings the optimizer's state; True where training has not begun.
-        rate: Present learning rate as a share of the full one, if known.
-    """
-
-    config: MoEConfig
-    progress: Progress
-    budget: float
-    profile: Sequence[float] | None = None
-    optimizer: bool = True
-    rate: float | None = None
-
-    @property
-    def total(self) -> float:
-        return self.progress.flops + self.budget
-
-    @property
-    def sunk_multiples(self) -> float:
-        """Sunk FLOPs in F_c."""
-        return self.progress.flops / chinchilla_flops(self.config)
 
 
 @dataclass(frozen=True)
@@ -94,8 +66,8 @@ class Advice:
     remarks: list[str] = field(default_factory=list)
 
 
-def advise(now: Situation) -> Advice:
-    """A schedule for spending a budget."""
+def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
+    """A schedule for spending a budget; with a forecast the one of the lowest predicted loss."""
     advice = Advice()
     say = advice.remarks.append
     unit, sunk = chinchilla_flops(now.config), now.sunk_multiples
@@ -103,31 +75,46 @@ def advise(now: Situation) -> Advice:
     best = math.sqrt(now.total / 120)
     say(f"in all there are {now.total / unit:.2f} F_c, for which {human(best)} active parameters are best")
     say(f"  ({CHINCHILLA})")
-    shapes = _shapes(now.config)
+    shapes = shapes_to_come(now.config)
     wanted = min(range(len(shapes)), key=lambda i: abs(math.log(shapes[i].num_active_params() / best)))
+    if forecast is None:
+        say("not known: the loss of any of these choices; --runs takes finished runs to predict it from")
+    else:
+        schedules = [moments(now, i) for i in range(len(shapes))]
+        lowest = compare(now, shapes, schedules, forecast, say)
+        wanted = wanted if lowest is None else lowest
     _grow(now, shapes, wanted, advice)
     for remark in (*profile_remarks(now), *_g_stack(now, shapes[wanted] if advice.growths else None, advice)):
         say(remark)
-    say("not known: the loss of any of these choices, for no curves of this data and model have been fitted")
     return advice
 
 
-def _shapes(config: MoEConfig) -> list[MoEConfig]:
+def shapes_to_come(config: MoEConfig) -> list[MoEConfig]:
     """As it is; twice as deep; twice as deep and, where there are experts, as wide."""
     operators = [Interpose(2)] + ([DuplicateExperts(2)] if config.num_moe_layers else [])
     plan = plan_growth(NativeModel(config), operators)
     return [config, *(step.after.config for step in plan.steps if isinstance(step.after, NativeModel))]
 
 
+def moments(now: Situation, wanted: int) -> list[float]:
+    """FLOPs before each growth on the way to a shape; fewer where too little would be left after one."""
+    unit, sunk = chinchilla_flops(now.config), float(now.progress.flops)
+    if wanted == 0 or now.budget < sunk:
+        return []
+    first = max(sunk, min(FORMED * unit, now.total / 2))
+    second = first + min(first, (now.total - 2 * first) / 2)
+    return [first] if wanted == 1 or second - first < first / 4 else [first, second]
+
+
 def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advice) -> None:
     say, unit, sunk = advice.remarks.append, chinchilla_flops(now.config), float(now.progress.flops)
     if wanted == 0:
-        say("so: go on with this model. A model twice as deep would be further from the best size")
+        say("so: go on with this model")
         return
-    if now.budget < sunk:
+    if not (found := moments(now, wanted)):
         say(f"so: go on with this model, or spend more: at least the sunk FLOPs belong after a growth ({PAPER})")
         return
-    first = max(sunk, min(FORMED * unit, now.total / 2))
+    first = found[0]
     moment = "now" if first == sunk else f"at {first / unit:.2f} F_c"
     say(f"so: grow to {human(shapes[wanted].num_active_params())} active parameters, beginning {moment}")
     if first == sunk:
@@ -137,14 +124,13 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
     else:
         when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}"
     advice.growths.append(Growth(first, when, "depth", _depth_lines(now, first)))
-    if wanted == 2:
-        second = first + min(first, (now.total - 2 * first) / 2)
-        if second - first < first / 4:
-            say(f"no second growth: after it at least what was sunk before it must be left ({PAPER})")
-        else:
-            say(f"a second growth when {second / unit:.2f} F_c are spent: again no less is left after it ({PAPER})")
-            when = f"no less is left than is sunk, {PAPER}"
-            advice.growths.append(Growth(second, when, "width", _width_lines()))
+    if wanted == 2 and len(found) == 1:
+        say(f"no second growth: after it at least what was sunk before it must be left ({PAPER})")
+    elif wanted == 2:
+        second = found[1] / unit
+        say(f"a second growth when {second:.2f} F_c are spent: again no less is left after it ({PAPER})")
+        when = f"no less is left than is sunk, {PAPER}"
+        advice.growths.append(Growth(found[1], when, "width", _width_lines()))
 
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:

@@ -10,12 +10,16 @@ from typing import Any
 
 import yaml
 
-from lit_recycle.advice.rules import DECAY, Advice, Growth, Situation, advise
+from lit_recycle.advice.law import Forecast, Part
+from lit_recycle.advice.rules import DECAY, Advice, Growth, advise
+from lit_recycle.advice.runs import read_runs
+from lit_recycle.advice.situation import Situation
 from lit_recycle.commands.merged_config import load_config
 from lit_recycle.commands.plan import RunShape, run_shape, warmups
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Progress, flops_of, stages
+from lit_recycle.growth.shape import Shape, sizes
 
 GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SCHEDULE = "WarmupStableDecay"
@@ -30,7 +34,7 @@ def main(argv: list[str]) -> int:
     config = load_config(["--config", str(path), *rest])
     saved = _read(options.ckpt_path) if options.ckpt_path else None
     situation = _situation(config, saved, options)
-    advice = advise(situation)
+    advice = advise(situation, Forecast(read_runs(options.runs)) if options.runs else None)
     if options.ckpt_path:
         config["ckpt_path"] = str(options.ckpt_path)
     text = to_yaml(config, situation, advice, saved)
@@ -58,6 +62,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     budget.add_argument("--hours", type=float, help="device hours; needs --flops_per_second")
     parser.add_argument("--flops_per_second", type=float, default=None, help="of a device, as training reaches it")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="finished runs on the same data, from which losses are predicted: run folders, or results of experiments",
+    )
     parser.add_argument("--out", type=Path, default=None, help="file for the YAML; standard output when not given")
     options, rest = parser.parse_known_args(argv)
     if not (options.ckpt_path or options.config):
@@ -95,6 +107,7 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
         known["profile"] = norm_profile(saved["state_dict"]).tolist()
         known["optimizer"] = bool(saved.get("optimizer_states"))
         known["rate"] = _rate(saved)
+        known["past"] = _past(saved["hyper_parameters"]["growth"], shape, progress)
     if not isinstance(shape, NativeModel):
         raise ValueError("advise knows this project's own models, and this one is trained through transformers")
     if options.flops is not None:
@@ -105,7 +118,15 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
         budget = options.hours * 3600 * options.flops_per_second
     if budget <= 0:
         raise ValueError(f"the budget must be positive, got {budget:g} FLOPs")
-    return Situation(shape.config, progress, budget, **known)
+    return Situation(shape.config, progress, budget, seq_len=_shape(config, []).pace.seq_len, **known)
+
+
+def _past(growth: list[dict[str, Any]], shape: Shape, progress: Progress) -> tuple[Part, ...]:
+    """What a checkpoint was trained through, stage by stage."""
+    ends = [*(record["tokens"] for record in growth), progress.tokens]
+    passed = [*(record["sizes_before"] for record in growth), sizes(shape)]
+    stages = zip([0, *ends], ends, passed, strict=False)
+    return tuple(Part(end - begin, size["active_params"], size["params"]) for begin, end, size in stages if end > begin)
 
 
 def _rate(saved: dict[str, Any]) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.figures import Plate, plates
+from lit_recycle.experiments.law import law_section
 from lit_recycle.experiments.results import METRICS, Result, Results, spread
 from lit_recycle.experiments.saved import compute_saved
 from lit_recycle.experiments.verdicts import correlations, verdicts
@@ -68,7 +69,8 @@ def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, li
         figures = plates(experiment, results)
         parts.append(_section(experiment, results, figures))
         made += figures
-    return "\n".join(parts), made
+    text, figures = law_section(results)
+    return "\n".join([*parts, text]), made + figures
 
 
 def _introduction(main: Experiment, results: Results) -> str:

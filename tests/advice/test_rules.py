@@ -7,7 +7,8 @@ import math
 import pytest
 from helpers import tiny
 
-from lit_recycle.advice.rules import Situation, advise, g_stack_tokens, profile_remarks
+from lit_recycle.advice.rules import advise, g_stack_tokens, profile_remarks
+from lit_recycle.advice.situation import Situation
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import yaml
 from processes import config
 
-from lit_recycle.advice.rules import Situation, advise
+from lit_recycle.advice.rules import advise
+from lit_recycle.advice.situation import Situation
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.commands.advise import to_yaml
@@ -101,3 +103,46 @@ def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
     wide_steps = round(left / (tokens * wide.num_flops_per_token(256)))
     made = yaml.safe_load(to_yaml(quickstart, now, advice, None))
     assert made["trainer"]["max_steps"] == 10 + deep_steps + wide_steps
+
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture
+def like_the_results(tmp_path: Path) -> Path:
+    """A configuration of the model that the repository's experiments begin with."""
+    values = yaml.safe_load((RESULTS.parent / "configs/experiments/base.yaml").read_text())
+    values["trainer"]["max_steps"] = 100
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_losses_are_predicted_from_finished_runs(like_the_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "--config", str(like_the_results), "--flops", "2.8e12", "--runs", str(RESULTS)]) == 0
+    said = capsys.readouterr().out
+    lines = re.findall(r"^#   (.+?) +(\d\.\d{3}) ± (\d\.\d{3})$", said, re.M)
+    losses = {label: float(loss) for label, loss, _ in lines}
+    assert {"no growth", "layers × 2 now", "experts and top-k × 2 now"} <= losses.keys()
+    assert any(label.startswith("from scratch") for label in losses)
+    advised = yaml.safe_load(said)
+    grows = any(c["class_path"].endswith("GrowthCallback") for c in advised["trainer"]["callbacks"] or [])
+    schedules = [loss for label, loss in losses.items() if "FLOPs" in label]
+    assert grows == (min(schedules) < losses["no growth"])
+
+
+def test_far_from_the_runs_nothing_is_predicted(like_the_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "--config", str(like_the_results), "--flops", "1e16", "--runs", str(RESULTS)]) == 0
+    said = capsys.readouterr().out
+    assert "not within 2 times the sizes and tokens asked for: rules decide" in said and "±" not in said
+
+
+def test_what_is_no_run_is_named(like_the_results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "wrong/one").mkdir(parents=True)
+    (tmp_path / "wrong/one/a.json").write_text("{}")
+    for folder, says in (("empty", "empty"), ("wrong", "a.json is no result of an experiment")):
+        argv = ["advise", "--config", str(like_the_results), "--flops", "1e12", "--runs", str(tmp_path / folder)]
+        assert main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error") and says in line

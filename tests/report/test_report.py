@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from monitored import TOKENS_PER_STEP, Log, monitored
+from runs import CONFIG
 from torch.utils.tensorboard import SummaryWriter
 
+from lit_recycle.advice.law import Part
+from lit_recycle.advice.runs import read_runs
 from lit_recycle.commands.report import main
 from lit_recycle.report.figures import comparison, plates
 from lit_recycle.report.read import RunLog, Series, read_run
@@ -165,3 +168,11 @@ def test_a_folder_that_cannot_be_reported_on_is_named(folder: Path, page: Path, 
 def test_the_same_run_twice_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="give each run once"):
         main([str(folder / "grown"), str(folder / "grown"), "--out", str(folder / "twice")])
+
+
+def test_a_loss_law_takes_a_run_as_its_logs_tell_it(folder: Path) -> None:
+    (run,) = read_runs([folder / "grown"])
+    deep = CONFIG.replace(num_layers=6)
+    sizes = (CONFIG, deep, deep.replace(num_experts=6, top_k=4))
+    assert run.parts == tuple(Part(3 * TOKENS_PER_STEP, size.num_active_params(), size.num_params()) for size in sizes)
+    assert run.loss == pytest.approx(read_run(folder / "grown").scalars["loss/val"].values[-1])

@@ -1,0 +1,204 @@
+"""Loss law in the parameters averaged over training, fitted on finished runs: a prediction with an interval.
+
+    L = E + A / N̄^α + B / D^β
+
+with D the tokens of the whole run, and N̄ the mean over them of the size that the model had (*The Journey Matters*,
+arXiv 2501.12486), so that one law holds for runs that grew, shrank, or did neither. A size is N_a^(1−s) · N^s: between
+the active parameters and all of them, for experts that a token does not visit count, but less (s is fitted, too).
+
+Axis suffixes: G points of the grid of exponents, R runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+EXPONENTS = np.geomspace(0.05, 2.0, 28)
+"""Of the grid, for α and for β. Chinchilla's are 0.34 and 0.28 (arXiv 2203.15556)."""
+SHARES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+"""Of the grid, for s."""
+FEWEST = 8
+"""Different sizes and tokens that a fit needs: it has six numbers."""
+COVERED = 2.0
+"""By what factor a prediction may leave the sizes and tokens of its runs."""
+QUANTILE = 1.96
+"""Of the normal distribution, for 95 %."""
+
+
+class Part(NamedTuple):
+    """A stretch of training with one shape."""
+
+    tokens: float
+    active_params: int
+    params: int
+
+
+Parts = tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has come to its end.
+
+    Args:
+        group: What it shares with all that it is compared with.
+        variant: What it shares with those of the group that differ by their seed alone.
+        parts: Its stages, one after the other.
+        loss: On held-out text, at the end, in nats per token.
+    """
+
+    group: str
+    variant: str
+    parts: Parts
+    loss: float
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The same for runs that differ by their seed alone."""
+        return self.group, self.variant
+
+
+class Predicted(NamedTuple):
+    """A loss, and half the width of its 95 % interval."""
+
+    loss: float
+    interval: float
+
+
+def tokens_of(parts: Parts) -> float:
+    return sum(part.tokens for part in parts)
+
+
+def average_size(parts: Parts, share: float) -> float:
+    """N̄ for one s."""
+    sizes = (part.tokens * part.active_params ** (1 - share) * part.params**share for part in parts)
+    return sum(sizes) / tokens_of(parts)
+
+
+def final_size(parts: Parts, share: float) -> float:
+    """What Chinchilla's law would take: the size at the end, whatever it was before."""
+    return average_size(parts[-1:], share)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fit; losses are predicted by :meth:`__call__`."""
+
+    floor: float
+    a: float
+    b: float
+    alpha: float
+    beta: float
+    share: float
+    size: Callable[[Parts, float], float] = average_size
+
+    def __str__(self) -> str:
+        terms = f"{self.floor:.3f} + {self.a:.3g}/N̄^{self.alpha:.2f} + {self.b:.3g}/D^{self.beta:.2f}"
+        return f"L = {terms}, sizes N_a^{1 - self.share:g}·N^{self.share:g}"
+
+    def __call__(self, parts: Parts) -> float:
+        """Nats per token at the end of a run of these parts."""
+        return self.floor + self.a / self.size(parts, self.share) ** self.alpha + self.b / tokens_of(parts) ** self.beta
+
+
+def fit(runs: Sequence[Finished], size: Callable[[Parts, float], float] = average_size) -> Law:
+    """Least squares: exponents on a grid, the rest by linear algebra, none of it negative.
+
+    Raises:
+        ValueError: There are too few variants, or no law of this form describes them.
+    """
+    if (kinds := len({run.parts for run in runs})) < FEWEST:
+        raise ValueError(
+            f"a loss law needs runs of at least {FEWEST} different sizes and lengths, and there are {kinds}"
+        )
+    losses_R = np.array([run.loss for run in runs])
+    tokens_R = np.array([tokens_of(run.parts) for run in runs])
+    best: tuple[float, Law] | None = None
+    for share in SHARES:
+        sizes_R = np.array([size(run.parts, share) for run in runs])
+        error, alpha, beta, (floor, a, b) = _on_grid(sizes_R / sizes_R.mean(), tokens_R / tokens_R.mean(), losses_R)
+        if best is None or error < best[0]:
+            scaled = float(a * sizes_R.mean() ** alpha), float(b * tokens_R.mean() ** beta)
+            best = error, Law(float(floor), *scaled, alpha, beta, share, size)
+    assert best is not None
+    if not math.isfinite(best[0]):
+        raise ValueError("these runs follow no loss law: it would have to fall with size and with tokens")
+    return best[1]
+
+
+def _on_grid(sizes_R: np.ndarray, tokens_R: np.ndarray, losses_R: np.ndarray) -> tuple[float, float, float, np.ndarray]:
+    """Squared error, exponents and coefficients at the best point; an infinite error where none is allowed."""
+    alphas_G, betas_G = (grid.ravel() for grid in np.meshgrid(EXPONENTS, EXPONENTS))
+    ones = np.ones((len(alphas_G), len(losses_R)))
+    x_GR3 = np.stack([ones, sizes_R ** -alphas_G[:, None], tokens_R ** -betas_G[:, None]], -1)
+    normal_G33 = x_GR3.mT @ x_GR3 + 1e-12 * np.eye(3)
+    found_G3 = np.linalg.solve(normal_G33, x_GR3.mT @ losses_R[:, None])[..., 0]
+    errors_G = (((x_GR3 @ found_G3[..., None])[..., 0] - losses_R) ** 2).sum(-1)
+    errors_G[(found_G3 < 0).any(-1)] = math.inf
+    best = int(errors_G.argmin())
+    return float(errors_G[best]), float(alphas_G[best]), float(betas_G[best]), found_G3[best]
+
+
+def without(runs: Sequence[Finished], *parts: Parts) -> list[Finished]:
+    """The runs of other sizes or tokens than these."""
+    return [run for run in runs if run.parts not in parts]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predictions with intervals, from runs: how the fit varies and misses when runs of the same sizes are left out.
+
+    Args:
+        runs: What is fitted.
+        size: What a size is in the law.
+        reach: By what factor a prediction may leave the sizes and tokens of the runs.
+    """
+
+    runs: tuple[Finished, ...]
+    size: Callable[[Parts, float], float] = average_size
+    reach: float = COVERED
+
+    @cached_property
+    def law(self) -> Law:
+        return fit(self.runs, self.size)
+
+    @cached_property
+    def left_out(self) -> dict[Parts, Law]:
+        """By sizes and tokens, the law of all runs that have others."""
+        return {parts: fit(without(self.runs, parts), self.size) for parts in {run.parts: None for run in self.runs}}
+
+    @cached_property
+    def misses(self) -> dict[tuple[str, str], float]:
+        """By kind of run, its mean loss minus what a law says that has seen none of its sizes and tokens."""
+        found = {}
+        for kind in {run.kind: None for run in self.runs}:
+            own = [run for run in self.runs if run.kind == kind]
+            found[kind] = sum(run.loss - self.left_out[run.parts](run.parts) for run in own) / len(own)
+        return found
+
+    @property
+    def error(self) -> float:
+        """Root mean square of the misses."""
+        return math.sqrt(sum(miss**2 for miss in self.misses.values()) / len(self.misses))
+
+    def covers(self, parts: Parts) -> bool:
+        """Whether such a run is within reach of those that were fitted."""
+        share = self.law.share
+        for measure in (tokens_of, lambda parts: average_size(parts, share)):
+            seen = [measure(run.parts) for run in self.runs]
+            if not min(seen) / self.reach <= measure(parts) <= max(seen) * self.reach:
+                return False
+        return True
+
+    def predict(self, parts: Parts) -> Predicted:
+        """The loss at the end of a run of these parts."""
+        found = [law(parts) for law in self.left_out.values()]
+        mean = sum(found) / len(found)
+        jackknife = (len(found) - 1) / len(found) * sum((value - mean) ** 2 for value in found)
+        return Predicted(self.law(parts), QUANTILE * math.sqrt(jackknife + self.error**2))
