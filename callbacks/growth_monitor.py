@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import Monitor, Picture, is_multiple, moe_layers, some_layers, write_scalars
+from lit_recycle.callbacks.recovery import FEWEST, Recovery
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.originals import Originals, find_originals
 from lit_recycle.training import named_state
@@ -28,9 +29,11 @@ FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 class GrowthMonitor(Monitor):
     """Follows the model after each growth. Under ``growth/``, besides the loss jump that GrowthCallback logs:
 
-    - ``loss_vs_before``: smoothed training loss minus its value right before the growth, in nats per token;
-    - ``recovery_steps``, ``recovery_tokens``, ``recovery_flops``: what was spent from the growth until the smoothed
-      loss was back where it had been, one point when it is; ``smoothing`` steps at least, which is what it can resolve;
+    - ``loss_vs_before``, ``loss_vs_small``: training loss, mean of some steps, minus what it was right before the
+      growth, and minus what the small model would have come to with the compute spent since (:mod:`.recovery`);
+    - ``recovery_{steps,tokens,flops}``: what was spent from the growth until the loss was back where it had been, one
+      point when it is; zero for a growth that made no jump beyond the noise;
+    - ``paid_back_{steps,tokens,flops}``: the same until the loss was better than the small model's would have been;
     - ``cosine_{experts,layers}_{weights,momentum}``: cosine of copies with their originals, in weights and in the
       optimizer's running mean of gradients; mean over the copies, and for single layers (``growth/layer_03/…``);
     - ``copies_token_share``: share of the routed tokens that go to copied experts, over all layers and for single ones.
@@ -42,7 +45,8 @@ class GrowthMonitor(Monitor):
         compare_every_n_steps: Distance of cosines, for which all copies are read. Right after a growth there are more:
             after 1, 2, 4, … steps.
         plot_every_n_steps: Distance of pictures of the cosines of all layers; 0 for none.
-        smoothing: Steps over which the loss is averaged (time constant of an exponential mean).
+        smoothing: Steps over which the loss is averaged.
+        trend_steps: Steps before a growth from which is read how the small model's loss falls, and its noise.
         max_layers: Single layers that get curves of their own, spread over the depth.
     """
 
@@ -52,34 +56,27 @@ class GrowthMonitor(Monitor):
         compare_every_n_steps: int = 100,
         plot_every_n_steps: int = 500,
         smoothing: int = 10,
+        trend_steps: int = 200,
         max_layers: int = 4,
     ) -> None:
         super().__init__(every_n_steps, plot_every_n_steps)
         if compare_every_n_steps < 1 or smoothing < 1:
             raise ValueError("GrowthMonitor: compare_every_n_steps and smoothing must be at least 1")
-        self.compare_every_n_steps, self.smoothing, self.max_layers = compare_every_n_steps, smoothing, max_layers
-        self.loss = SmoothLoss(smoothing)
-        self.old_loss: float | None = None
-        self.start: dict[str, int] | None = None
-        """Progress at the last growth, until the old loss is reached again."""
+        if trend_steps < FEWEST:
+            raise ValueError(f"GrowthMonitor.trend_steps must be at least {FEWEST}, got {trend_steps}")
+        self.compare_every_n_steps, self.max_layers = compare_every_n_steps, max_layers
+        self.recovery = Recovery(smoothing, trend_steps)
         self._pending: list[tuple[dict[str, int], Tensor]] = []
         self._known: tuple[int, Originals] | None = None
         self._compared: tuple[int, dict[str, Tensor]] = (-1, {})
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "total": self.loss.total,
-            "weight": self.loss.weight,
-            "old_loss": self.old_loss,
-            "start": self.start,
-            "pending": [(now, loss.item()) for now, loss in self._pending],
-        }
+        return {"recovery": self.recovery.state_dict(), "pending": [(now, loss.item()) for now, loss in self._pending]}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.loss.total, self.loss.weight = state_dict["total"], state_dict["weight"]
-        self.old_loss, self.start = state_dict["old_loss"], state_dict["start"]
+        self.recovery.load_state_dict(state_dict["recovery"])
         self._pending = [(now, torch.tensor(loss)) for now, loss in state_dict["pending"]]
 
     # --- the loss until it is back -----------------------------------------------------------------------------------
@@ -100,36 +97,32 @@ class GrowthMonitor(Monitor):
     def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
         self._take_in(trainer)
         values = self._token_shares(module)
-        if self.old_loss is not None:
-            values["growth/loss_vs_before"] = self.loss.value - self.old_loss
-        return values
+        compared = {"before": self.recovery.vs_before, "small": self.recovery.vs_small}
+        return values | {f"growth/loss_vs_{name}": value for name, value in compared.items() if value is not None}
 
     def _take_in(self, trainer: L.Trainer) -> None:
-        """Average the losses that have come in, in order, and see when the old one was reached."""
+        """Hand on the losses that have come in, in order, and log what they have reached."""
         if not self._pending:
             return
         device = self._pending[-1][1].device  # what a checkpoint brought lies on the CPU
         values = torch.stack([loss.to(device) for _, loss in self._pending]).tolist()
         for (now, _), value in zip(self._pending, values, strict=True):
-            self.loss.add(value)
-            if self.start is None or self.old_loss is None or self.loss.value > self.old_loss:
-                continue
-            if now["steps"] - self.start["steps"] < self.smoothing:
-                continue
-            spent = {f"growth/recovery_{unit}": float(now[unit] - self.start[unit]) for unit in now}
-            self.start = None
-            write_scalars(trainer, spent, now["steps"] - 1)
+            self._log(trainer, self.recovery.add(now, value), now["steps"] - 1)
         self._pending = []
+
+    @staticmethod
+    def _log(trainer: L.Trainer, reached: Mapping[str, float], step: int) -> None:
+        write_scalars(trainer, {f"growth/{name}": value for name, value in reached.items()}, step)
 
     @override
     def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self._take_in(trainer)
-        self.old_loss = self.loss.value if self.loss.weight else None
 
     @override
     def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
-        self.loss = SmoothLoss(self.smoothing)
-        self.start = {unit: record[unit] for unit in ("steps", "tokens", "flops")}
+        before, after = record["loss_before"], record["loss_after"]
+        jump = None if before is None or after is None else after - before
+        self._log(trainer, self.recovery.begin(record, jump), record["steps"])
 
     # --- copies and originals ----------------------------------------------------------------------------------------
 
@@ -209,22 +202,6 @@ def first_moments(trainer: L.Trainer) -> dict[str, Tensor]:
         return {}
     keys = [next((key for key in FIRST_MOMENTS if key in values), None) for values in state.values()]
     return {name: values[key] for key, (name, values) in zip(keys, state.items(), strict=True) if key}
-
-
-class SmoothLoss:
-    """Exponential mean of losses, free of the pull towards its beginning (Kingma & Ba 2015, section 3)."""
-
-    def __init__(self, steps: int) -> None:
-        self.decay, self.total, self.weight = 1.0 - 1.0 / steps, 0.0, 0.0
-
-    def add(self, loss: float) -> None:
-        self.total = self.decay * self.total + (1.0 - self.decay) * loss
-        self.weight = self.decay * self.weight + (1.0 - self.decay)
-
-    @property
-    def value(self) -> float:
-        """NaN before the first loss."""
-        return self.total / self.weight if self.weight else math.nan
 
 
 def copy_shares(counts_LE: Tensor, layers: list[int], originals: Originals) -> Tensor:

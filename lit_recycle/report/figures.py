@@ -121,10 +121,11 @@ def _growth(run: RunLog) -> list[Plate | None]:
         _plate(
             run,
             "growth_recovery",
-            "Smoothed training loss minus its value right before the last growth: below zero the growth has paid back.",
+            "Training loss (mean of some steps) minus its value right before the last growth, and minus what the small "
+            "model would have come to with the same compute, by its trend: below zero the growth has paid back.",
             "nats per token",
-            {"": "growth/loss_vs_before"},
-            "Loss compared with before the growth",
+            {"before the growth": "growth/loss_vs_before", "the small model": "growth/loss_vs_small"},
+            "Loss compared with before the growth, and with the small model's",
         ),
         _plate(
             run,

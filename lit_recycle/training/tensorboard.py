@@ -38,7 +38,10 @@ LAYOUT = {
         "loss (nats per token) over optimizer steps": ["Multiline", [r"^loss/(train|val)$"]],
     },
     "growth": {
-        "smoothed loss minus loss before the last growth (nats per token)": ["Multiline", [r"^growth/loss_vs_before$"]],
+        "loss minus loss before the last growth, and minus the small model's for the same compute (nats per token)": [
+            "Multiline",
+            [r"^growth/loss_vs_before$", r"^growth/loss_vs_small$"],
+        ],
         "cosine of copies with their originals": [
             "Multiline",
             [r"^growth/cosine_(experts|layers)_(weights|momentum)$"],
