@@ -31,6 +31,22 @@ def test_page_figures_and_results_agree() -> None:
     assert drawn == {plate.name: plate.digest for plate in made}, "run `make evidence`"
 
 
+def test_the_readme_says_what_the_results_say() -> None:
+    """Compute until the grown run has the loss of the one from scratch, and who is the best of all."""
+    headline = next(e for e in load_experiments(ROOT / "configs" / "experiments") if e.name == "headline")
+    arms = {point["arm"]: Results(ROOT / "results").at(headline, point) for point, _ in headline.variants}
+    saved = compute_saved(arms["grown"], arms["scratch, equal total"])
+    assert saved and len(saved.reached) == saved.seeds == 3
+    flops, cpu = spread([r.flops for r in saved.reached]), spread([r.cpu_seconds for r in saved.reached])
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"after {flops.mean:.2f} ± {flops.error:.2f} of its FLOPs and {cpu.mean:.2f} ± {cpu.error:.2f} of its CPU time "
+        "(`make experiments ONLY=headline`), and the small one trained on is better than both"
+    ) in readme
+    means = {arm: spread([run["metrics"]["loss"] for run in runs]).mean for arm, runs in arms.items()}
+    assert min(means, key=lambda arm: means[arm]) == "small, trained on"
+
+
 def test_results_are_of_runs_that_there_are() -> None:
     results = Results(ROOT / "results")
     keys = {run.key for e in load_experiments(ROOT / "configs" / "experiments") for run in results.runs(e)}
