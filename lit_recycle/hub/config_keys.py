@@ -81,3 +81,8 @@ def is_grouped(config: Mapping[str, Any], family: Family) -> bool:
 def first_of(config: Mapping[str, Any], keys: Sequence[str], default: Any) -> Any:
     """The value of the first key that a config has."""
     return next((config[key] for key in keys if config.get(key) is not None), default)
+
+
+def head_dim(config: Config) -> int:
+    """Width of a head, where the config says it, or hidden size and heads do."""
+    return int(config.get("head_dim") or config.get("hidden_size", 0) // max(config.get("num_attention_heads", 1), 1))

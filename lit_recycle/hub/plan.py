@@ -15,10 +15,11 @@ from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.hub.config_json import check_heads
-from lit_recycle.hub.config_keys import UNQUANTIZED, Config
+from lit_recycle.hub.config_keys import UNQUANTIZED, Config, head_dim
 from lit_recycle.hub.family import Family
 from lit_recycle.hub.model import HubModel, model_of
 from lit_recycle.hub.reader import HFFolder, Stored, open_folder, read_json
+from lit_recycle.hub.sizes import check_sizes
 from lit_recycle.hub.writer import Spec
 
 GROWTH_FILE = "growth.json"
@@ -123,9 +124,10 @@ def plan_folder_growth(
         raise ValueError("the growth grows nothing: give --depth, --width or --grow")
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
-    model = model_of(
-        folder.config, {name: stored.shape for name, stored in folder.tensors.items()}, folder.path, family
-    )
+    shapes = {name: stored.shape for name, stored in folder.tensors.items()}
+    model = model_of(folder.config, shapes, folder.path, family)
+    plain = {name: stored.shape for name, stored in folder.tensors.items() if stored.dtype in FLOATS.values()}
+    check_sizes(model, plain, folder.path)  # blocks of quantised numbers have shapes of their own
     family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
     history = _history(folder.path)
     plan = plan_growth(
@@ -137,7 +139,7 @@ def plan_folder_growth(
         maps=maps,
     )
     after: HubModel = plan.after  # type: ignore[assignment]
-    check_heads(after.config, after.family, _head_dim(model.config))
+    check_heads(after.config, after.family, head_dim(model.config))
     config = dict(family.with_text(folder.config, after.config))
     _grow_module_names(config, plan)
     if dtype is not None:
@@ -148,10 +150,6 @@ def plan_folder_growth(
     growth = FolderGrowth(folder, plan, config, tensors, between, history)
     _check_names(growth)
     return growth
-
-
-def _head_dim(config: Config) -> int:
-    return int(config.get("head_dim") or config.get("hidden_size", 0) // max(config.get("num_attention_heads", 1), 1))
 
 
 def _grow_module_names(config: Config, plan: GrowthPlan) -> None:

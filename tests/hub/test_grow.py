@@ -402,3 +402,27 @@ def test_one_call_each_from_python():
         assert callable(getattr(hub, name)) and getattr(hub, name).__doc__
     with pytest.raises(AttributeError):
         hub.nothing  # noqa: B018
+
+
+CLAIMS = [
+    ("mixtral", "hidden_size"),
+    ("mixtral", "intermediate_size"),
+    ("mixtral", "num_key_value_heads"),
+    ("qwen3_moe", "moe_intermediate_size"),
+    ("deepseek_v3", "hidden_size"),
+    ("olmoe", "intermediate_size"),
+    ("gemma3_text", "hidden_size"),
+    ("llama", "num_key_value_heads"),
+]
+
+
+@pytest.mark.parametrize(("family", "key"), CLAIMS)
+def test_a_config_that_contradicts_its_tensors_is_refused(tmp_path, family, key):
+    source = tmp_path / "source"
+    pico.build(family).save_pretrained(source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {key: config[key] + 1}))
+    with pytest.raises(ValueError, match=rf"config\.json says .*{key} {config[key] + 1}.*, and .* is \[") as caught:
+        grow_folder(source, tmp_path / "grown", Depth(2))
+    assert "take the config.json that belongs to these weights" in str(caught.value)
+    assert not (tmp_path / "grown").exists()
