@@ -7,6 +7,8 @@ import hypothesis
 import pytest
 import torch
 
+from lit_recycle.commands.parent import LAUNCHER
+
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("ci")
 torch.set_num_threads(1)
@@ -19,9 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Take back what Lightning's launcher leaves in the environment: a later run would be a rank of it."""
+    """Take back what launchers leave in the environment: a later run would be a rank of theirs, or end with them."""
     before = set(os.environ)
     result = yield
-    for name in {"LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "OMP_NUM_THREADS"} - before:
+    left = {"LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "OMP_NUM_THREADS", LAUNCHER}
+    for name in left - before:
         os.environ.pop(name, None)
     return result

@@ -138,8 +138,8 @@ def _refuse_other_folders(path: Path) -> None:
     """Folders that are taken for a checkpoint, each with the way on."""
     if (path / "config.json").is_file():
         raise ValueError(
-            f"{path} is a Hugging Face folder: make a checkpoint of it with `lit-recycle import {path} model.ckpt`,"
-            " and start from that with --model.init_from model.ckpt"
+            f"{path} is a Hugging Face folder and no checkpoint of a run: train it with --model.init_from {path}, or "
+            f"make a checkpoint of it with `lit-recycle import {path} model.ckpt`"
         )
     if found := sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")], key=lambda p: p.stat().st_mtime_ns):
         raise ValueError(f"{path} is a folder of checkpoints: give one of them, the newest is {found[-1]}")
