@@ -14,6 +14,7 @@ import lightning as L
 from typing_extensions import override
 
 from lit_recycle.callbacks.summary import resume_command
+from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
@@ -80,6 +81,7 @@ class SaveOnInterrupt(L.Callback):
         folder = checkpoint_folder(trainer, self.dirpath)
         path = folder / f"interrupt-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
+        finish_saves(trainer)
         trainer.print(f"saved {path}\ngo on: {resume_command()}")
 
     def _restore(self) -> None:

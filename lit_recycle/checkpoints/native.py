@@ -51,6 +51,7 @@ def checkpoints_of(trainer: Trainer) -> list[Path]:
     folders = {checkpoint_folder(trainer)}
     folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
     found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
+    found = [path for path in found if path.exists()]  # `last` may be a link to what a killed run was still writing
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 

@@ -27,6 +27,8 @@ INDEX = ".metadata"
 """Where ``torch.distributed.checkpoint`` says which tensor lies where."""
 METADATA = "meta.pt"
 """The file of a sharded checkpoint that holds everything but the tensors, and checksums of all others; written last."""
+BACKGROUND = "lit-recycle: saves in the background"
+"""Description of the process group in which shards are written while training goes on."""
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,21 +60,24 @@ def join(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], index: int) -> 
     return {"state": states, "param_groups": saved["param_groups"]}
 
 
-def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path) -> None:
+def save_sharded(
+    tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path, group: dist.ProcessGroup | None = None
+) -> None:
     """Write a checkpoint from all processes at once; it takes its place when it is whole.
 
     Args:
         tensors: This process's tensors by name, sharded (``DTensor``) or equal on all processes.
         rest: Everything else, in plain types; that of the first process counts.
         path: The folder.
+        group: All processes, in a group of their own where this is done beside training.
     """
     part, rank = path.with_name(f".{path.name}.part"), _rank()
     if rank == 0:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    _barrier()
+    _barrier(group)
     try:
-        written = _write_shards(tensors, part, path)
+        written = _write_shards(tensors, part, path, group)
         if rank == 0:
             save(rest | {"checksums": written}, part / METADATA)
             take_place(part, path)
@@ -80,17 +85,20 @@ def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path
         if rank == 0:
             shutil.rmtree(part, ignore_errors=True)
         raise
-    _barrier()
+    _barrier(group)
 
 
-def _write_shards(tensors: Mapping[str, Tensor], part: Path, path: Path) -> dict[str, tuple[int, str]]:
+def _write_shards(
+    tensors: Mapping[str, Tensor], part: Path, path: Path, group: dist.ProcessGroup | None
+) -> dict[str, tuple[int, str]]:
     """Size and checksum of every file written; each process looks at its own, which it has in its page cache."""
+    writer = dcp.FileSystemWriter(part)
     try:
-        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
+        dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not is_distributed())
     except dcp.api.CheckpointException as error:
         raise cannot_write(path) from error
     mine = [*part.glob(f"__{_rank()}_*"), *([part / INDEX] if _rank() == 0 else [])]
-    return {name: found for files in _from_all(checksums(mine)) for name, found in files.items()}
+    return {name: found for files in _from_all(checksums(mine), group) for name, found in files.items()}
 
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -145,7 +153,7 @@ def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) ->
         if found[name][0] != tensor.shape:
             raise ValueError(f"{name} is {tuple(found[name][0])} in {path}, and {tuple(tensor.shape)} in the model")
     try:
-        dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or not _distributed())
+        dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or not is_distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
@@ -220,27 +228,28 @@ def _reader(path: Path) -> _PlainReader:
     return _PlainReader(path)
 
 
-def _distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether several processes are connected."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _rank() -> int:
-    return dist.get_rank() if _distributed() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def _world_size() -> int:
-    return dist.get_world_size() if _distributed() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def _from_all(value: Any) -> list[Any]:
+def _from_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """What each process has, on all of them."""
-    if not _distributed():
+    if not is_distributed():
         return [value]
     values: list[Any] = [None] * _world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
 
 
-def _barrier() -> None:
-    if _distributed():
-        dist.barrier()
+def _barrier(group: dist.ProcessGroup | None = None) -> None:
+    if is_distributed():
+        dist.barrier(group)

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
@@ -23,7 +22,7 @@ from lit_recycle.callbacks.leftovers import RemoveLeftovers
 from lit_recycle.callbacks.summary import RunSummary
 from lit_recycle.callbacks.token_losses import TokenLossWriter
 from lit_recycle.callbacks.waiting import WaitingTime
-from lit_recycle.checkpoints.io import AtomicCheckpointIO
+from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.event_options import apply, split_off
@@ -93,8 +92,7 @@ class RecycleCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        own_io(self.trainer.strategy)
         if self.command == "fit":
             pace_of(self.trainer, self.datamodule)  # before any data is prepared
 

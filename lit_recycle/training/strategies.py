@@ -29,7 +29,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lit_recycle.checkpoints import sharded
-from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import load_checkpoint, trained_weights
 from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
@@ -58,12 +58,11 @@ class NamedCheckpoints:
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         path = Path(self.broadcast(filepath))  # type: ignore[attr-defined]
         if self.checkpoints == "sharded":
-            tensors, rest = sharded.split(checkpoint)
-            sharded.save_sharded(tensors, rest, path)
+            own_io(self).save_shards(*sharded.split(checkpoint), path)  # type: ignore[arg-type]
             return
         whole = named_state.assemble(checkpoint, keep=self.global_rank == 0)
         if self.global_rank == 0:
-            save(whole, path)
+            own_io(self).save_checkpoint(whole, path)  # type: ignore[arg-type]
         self.barrier()  # type: ignore[attr-defined]
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
