@@ -172,7 +172,7 @@ class KillWriting(GrowthHooks, L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _cut_off(self) -> None:
-        save, shards = torch.save, sharded._write_shards
+        save, shards = torch.save, sharded.write_shards
 
         def half(checkpoint: Any, path: Any) -> None:
             save(checkpoint, path)
@@ -185,7 +185,7 @@ class KillWriting(GrowthHooks, L.Callback):
             return written
 
         if self.trainer.strategy.__class__.__name__ == "FSDP2Strategy":
-            sharded._write_shards = halves
+            sharded.write_shards = halves
         atomic.torch = SimpleNamespace(save=half)
 
     def _cut(self, path: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,10 +13,12 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from typing_extensions import override
 
+from lit_recycle.addresses import place_of
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.background import Background
 from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.checkpoints.remote import remove, save_remote, save_sharded_remote
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -41,16 +44,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         assert storage_options is None
-        self._write(checkpoint, lambda whole: save(whole, Path(path)), needs_peers=False)
+        place = place_of(path)
+        write = partial(save, path=place) if isinstance(place, Path) else partial(save_remote, address=place)
+        self._write(checkpoint, write, needs_peers=False)
 
-    def save_shards(self, tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path) -> None:
+    def save_shards(self, tensors: Mapping[str, Tensor], rest: dict[str, Any], path: str | Path) -> None:
         """See :func:`lit_recycle.checkpoints.sharded.save_sharded`; on all processes at once."""
-        group = self._background_group() if self.background else None
-        self._write(
-            (dict(tensors), rest),
-            lambda parts: sharded.save_sharded(*parts, path, group),
-            needs_peers=sharded.is_distributed(),
-        )
+        place, group = place_of(path), self._background_group() if self.background else None
+
+        def write(parts: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+            if isinstance(place, Path):
+                sharded.save_sharded(*parts, place, group)
+            else:
+                save_sharded_remote(*parts, place, group)
+
+        self._write((dict(tensors), rest), write, needs_peers=sharded.is_distributed())
 
     def _write(self, checkpoint: T, write: Callable[[T], None], needs_peers: bool) -> None:
         if self.background is None:
@@ -66,16 +74,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return load_whole_checkpoint(Path(path))
+        return load_whole_checkpoint(path)
 
     @override
     def remove_checkpoint(self, path: str | Path) -> None:
         """When what replaces it is whole."""
+        place = place_of(path)
+        act = partial(super().remove_checkpoint, path) if isinstance(place, Path) else partial(remove, place)
         if self.background is None:
-            super().remove_checkpoint(path)
+            act()
         else:
-            remove = super().remove_checkpoint
-            self.background.afterwards(lambda: remove(path))
+            self.background.afterwards(act)
 
     @override
     def teardown(self) -> None:

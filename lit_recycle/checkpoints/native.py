@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_recycle.addresses import Place, place_of
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checkpoints.remote import checkpoints_at, on_disk
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.destination import check_destination
@@ -41,18 +43,39 @@ AVERAGE = (CURRENT, "averaging_state")
 """What is in a checkpoint only because of an average."""
 
 
-def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
-    """Where a callback of a run puts its checkpoints: where it is told, or ``checkpoints`` in the run's folder."""
-    return Path(dirpath) if dirpath else Path(trainer.default_root_dir) / "checkpoints"
+def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Place:
+    """Where a callback of a run puts its checkpoints.
+
+    Where it is told; or at the address to which ``ModelCheckpoint`` sends its own; or ``checkpoints`` in the run's
+    folder.
+    """
+    if dirpath:
+        return place_of(dirpath)
+    return next(iter(_addresses(trainer)), Path(trainer.default_root_dir) / "checkpoints")
 
 
-def checkpoints_of(trainer: Trainer) -> list[Path]:
+def checkpoint_folders(trainer: Trainer) -> set[Place]:
+    """All folders that a run's callbacks write checkpoints to."""
+    told = [c.dirpath for c in trainer.callbacks if getattr(c, "dirpath", None)]  # type: ignore[attr-defined]
+    return {checkpoint_folder(trainer), *map(place_of, told)}
+
+
+def _addresses(trainer: Trainer) -> list[str]:
+    told = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    return [str(folder) for folder in told if folder and isinstance(place_of(folder), str)]
+
+
+def checkpoints_of(trainer: Trainer) -> list[Place]:
     """What lies in the folders that a run's callbacks write checkpoints to, whole or not, the newest first."""
-    folders = {checkpoint_folder(trainer)}
-    folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
-    found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
-    found = [path for path in found if path.exists()]  # `last` may be a link to what a killed run was still writing
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found: list[tuple[float, Place]] = []
+    for folder in checkpoint_folders(trainer):
+        if isinstance(folder, str):
+            found += checkpoints_at(folder)
+        else:
+            here = [path for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
+            # `last` may be a link to what a killed run was still writing.
+            found += [(path.stat().st_mtime_ns / 1e9, path) for path in here if path.exists()]
+    return [place for _, place in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
 def is_leftover(path: Path) -> bool:
@@ -71,31 +94,32 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
     from lightning.pytorch.utilities.rank_zero import rank_zero_info  # reading a checkpoint needs no Lightning
 
     found = checkpoints_of(trainer)
-    for path in found:
+    for place in found:
         try:
+            path = on_disk(place)
             load_checkpoint(path)
         except ValueError as error:
             rank_zero_info(f"passed over: {error}")
         else:
             return path
     if found:
-        folders = ", ".join(sorted({str(path.parent) for path in found}))
+        folders = ", ".join(sorted({str(place).rpartition("/")[0] for place in found}))
         raise ValueError(f"no checkpoint in {folders} can be read: move them away to start afresh")
     return None
 
 
-def load_checkpoint(path: Path, shards: bool = True) -> dict[str, Any]:
+def load_checkpoint(path: Place, shards: bool = True) -> dict[str, Any]:
     """A checkpoint's contents, tensors mapped from disk where the format allows it, once its checksums hold.
 
     Args:
-        path: A checkpoint of this project. Of a sharded one all but the tensors is read.
+        path: A checkpoint of this project, or its address. Of a sharded one all but the tensors is read.
         shards: Verify the shards of a sharded one, too. Where several processes are connected all must take part, and
             each reads its share.
 
     Raises:
         ValueError: For a file that is missing, damaged, foreign, or holds more than plain types and tensors.
     """
-    path = file = Path(path)
+    path = file = on_disk(path)
     if path.is_dir():
         _refuse_other_folders(path)
         file = path / sharded.METADATA
@@ -146,14 +170,14 @@ def _refuse_other_folders(path: Path) -> None:
         raise ValueError(f"{path} is a folder of checkpoints: give one of them, the newest is {found[-1]}")
 
 
-def load_whole_checkpoint(path: Path, scratch: Path | None = None) -> dict[str, Any]:
+def load_whole_checkpoint(path: Place, scratch: Path | None = None) -> dict[str, Any]:
     """A checkpoint with all its tensors, whether it is one file or sharded, as Lightning has it on one device.
 
     Args:
-        path: A checkpoint of this project.
+        path: A checkpoint of this project, or its address.
         scratch: A folder in which the tensors of a sharded checkpoint are laid out on disk instead of in memory.
     """
-    path = Path(path)
+    path = on_disk(path)
     rest = load_checkpoint(path)
     if not path.is_dir():
         return rest
@@ -165,12 +189,12 @@ def load_whole_checkpoint(path: Path, scratch: Path | None = None) -> dict[str, 
     return rest | {"state_dict": weights, "optimizer_states": optimizers}
 
 
-def read_hyperparameters(path: Path) -> dict[str, Any]:
+def read_hyperparameters(path: Place) -> dict[str, Any]:
     """What a checkpoint says of its model: shape, past growths, coefficients. Plain types; tensors are not read."""
     return load_checkpoint(path, shards=False)["hyper_parameters"]
 
 
-def load_model(path: Path) -> tuple[MoETransformer | TransformersModel, Tokenizer]:
+def load_model(path: Place) -> tuple[MoETransformer | TransformersModel, Tokenizer]:
     """The model of a checkpoint, ready for evaluation, and the tokenizer that it was trained with."""
     checkpoint = load_whole_checkpoint(path)
     model = model_of(checkpoint)
@@ -197,13 +221,13 @@ def model_of(checkpoint: Mapping[str, Any]) -> MoETransformer | TransformersMode
     return model
 
 
-def consolidate(src: Path, dst: Path) -> None:
+def consolidate(src: Place, dst: Path) -> None:
     """Make one file of a sharded checkpoint. Tensors pass through a scratch file beside ``dst``, not through memory.
 
     Raises:
         ValueError: For a source that is no whole sharded checkpoint, or a destination that exists.
     """
-    src, dst = Path(src), Path(dst)
+    src, dst = on_disk(src), Path(dst)
     if not src.is_dir():
         raise ValueError(f"{src} is no sharded checkpoint: only a folder can be consolidated")
     check_destination(dst)

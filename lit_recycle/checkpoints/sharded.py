@@ -19,6 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from lit_recycle.addresses import Place
 from lit_recycle.checkpoints.atomic import cannot_write, save, take_place
 from lit_recycle.checksums import checksums, verify_file
 from lit_recycle.growth.optimizer import OptimizerState, ParamState
@@ -71,34 +72,38 @@ def save_sharded(
         path: The folder.
         group: All processes, in a group of their own where this is done beside training.
     """
-    part, rank = path.with_name(f".{path.name}.part"), _rank()
-    if rank == 0:
+    part, first = path.with_name(f".{path.name}.part"), rank() == 0
+    if first:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     _barrier(group)
     try:
-        written = _write_shards(tensors, part, path, group)
-        if rank == 0:
+        written = write_shards(tensors, part, path, group)
+        if first:
             save(rest | {"checksums": written}, part / METADATA)
             take_place(part, path)
     except BaseException:
-        if rank == 0:
+        if first:
             shutil.rmtree(part, ignore_errors=True)
         raise
     _barrier(group)
 
 
-def _write_shards(
-    tensors: Mapping[str, Tensor], part: Path, path: Path, group: dist.ProcessGroup | None
+def write_shards(
+    tensors: Mapping[str, Tensor], part: Path, path: Place, group: dist.ProcessGroup | None
 ) -> dict[str, tuple[int, str]]:
-    """Size and checksum of every file written; each process looks at its own, which it has in its page cache."""
+    """Write the shards of a checkpoint, and their index, into a folder that need not be the same for all processes.
+
+    Returns:
+        Size and checksum of every file; each process looks at its own, which it has in its page cache.
+    """
     writer = dcp.FileSystemWriter(part)
     try:
         dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not is_distributed())
     except dcp.api.CheckpointException as error:
         raise cannot_write(path) from error
-    mine = [*part.glob(f"__{_rank()}_*"), *([part / INDEX] if _rank() == 0 else [])]
-    return {name: found for files in _from_all(checksums(mine), group) for name, found in files.items()}
+    mine = [*part.glob(f"__{rank()}_*"), *([part / INDEX] if rank() == 0 else [])]
+    return {name: found for files in from_all(checksums(mine), group) for name, found in files.items()}
 
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -128,12 +133,12 @@ def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> 
     """
     problems = []
     for number, (name, (size, checksum)) in enumerate(sorted(written.items())):
-        mine = name == INDEX or (shards and number % _world_size() == _rank())
+        mine = name == INDEX or (shards and number % _world_size() == rank())
         try:
             verify_file(path / name, size, checksum if mine else None)
         except ValueError as error:
             problems.append(str(error))
-    everyones = _from_all(problems) if shards else [problems]
+    everyones = from_all(problems) if shards else [problems]
     for problem in (problem for problems in everyones for problem in problems):
         raise ValueError(problem)
 
@@ -233,7 +238,8 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _rank() -> int:
+def rank() -> int:
+    """This process's number among those that are connected."""
     return dist.get_rank() if is_distributed() else 0
 
 
@@ -241,7 +247,7 @@ def _world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-def _from_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+def from_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """What each process has, on all of them."""
     if not is_distributed():
         return [value]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -31,6 +30,7 @@ from typing_extensions import override
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import load_checkpoint, trained_weights
+from lit_recycle.checkpoints.remote import on_disk
 from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
@@ -56,7 +56,7 @@ class NamedCheckpoints:
         return named_state.optimizer_state(self.model, getattr(optimizer, "optimizer", optimizer))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        path = Path(self.broadcast(filepath))  # type: ignore[attr-defined]
+        path = self.broadcast(filepath)  # type: ignore[attr-defined]
         if self.checkpoints == "sharded":
             own_io(self).save_shards(*sharded.split(checkpoint), path)  # type: ignore[arg-type]
             return
@@ -66,7 +66,7 @@ class NamedCheckpoints:
         self.barrier()  # type: ignore[attr-defined]
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        path = Path(self.broadcast(checkpoint_path))  # type: ignore[attr-defined]
+        path = on_disk(self.broadcast(checkpoint_path))  # type: ignore[attr-defined]
         fitting = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
         optimizers = self.optimizers if fitting else []
         checkpoint = load_checkpoint(path)
