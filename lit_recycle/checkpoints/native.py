@@ -18,6 +18,7 @@ from lit_recycle.addresses import Place, place_of
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.remote import checkpoints_at, on_disk
+from lit_recycle.checkpoints.sharded import CURRENT, WEIGHTS
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.destination import check_destination
@@ -36,9 +37,6 @@ from lit_recycle.model.transformer import MoETransformer
 if TYPE_CHECKING:
     from lightning import Trainer
 
-CURRENT = "current_model_state"
-"""Where a checkpoint has the weights in training, if an average of them is under ``state_dict``, as Lightning's
-``WeightAveraging`` callbacks write it."""
 AVERAGE = (CURRENT, "averaging_state")
 """What is in a checkpoint only because of an average."""
 
@@ -75,7 +73,12 @@ def checkpoints_of(trainer: Trainer) -> list[Place]:
             here = [path for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
             # `last` may be a link to what a killed run was still writing.
             found += [(path.stat().st_mtime_ns / 1e9, path) for path in here if path.exists()]
-    return [place for _, place in sorted(found, key=lambda pair: pair[0], reverse=True)]
+    return [place for _, place in sorted(found, key=lambda pair: (pair[0], _last_number(pair[1])), reverse=True)]
+
+
+def _last_number(place: Place) -> int:
+    """That of a name, most often the step: stores tell times in seconds, in which several may have been saved."""
+    return int((re.findall(r"\d+", str(place).rpartition("/")[2]) or [-1])[-1])
 
 
 def is_leftover(path: Path) -> bool:
@@ -182,11 +185,14 @@ def load_whole_checkpoint(path: Place, scratch: Path | None = None) -> dict[str,
     if not path.is_dir():
         return rest
     tensors = sharded.load_whole(path, scratch)
-    prefix = "state_dict/"
-    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, parameter = name.partition("/")
+        if kind in WEIGHTS:
+            weights.setdefault(kind, {})[parameter] = tensor
     optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest["optimizers"]))]
     del rest["optimizers"]
-    return rest | {"state_dict": weights, "optimizer_states": optimizers}
+    return rest | weights | {"optimizer_states": optimizers}
 
 
 def read_hyperparameters(path: Place) -> dict[str, Any]:
@@ -277,7 +283,7 @@ def grow_checkpoint(
     record = GrowthRecord.of(event, progress, plan, weights)
     states = checkpoint.get("optimizer_states", [])
     checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
-    for key in {"state_dict", CURRENT} & checkpoint.keys():
+    for key in checkpoint.keys() & WEIGHTS:
         checkpoint[key] = dict(grow_tensors(plan, dict(checkpoint[key])))
     checkpoint["hyper_parameters"] = saved | {
         "config": record.after,

@@ -1,7 +1,8 @@
 """Sharded checkpoints: a folder that any number of processes writes and any other number reads.
 
 Beside the shards (``torch.distributed.checkpoint``) stands a file with all that is no tensor. Tensors are kept by name,
-``state_dict/<parameter>`` and ``optimizer_0/<parameter>/<key>``, so that a folder does not depend on the strategy.
+``state_dict/<parameter>``, ``optimizer_0/<parameter>/<key>`` and the like, so that a folder does not depend on the
+strategy.
 """
 
 from __future__ import annotations
@@ -32,10 +33,17 @@ BACKGROUND = "lit-recycle: saves in the background"
 """Description of the process group in which shards are written while training goes on."""
 
 
+CURRENT = "current_model_state"
+"""Where a checkpoint has the weights in training, if an average of them is under ``state_dict``, as Lightning's
+``WeightAveraging`` callbacks write it."""
+WEIGHTS = ("state_dict", CURRENT)
+"""What holds a tensor for each parameter and buffer."""
+
+
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint of named tensors as ``sharded`` keeps it: the tensors under flat names, and the rest."""
-    rest = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
-    tensors = {f"state_dict/{name}": tensor for name, tensor in checkpoint["state_dict"].items()}
+    rest = {k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, "optimizer_states")}
+    tensors = {f"{kind}/{name}": t for kind in WEIGHTS for name, t in checkpoint.get(kind, {}).items()}
     rest["optimizers"] = []
     for i, saved in enumerate(checkpoint.get("optimizer_states", [])):
         scalars: dict[str, ParamState] = {}
@@ -118,6 +126,11 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
         for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+
+
+def holds(path: Path, kind: str) -> bool:
+    """Whether a sharded checkpoint has weights of a kind."""
+    return any(name.startswith(f"{kind}/") for name in sizes(path))
 
 
 def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> None:

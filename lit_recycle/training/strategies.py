@@ -31,8 +31,10 @@ from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import load_checkpoint, trained_weights
 from lit_recycle.checkpoints.remote import on_disk
+from lit_recycle.checkpoints.sharded import CURRENT
 from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
+from lit_recycle.training.averages import load_sharded_averages
 from lit_recycle.training.growable import GrowableModule
 
 TIMEOUT = timedelta(minutes=10)
@@ -71,11 +73,12 @@ class NamedCheckpoints:
         optimizers = self.optimizers if fitting else []
         checkpoint = load_checkpoint(path)
         if path.is_dir():
-            named_state.load_folder(self.model, optimizers, path, checkpoint)
+            trained = CURRENT if fitting and sharded.holds(path, CURRENT) else "state_dict"
+            named_state.load_folder(self.model, optimizers, path, checkpoint, trained)
         else:
             weights = trained_weights(checkpoint) if fitting else checkpoint["state_dict"]
             named_state.load_file(self.model, optimizers, checkpoint | {"state_dict": weights})
-        return checkpoint
+        return checkpoint | load_sharded_averages(self.lightning_module.trainer, self.model, path, checkpoint)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Nothing: `load_checkpoint` has read the weights, each process its own."""
