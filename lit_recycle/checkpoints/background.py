@@ -43,7 +43,7 @@ class Background:
         self.wait()
         copy = staged(checkpoint)
         self._needs_peers, self._writing = needs_peers, True
-        # A daemon: a process that has lost its peers must be able to end.
+        # A daemon: a process that has lost its peers must be able to end; `lit_recycle.cli` knows it by its name.
         self._thread = threading.Thread(target=self._run, args=(write, copy), name="async-save", daemon=True)
         self._thread.start()
 

@@ -164,8 +164,18 @@ class Validation(L.Callback):
             self.path.write_text(json.dumps(self.losses))
 
 
+class SharedOut(L.Callback):
+    """The average lies on the processes as the weights do, also after growths, so that nothing is sent to update it."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        (average,) = averages(trainer)
+        for mine, trained in zip(average.module.parameters(), pl_module.parameters(), strict=True):
+            assert mine.placements == trained.placements and mine.shape == trained.shape
+
+
 def validated(root: Path, name: str, strategy: str) -> None:
     now, saves = [Validation(root / f"{name}.json"), ema()], SaveAtOnce(root / name / "grown-{step}.ckpt", 3, 6)
+    now += [SharedOut()] if strategy == "fsdp2" else []
     options = {"limit_val_batches": 2, "val_check_interval": 2}
     fit(root / name, strategy, before_growth=now, callbacks=[saves], **options)
 
