@@ -64,8 +64,15 @@ class SaveTwice(GrowthHooks, L.Callback):
         self.changed.set()
 
 
+class NothingIsSaved(GrowthHooks, L.Callback):
+    """While the model grows."""
+
+    def on_growth_start(self, trainer: L.Trainer, *_: Any) -> None:
+        assert not own_io(trainer.strategy).background.is_saving
+
+
 def run(root: Path, strategy: str) -> None:
-    callbacks = [SaveTwice(root / strategy), AsyncSave()]
+    callbacks = [SaveTwice(root / strategy), AsyncSave(), NothingIsSaved()]
     fit(root / strategy, strategy, steps=5, events=EVENTS, save_every=100, before_growth=callbacks)
 
 
