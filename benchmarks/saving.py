@@ -2,9 +2,10 @@
 
     python benchmarks/saving.py [--megabytes 300] [--rounds 5]
 
-A checkpoint of float32 tensors is saved as a run saves it, one file, flushed to disk. The cost is what the steps of
-training lose: for a save at once, its time; for one in the background, the time of the copy, and by how much the matrix
-products that stand for training are slower until it is written.
+A checkpoint of float32 tensors is saved as a run saves it, one file, flushed to disk. Compared is how long training is
+stopped: for a save at once, all of its time; for one in the background, that of the copy. Beside it stands what is lost
+altogether where training shares its cores with the thread that writes: by how much matrix products, which stand for
+training on a CPU, are slower until it is done.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lit_recycle.checkpoints.background import Background
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.training.allocator import keep_freed_memory
 
-GOAL = 0.5
+GOAL = 0.3
 
 
 def make(megabytes: float) -> dict[str, torch.Tensor]:
@@ -75,12 +76,12 @@ def main(argv: list[str] | None = None) -> list[Row]:
                     if number:
                         copies.append(stopped)
                         later.append(stopped + lost)
-    ours, rival = statistics.median(later), statistics.median(at_once)
+    stopped, rival = statistics.median(copies), statistics.median(at_once)
     row = Row(
         f"saving while training goes on, {nbytes / 1e6:.0f} MB",
-        f"{ours:.2f} s of training lost ({statistics.median(copies):.2f} s stopped)",
+        f"{stopped:.2f} s stopped, {statistics.median(later):.2f} s lost on these cores",
         f"saved at once: {rival:.2f} s",
-        f"{ours / rival:.2f} × the time",
+        f"{stopped / rival:.2f} × the time",
         f"≤ {GOAL} ×",
     )
     print(*row, sep=" | ")
