@@ -1,5 +1,6 @@
 """Lightning callbacks of lit-recycle, one per file."""
 
+from lit_recycle.callbacks.async_save import AsyncSave
 from lit_recycle.callbacks.batch_size import BatchSizeWarmup
 from lit_recycle.callbacks.compute import ComputeMonitor
 from lit_recycle.callbacks.data import DataMonitor
@@ -18,6 +19,7 @@ from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 
 __all__ = [
+    "AsyncSave",
     "BatchSizeWarmup",
     "ComputeMonitor",
     "DataMonitor",

@@ -10,6 +10,7 @@ import lightning as L
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lit_recycle.addresses import within
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
@@ -43,7 +44,8 @@ class GrowthCallback(L.Callback):
 
     Args:
         events: The growths, in order of time.
-        dirpath: Folder of the anchor checkpoints; ``checkpoints`` in the trainer's root folder when not given.
+        dirpath: Folder of the anchor checkpoints, or an address (``s3://…``); when not given, the address of
+            ``ModelCheckpoint`` where it has one, or ``checkpoints`` in the trainer's root folder.
         save_anchor: Save a checkpoint before each event.
         seed: Seed of all that is random.
         utility_steps: Number of steps before an event over which load and gradients of experts are averaged, for
@@ -183,7 +185,7 @@ class GrowthCallback(L.Callback):
             self._prepare_step(trainer, pl_module)
         if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
             update_averages(trainer, pl_module, outputs, batch, batch_idx)
-            path = checkpoint_folder(trainer, self.dirpath) / f"anchor-step={trainer.global_step}.ckpt"
+            path = within(checkpoint_folder(trainer, self.dirpath), f"anchor-step={trainer.global_step}.ckpt")
             trainer.save_checkpoint(path, weights_only=False)
 
     @override

@@ -13,7 +13,9 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
+from lit_recycle.addresses import within
 from lit_recycle.callbacks.summary import resume_command
+from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.module import Batch
@@ -31,7 +33,8 @@ class SaveOnInterrupt(L.Callback):
     is put into the queue again; with ``--ckpt_path last`` it goes on, in the shape that it has grown to.
 
     Args:
-        dirpath: Folder of the checkpoint; ``checkpoints`` in the trainer's root folder when not given.
+        dirpath: Folder of the checkpoint, or an address (``s3://…``); when not given, the address of
+            ``ModelCheckpoint`` where it has one, or ``checkpoints`` in the trainer's root folder.
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
@@ -77,9 +80,9 @@ class SaveOnInterrupt(L.Callback):
         self._restore()
 
     def _save(self, trainer: L.Trainer) -> None:
-        folder = checkpoint_folder(trainer, self.dirpath)
-        path = folder / f"interrupt-step={trainer.global_step}.ckpt"
+        path = within(checkpoint_folder(trainer, self.dirpath), f"interrupt-step={trainer.global_step}.ckpt")
         trainer.save_checkpoint(path, weights_only=False)
+        finish_saves(trainer)
         trainer.print(f"saved {path}\ngo on: {resume_command()}")
 
     def _restore(self) -> None:

@@ -10,7 +10,9 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from lit_recycle.checkpoints.native import checkpoints_of, is_leftover
+from lit_recycle.addresses import is_remote
+from lit_recycle.checkpoints.native import checkpoint_folders, is_leftover
+from lit_recycle.checkpoints.remote import remove_unfinished
 from lit_recycle.training.growable import GrowableModule
 
 
@@ -27,14 +29,16 @@ class RemoveLeftovers(L.Callback):
         if not trainer.is_global_zero or trainer.ckpt_path is None:
             return
         source = Path(trainer.ckpt_path)
-        removed = [path for folder in {p.parent for p in checkpoints_of(trainer)} for path in _halves(folder)]
+        folders = checkpoint_folders(trainer)
+        removed = [path for folder in folders if isinstance(folder, Path) for path in _halves(folder)]
+        unsent = [name for folder in folders if isinstance(folder, str) for name in remove_unfinished(folder)]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and source.exists():
                 removed += _outside(callback, source)
         for path in removed:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        if removed:
-            trainer.print(f"removed what a killed run had left: {', '.join(sorted(path.name for path in removed))}")
+        if names := sorted([*(path.name for path in removed), *unsent]):
+            trainer.print(f"removed what a killed run had left: {', '.join(names)}")
 
 
 def _halves(folder: Path) -> list[Path]:
@@ -43,7 +47,7 @@ def _halves(folder: Path) -> list[Path]:
 
 def _outside(callback: ModelCheckpoint, source: Path) -> list[Path]:
     """Checkpoints by this callback's names, older than the one gone on from, that it does not know."""
-    if callback.save_top_k < 1 or callback.dirpath is None or not callback.best_k_models:
+    if callback.save_top_k < 1 or not callback.best_k_models or callback.dirpath is None or is_remote(callback.dirpath):
         return []
     name = callback.filename or "{epoch}-{step}"
     parts = re.split(r"\{(\w[\w/]*)(?::[^}]*)?\}", name)

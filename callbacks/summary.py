@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from lit_recycle.addresses import place_of
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.shape import sizes
@@ -147,8 +148,8 @@ def next_commands(trainer: L.Trainer) -> str:
     lines = []
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         lines.append(f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}")
-    saved = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or checkpoint_folder(trainer))
-    if saved.suffix == ".ckpt" and saved.exists():
+    saved = place_of(getattr(trainer.checkpoint_callback, "best_model_path", "") or checkpoint_folder(trainer))
+    if str(saved).endswith(".ckpt") and (isinstance(saved, str) or saved.exists()):
         lines.append(f"go on:    {resume_command({'--trainer.max_steps': str(2 * trainer.max_steps)})}")
         lines.append(f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(saved))}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from lit_recycle import __version__
@@ -76,7 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {told}", file=sys.stderr)
         elif not isinstance(error, ValueError):  # configurations are the same for all processes, their disks are not
             print(f"error in process {rank}: {told}", file=sys.stderr)
-        return 2
+        return _ended(2)
+
+
+def _ended(code: int) -> int:
+    """The exit status; at once where a thread still saves together with processes that are lost, and never ends."""
+    if any(thread.name == "async-save" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # otherwise the thread's end in the middle of an exchange aborts the process
+    return code
 
 
 if __name__ == "__main__":

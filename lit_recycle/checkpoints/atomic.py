@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lit_recycle.addresses import Place
 from lit_recycle.checksums import seal
 
 
@@ -68,5 +69,5 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
             raise cannot_write(path) from error
 
 
-def cannot_write(path: Path) -> OSError:
+def cannot_write(path: Place) -> OSError:
     return OSError(f"cannot write {path}: is the disk full? Nothing that was saved before is lost")

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_recycle.addresses import Place, place_of
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checkpoints.remote import checkpoints_at, on_disk
+from lit_recycle.checkpoints.sharded import CURRENT, WEIGHTS
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.destination import check_destination
@@ -34,24 +37,48 @@ from lit_recycle.model.transformer import MoETransformer
 if TYPE_CHECKING:
     from lightning import Trainer
 
-CURRENT = "current_model_state"
-"""Where a checkpoint has the weights in training, if an average of them is under ``state_dict``, as Lightning's
-``WeightAveraging`` callbacks write it."""
 AVERAGE = (CURRENT, "averaging_state")
 """What is in a checkpoint only because of an average."""
 
 
-def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
-    """Where a callback of a run puts its checkpoints: where it is told, or ``checkpoints`` in the run's folder."""
-    return Path(dirpath) if dirpath else Path(trainer.default_root_dir) / "checkpoints"
+def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Place:
+    """Where a callback of a run puts its checkpoints.
+
+    Where it is told; or at the address to which ``ModelCheckpoint`` sends its own; or ``checkpoints`` in the run's
+    folder.
+    """
+    if dirpath:
+        return place_of(dirpath)
+    return next(iter(_addresses(trainer)), Path(trainer.default_root_dir) / "checkpoints")
 
 
-def checkpoints_of(trainer: Trainer) -> list[Path]:
+def checkpoint_folders(trainer: Trainer) -> set[Place]:
+    """All folders that a run's callbacks write checkpoints to."""
+    told = [c.dirpath for c in trainer.callbacks if getattr(c, "dirpath", None)]  # type: ignore[attr-defined]
+    return {checkpoint_folder(trainer), *map(place_of, told)}
+
+
+def _addresses(trainer: Trainer) -> list[str]:
+    told = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    return [str(folder) for folder in told if folder and isinstance(place_of(folder), str)]
+
+
+def checkpoints_of(trainer: Trainer) -> list[Place]:
     """What lies in the folders that a run's callbacks write checkpoints to, whole or not, the newest first."""
-    folders = {checkpoint_folder(trainer)}
-    folders |= {Path(c.dirpath) for c in trainer.callbacks if getattr(c, "dirpath", None)}  # type: ignore[attr-defined]
-    found = [path for folder in folders for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found: list[tuple[float, Place]] = []
+    for folder in checkpoint_folders(trainer):
+        if isinstance(folder, str):
+            found += checkpoints_at(folder)
+        else:
+            here = [path for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
+            # `last` may be a link to what a killed run was still writing.
+            found += [(path.stat().st_mtime_ns / 1e9, path) for path in here if path.exists()]
+    return [place for _, place in sorted(found, key=lambda pair: (pair[0], _last_number(pair[1])), reverse=True)]
+
+
+def _last_number(place: Place) -> int:
+    """That of a name, most often the step: stores tell times in seconds, in which several may have been saved."""
+    return int((re.findall(r"\d+", str(place).rpartition("/")[2]) or [-1])[-1])
 
 
 def is_leftover(path: Path) -> bool:
@@ -70,31 +97,32 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
     from lightning.pytorch.utilities.rank_zero import rank_zero_info  # reading a checkpoint needs no Lightning
 
     found = checkpoints_of(trainer)
-    for path in found:
+    for place in found:
         try:
+            path = on_disk(place)
             load_checkpoint(path)
         except ValueError as error:
             rank_zero_info(f"passed over: {error}")
         else:
             return path
     if found:
-        folders = ", ".join(sorted({str(path.parent) for path in found}))
+        folders = ", ".join(sorted({str(place).rpartition("/")[0] for place in found}))
         raise ValueError(f"no checkpoint in {folders} can be read: move them away to start afresh")
     return None
 
 
-def load_checkpoint(path: Path, shards: bool = True) -> dict[str, Any]:
+def load_checkpoint(path: Place, shards: bool = True) -> dict[str, Any]:
     """A checkpoint's contents, tensors mapped from disk where the format allows it, once its checksums hold.
 
     Args:
-        path: A checkpoint of this project. Of a sharded one all but the tensors is read.
+        path: A checkpoint of this project, or its address. Of a sharded one all but the tensors is read.
         shards: Verify the shards of a sharded one, too. Where several processes are connected all must take part, and
             each reads its share.
 
     Raises:
         ValueError: For a file that is missing, damaged, foreign, or holds more than plain types and tensors.
     """
-    path = file = Path(path)
+    path = file = on_disk(path)
     if path.is_dir():
         _refuse_other_folders(path)
         file = path / sharded.METADATA
@@ -145,31 +173,34 @@ def _refuse_other_folders(path: Path) -> None:
         raise ValueError(f"{path} is a folder of checkpoints: give one of them, the newest is {found[-1]}")
 
 
-def load_whole_checkpoint(path: Path, scratch: Path | None = None) -> dict[str, Any]:
+def load_whole_checkpoint(path: Place, scratch: Path | None = None) -> dict[str, Any]:
     """A checkpoint with all its tensors, whether it is one file or sharded, as Lightning has it on one device.
 
     Args:
-        path: A checkpoint of this project.
+        path: A checkpoint of this project, or its address.
         scratch: A folder in which the tensors of a sharded checkpoint are laid out on disk instead of in memory.
     """
-    path = Path(path)
+    path = on_disk(path)
     rest = load_checkpoint(path)
     if not path.is_dir():
         return rest
     tensors = sharded.load_whole(path, scratch)
-    prefix = "state_dict/"
-    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, parameter = name.partition("/")
+        if kind in WEIGHTS:
+            weights.setdefault(kind, {})[parameter] = tensor
     optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest["optimizers"]))]
     del rest["optimizers"]
-    return rest | {"state_dict": weights, "optimizer_states": optimizers}
+    return rest | weights | {"optimizer_states": optimizers}
 
 
-def read_hyperparameters(path: Path) -> dict[str, Any]:
+def read_hyperparameters(path: Place) -> dict[str, Any]:
     """What a checkpoint says of its model: shape, past growths, coefficients. Plain types; tensors are not read."""
     return load_checkpoint(path, shards=False)["hyper_parameters"]
 
 
-def load_model(path: Path) -> tuple[MoETransformer | TransformersModel, Tokenizer]:
+def load_model(path: Place) -> tuple[MoETransformer | TransformersModel, Tokenizer]:
     """The model of a checkpoint, ready for evaluation, and the tokenizer that it was trained with."""
     checkpoint = load_whole_checkpoint(path)
     model = model_of(checkpoint)
@@ -196,13 +227,13 @@ def model_of(checkpoint: Mapping[str, Any]) -> MoETransformer | TransformersMode
     return model
 
 
-def consolidate(src: Path, dst: Path) -> None:
+def consolidate(src: Place, dst: Path) -> None:
     """Make one file of a sharded checkpoint. Tensors pass through a scratch file beside ``dst``, not through memory.
 
     Raises:
         ValueError: For a source that is no whole sharded checkpoint, or a destination that exists.
     """
-    src, dst = Path(src), Path(dst)
+    src, dst = on_disk(src), Path(dst)
     if not src.is_dir():
         raise ValueError(f"{src} is no sharded checkpoint: only a folder can be consolidated")
     check_destination(dst)
@@ -252,7 +283,7 @@ def grow_checkpoint(
     record = GrowthRecord.of(event, progress, plan, weights)
     states = checkpoint.get("optimizer_states", [])
     checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
-    for key in {"state_dict", CURRENT} & checkpoint.keys():
+    for key in checkpoint.keys() & WEIGHTS:
         checkpoint[key] = dict(grow_tensors(plan, dict(checkpoint[key])))
     checkpoint["hyper_parameters"] = saved | {
         "config": record.after,

@@ -1,7 +1,8 @@
 """Sharded checkpoints: a folder that any number of processes writes and any other number reads.
 
 Beside the shards (``torch.distributed.checkpoint``) stands a file with all that is no tensor. Tensors are kept by name,
-``state_dict/<parameter>`` and ``optimizer_0/<parameter>/<key>``, so that a folder does not depend on the strategy.
+``state_dict/<parameter>``, ``optimizer_0/<parameter>/<key>`` and the like, so that a folder does not depend on the
+strategy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from lit_recycle.addresses import Place
 from lit_recycle.checkpoints.atomic import cannot_write, save, take_place
 from lit_recycle.checksums import checksums, verify_file
 from lit_recycle.growth.optimizer import OptimizerState, ParamState
@@ -27,12 +29,21 @@ INDEX = ".metadata"
 """Where ``torch.distributed.checkpoint`` says which tensor lies where."""
 METADATA = "meta.pt"
 """The file of a sharded checkpoint that holds everything but the tensors, and checksums of all others; written last."""
+BACKGROUND = "lit-recycle: saves in the background"
+"""Description of the process group in which shards are written while training goes on."""
+
+
+CURRENT = "current_model_state"
+"""Where a checkpoint has the weights in training, if an average of them is under ``state_dict``, as Lightning's
+``WeightAveraging`` callbacks write it."""
+WEIGHTS = ("state_dict", CURRENT)
+"""What holds a tensor for each parameter and buffer."""
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint of named tensors as ``sharded`` keeps it: the tensors under flat names, and the rest."""
-    rest = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
-    tensors = {f"state_dict/{name}": tensor for name, tensor in checkpoint["state_dict"].items()}
+    rest = {k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, "optimizer_states")}
+    tensors = {f"{kind}/{name}": t for kind in WEIGHTS for name, t in checkpoint.get(kind, {}).items()}
     rest["optimizers"] = []
     for i, saved in enumerate(checkpoint.get("optimizer_states", [])):
         scalars: dict[str, ParamState] = {}
@@ -58,39 +69,49 @@ def join(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], index: int) -> 
     return {"state": states, "param_groups": saved["param_groups"]}
 
 
-def save_sharded(tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path) -> None:
+def save_sharded(
+    tensors: Mapping[str, Tensor], rest: dict[str, Any], path: Path, group: dist.ProcessGroup | None = None
+) -> None:
     """Write a checkpoint from all processes at once; it takes its place when it is whole.
 
     Args:
         tensors: This process's tensors by name, sharded (``DTensor``) or equal on all processes.
         rest: Everything else, in plain types; that of the first process counts.
         path: The folder.
+        group: All processes, in a group of their own where this is done beside training.
     """
-    part, rank = path.with_name(f".{path.name}.part"), _rank()
-    if rank == 0:
+    part, first = path.with_name(f".{path.name}.part"), rank() == 0
+    if first:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    _barrier()
+    _barrier(group)
     try:
-        written = _write_shards(tensors, part, path)
-        if rank == 0:
+        written = write_shards(tensors, part, path, group)
+        if first:
             save(rest | {"checksums": written}, part / METADATA)
             take_place(part, path)
     except BaseException:
-        if rank == 0:
+        if first:
             shutil.rmtree(part, ignore_errors=True)
         raise
-    _barrier()
+    _barrier(group)
 
 
-def _write_shards(tensors: Mapping[str, Tensor], part: Path, path: Path) -> dict[str, tuple[int, str]]:
-    """Size and checksum of every file written; each process looks at its own, which it has in its page cache."""
+def write_shards(
+    tensors: Mapping[str, Tensor], part: Path, path: Place, group: dist.ProcessGroup | None
+) -> dict[str, tuple[int, str]]:
+    """Write the shards of a checkpoint, and their index, into a folder that need not be the same for all processes.
+
+    Returns:
+        Size and checksum of every file; each process looks at its own, which it has in its page cache.
+    """
+    writer = dcp.FileSystemWriter(part)
     try:
-        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=not _distributed())
+        dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not is_distributed())
     except dcp.api.CheckpointException as error:
         raise cannot_write(path) from error
-    mine = [*part.glob(f"__{_rank()}_*"), *([part / INDEX] if _rank() == 0 else [])]
-    return {name: found for files in _from_all(checksums(mine)) for name, found in files.items()}
+    mine = [*part.glob(f"__{rank()}_*"), *([part / INDEX] if rank() == 0 else [])]
+    return {name: found for files in from_all(checksums(mine), group) for name, found in files.items()}
 
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -107,6 +128,11 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     }
 
 
+def holds(path: Path, kind: str) -> bool:
+    """Whether a sharded checkpoint has weights of a kind."""
+    return any(name.startswith(f"{kind}/") for name in sizes(path))
+
+
 def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> None:
     """Hold the files of a folder against their checksums; where there are several processes each takes its share.
 
@@ -120,12 +146,12 @@ def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> 
     """
     problems = []
     for number, (name, (size, checksum)) in enumerate(sorted(written.items())):
-        mine = name == INDEX or (shards and number % _world_size() == _rank())
+        mine = name == INDEX or (shards and number % _world_size() == rank())
         try:
             verify_file(path / name, size, checksum if mine else None)
         except ValueError as error:
             problems.append(str(error))
-    everyones = _from_all(problems) if shards else [problems]
+    everyones = from_all(problems) if shards else [problems]
     for problem in (problem for problems in everyones for problem in problems):
         raise ValueError(problem)
 
@@ -145,7 +171,7 @@ def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) ->
         if found[name][0] != tensor.shape:
             raise ValueError(f"{name} is {tuple(found[name][0])} in {path}, and {tuple(tensor.shape)} in the model")
     try:
-        dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or not _distributed())
+        dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or not is_distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
@@ -220,27 +246,29 @@ def _reader(path: Path) -> _PlainReader:
     return _PlainReader(path)
 
 
-def _distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether several processes are connected."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _rank() -> int:
-    return dist.get_rank() if _distributed() else 0
+def rank() -> int:
+    """This process's number among those that are connected."""
+    return dist.get_rank() if is_distributed() else 0
 
 
 def _world_size() -> int:
-    return dist.get_world_size() if _distributed() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def _from_all(value: Any) -> list[Any]:
+def from_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """What each process has, on all of them."""
-    if not _distributed():
+    if not is_distributed():
         return [value]
     values: list[Any] = [None] * _world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
 
 
-def _barrier() -> None:
-    if _distributed():
-        dist.barrier()
+def _barrier(group: dist.ProcessGroup | None = None) -> None:
+    if is_distributed():
+        dist.barrier(group)

@@ -13,7 +13,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-recycle consolidate", description="Make a single file of a sharded checkpoint, tensor by tensor."
     )
-    parser.add_argument("src", type=Path, help="a sharded checkpoint: a folder")
+    parser.add_argument("src", help="a sharded checkpoint: a folder, or its address")
     parser.add_argument("dst", type=Path, help="the file to write; must not exist")
     options = parser.parse_args(argv)
     with without_gc():  # only now: --help needs no torch

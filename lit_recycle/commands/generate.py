@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from pathlib import Path
 
 from lit_recycle.commands.without_gc import without_gc
 
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lit-recycle generate", description="Sample text from a checkpoint.")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint of this project")
+    parser.add_argument("--ckpt_path", required=True, help="a checkpoint of this project, or its address")
     parser.add_argument("--prompt", default="", help="text to continue; a document's beginning when not given")
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token each time")

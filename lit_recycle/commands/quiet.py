@@ -12,7 +12,7 @@ WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",
     # A checkpoint may be gone on from in another folder; whatever it said of the old one does not matter there.
     r"The dirpath has changed from",
-    # Every module here configures its model late; under the strategies that shard it, averages are refused.
+    # Every module here configures its model late; an average is sharded as its model is, or refused.
     r"You're using the WeightAveraging callback with a model that overrides",
 )
 

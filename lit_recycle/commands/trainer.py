@@ -11,20 +11,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from lit_recycle.addresses import is_remote, place_of, told
 from lit_recycle.callbacks.interrupt import SaveOnInterrupt
 from lit_recycle.callbacks.leftovers import RemoveLeftovers
 from lit_recycle.callbacks.summary import RunSummary
 from lit_recycle.callbacks.token_losses import TokenLossWriter
 from lit_recycle.callbacks.waiting import WaitingTime
-from lit_recycle.checkpoints.io import AtomicCheckpointIO
-from lit_recycle.checkpoints.native import checkpoints_of, load_checkpoint, newest_checkpoint
+from lit_recycle.checkpoints.io import own_io
+from lit_recycle.checkpoints.native import checkpoint_folders, checkpoints_of, load_checkpoint, newest_checkpoint
+from lit_recycle.checkpoints.remote import check_writable, on_disk
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.parent import announce
@@ -93,8 +95,7 @@ class RecycleCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        own_io(self.trainer.strategy)
         if self.command == "fit":
             pace_of(self.trainer, self.datamodule)  # before any data is prepared
 
@@ -125,13 +126,13 @@ class RecycleCLI(LightningCLI):
                 apply(events, values)
                 self.config = parser.parse_object(values)
             if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
-                parser.set_defaults(self._trained_on(Path(self.config.ckpt_path)))
+                parser.set_defaults(self._trained_on(self.config.ckpt_path))
                 self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except ArgumentError as error:
             options = parser.get_defaults(skip_validation=True).keys()
             raise ValueError(sentence(error, options)) from error
 
-    def _trained_on(self, path: Path) -> dict[str, Any]:
+    def _trained_on(self, path: str) -> dict[str, Any]:
         """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
         data = load_checkpoint(path, shards=False).get("TextData", {})
         return {f"data.{name}": value for name, value in data.get("arguments", {}).items()}
@@ -139,6 +140,7 @@ class RecycleCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         check_numbers(self.config.trainer)
+        check_addresses(self.config.trainer)
         leave_out_switched_off(self.config.trainer)
         strategy = self.config.trainer.strategy
         name = strategy if isinstance(strategy, str) else strategy.class_path
@@ -156,7 +158,7 @@ class RecycleCLI(LightningCLI):
                 rank_zero_info("there is no checkpoint yet: the run begins")
         elif path is None and self.command == "fit" and (earlier := checkpoints_of(self.trainer)):
             rank_zero_info(
-                f"{earlier[0].parent} holds an earlier run, and this one begins anew: files that are"
+                f"{str(earlier[0]).rpartition('/')[0]} holds an earlier run, and this one begins anew: files that are"
                 " there keep their names (this run's last is last-v1.ckpt), but anchors are replaced. To go on instead"
                 " give --ckpt_path last; to keep the two apart, another trainer.default_root_dir"
             )
@@ -168,9 +170,10 @@ class RecycleCLI(LightningCLI):
                     + ": give a checkpoint, or `last` with the configuration of a run"
                 )
             return None
+        path = on_disk(path)
         self.config.ckpt_path = str(path)  # all processes must have found the same one
-        saved = load_checkpoint(Path(path), shards=False)
-        self._check_max_steps(Path(path), saved["global_step"])
+        saved = load_checkpoint(path, shards=False)
+        self._check_max_steps(path, saved["global_step"])
         shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
         if self.config.model.config is not None:
             _tell_of_other_shape(self.model.config.to_dict(), growth[0]["before"] if growth else shape)
@@ -179,7 +182,7 @@ class RecycleCLI(LightningCLI):
         data = saved.get("TextData", {})
         if self.command != "fit" and data.get("arguments", {}).get("tokenizer") == self.config.data.tokenizer:
             self.datamodule.use_tokenizer(data["tokenizer"])
-        return Path(path)
+        return path
 
     def _newest_checkpoint(self) -> Path | None:
         """The newest whole one. It is looked for once: all of it is read, and all processes must agree."""
@@ -231,6 +234,23 @@ def check_numbers(trainer: Namespace) -> None:
         raise ValueError(f"trainer.devices must be at least 1, or -1 for all there are, got {devices}")
 
 
+def check_addresses(trainer: Namespace) -> None:
+    """Raises ``ValueError`` for addresses whose package is missing, or where only a disk will do."""
+    if trainer.default_root_dir and is_remote(trainer.default_root_dir):
+        raise ValueError(
+            f"trainer.default_root_dir {trainer.default_root_dir} must be a folder on disk, where a run has its lock "
+            "and its logs: give the address to ModelCheckpoint.dirpath, and checkpoints of all kinds go there"
+        )
+    for callback in trainer.callbacks or ():
+        arguments = callback.get("init_args") or Namespace()
+        folder = place_of(arguments.get("dirpath") or "")
+        if isinstance(folder, str):
+            with told(folder):
+                fsspec.core.url_to_fs(folder)
+        elif arguments.get("dirpath"):
+            arguments.dirpath = str(folder)  # Lightning takes file:// for a folder's name
+
+
 def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:
     changed = [f"{k} {v}, not {configured.get(k)}" for k, v in saved.items() if v != configured.get(k)]
     if changed:
@@ -250,6 +270,9 @@ def main(argv: list[str]) -> int:
         cli.trainer.loggers = []
     alone = command == "fit" and cli.trainer.global_rank == 0 and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
     with run_lock(Path(cli.trainer.default_root_dir)) if alone else nullcontext():
+        for folder in checkpoint_folders(cli.trainer) if alone else ():
+            if isinstance(folder, str):
+                check_writable(folder)
         try:
             path = cli.checkpoint()
         except Finished as finished:

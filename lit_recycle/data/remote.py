@@ -21,7 +21,8 @@ from typing import Any
 
 import fsspec
 
-from lit_recycle.data.remote_blocks import in_short, make_sparse_copy, remove_copy
+from lit_recycle.addresses import is_remote, told
+from lit_recycle.data.remote_blocks import make_sparse_copy, remove_copy
 from lit_recycle.data.sources import READ_FROM_FOLDERS
 from lit_recycle.progress import progress_bar
 
@@ -48,11 +49,6 @@ class RemoteFile:
     name: str
     size: int
     version: str
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is an address."""
-    return "://" in path
 
 
 def local_path(path: str | list[str], cache_dir: str | Path) -> str | list[str]:
@@ -128,7 +124,7 @@ def _read(manifest: Path) -> list[RemoteFile]:
 def _fetch_whole(file: RemoteFile, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with _told(file.url):
+    with told(file.url):
         system, name = fsspec.core.url_to_fs(file.url)
         system.get_file(name, str(part))
     part.replace(path)
@@ -140,7 +136,7 @@ def _fetch_whole(file: RemoteFile, path: Path) -> None:
 def _listed(entry: str) -> list[RemoteFile]:
     """The files that an address means, and the indices beside them; raises ValueError where there are none."""
     folder, name = _split(entry)
-    with _told(entry):
+    with told(entry):
         system, root = fsspec.core.url_to_fs(folder)
         root = root.rstrip("/")
         if glob.has_magic(name):
@@ -188,17 +184,6 @@ def _version(info: dict[str, Any]) -> str:
     """Whatever of it may tell one content from another: hashes and times, by the names that protocols give them."""
     told = {key: str(value) for key, value in sorted(info.items()) if key.lower() in HASHES + TIMES}
     return json.dumps(told)
-
-
-@contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Says in a sentence what a protocol's package raises, of whatever kind it is."""
-    try:
-        yield
-    except ImportError as error:
-        raise ValueError(f"{url} needs a package that is not installed: {error}") from error
-    except Exception as error:
-        raise ValueError(f"{url} cannot be read ({in_short(error)}).") from error
 
 
 # --- where it is kept -------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from lit_recycle.addresses import in_short
+
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 22
@@ -113,11 +115,6 @@ def _get(url: str, start: int, end: int) -> bytes:
             log.warning("%s, bytes %d to %d, is asked for again (%s).", url, start, end, in_short(error))
             time.sleep(2**attempt)
     raise AssertionError
-
-
-def in_short(error: Exception) -> str:
-    """What a protocol's package has raised, in a line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -30,6 +30,14 @@ def resharded(tensor: DTensor, dimension: int) -> DTensor:
     return tensor if placements == list(tensor.placements) else tensor.redistribute(placements=placements)
 
 
+def like_sharded(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor divided along the dimension that a parameter is."""
+    if not (isinstance(tensor, DTensor) and isinstance(parameter, DTensor)):
+        return tensor
+    dimension = shard_dimension(parameter)
+    return tensor if dimension is None else resharded(tensor, dimension)
+
+
 def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
     """``source.index_select(dimension, indices)``, in new memory; a sharded tensor stays sharded in the same way.
 

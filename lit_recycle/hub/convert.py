@@ -163,7 +163,7 @@ def export_checkpoint(
     Raises:
         ValueError: If no family, or not that family, expresses the model, or the checkpoint cannot be read.
     """
-    checkpoint = load_whole_checkpoint(Path(source))
+    checkpoint = load_whole_checkpoint(source)
     hyper = checkpoint["hyper_parameters"]
     if "model_type" in hyper["config"]:
         return _export_transformers(checkpoint, destination, family, dtype, max_shard_size, optimizer)

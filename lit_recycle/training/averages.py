@@ -6,8 +6,9 @@ An average is one more set of named tensors, made into larger ones by the same r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,11 +17,14 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel
 
 from lit_recycle.checkpoints.native import CURRENT, trained_weights
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.plan import GrowthPlan
+from lit_recycle.growth.shards import like_sharded
 from lit_recycle.training import named_state
 
 
@@ -33,11 +37,15 @@ def refuse_averages(trainer: L.Trainer) -> None:
                 f"{name} goes by epochs and keeps the module as it was set up, so it cannot follow a growth: take "
                 "lightning.pytorch.callbacks.EMAWeightAveraging or WeightAveraging"
             )
-        if isinstance(callback, WeightAveraging) and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        if isinstance(callback, WeightAveraging) and isinstance(trainer.strategy, FSDPStrategy):
             raise ValueError(
-                f"{name} keeps a copy of the whole module, which a sharded one has none of: set trainer.strategy to "
-                "auto or ddp, or leave the callback out and merge checkpoints with `lit-recycle merge`"
+                f"{name} keeps a copy of the module's tensors by name, and FSDP1 has none: set trainer.strategy to "
+                "fsdp2, auto or ddp, or leave the callback out and merge checkpoints with `lit-recycle merge`"
             )
+        sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+        # Lightning has no public name for where its callback keeps the average.
+        if isinstance(callback, WeightAveraging) and sharded and callback._device is not None:
+            raise ValueError(f"{name}.device: under FSDP2 an average is sharded as the weights are: leave it out")
 
 
 def averages(trainer: L.Trainer) -> Iterator[AveragedModel]:
@@ -61,8 +69,12 @@ def update_averages(trainer: L.Trainer, module: L.LightningModule, *batch: Any) 
             callback.on_train_batch_end(trainer, module, *batch)
 
 
-def grow_averages(trainer: L.Trainer, plan: GrowthPlan) -> None:
-    """Give the averages the grown shape. Each tensor of the small one is let go after its last use."""
+def grow_averages(trainer: L.Trainer, module: nn.Module, plan: GrowthPlan) -> None:
+    """Give the averages the grown shape, divided among processes as the grown module is.
+
+    Each tensor of the small one is let go after its last use.
+    """
+    parameters = {named_state.clean_name(name): p for name, p in module.named_parameters()}
     for average in averages(trainer):
         copy: Any = average.module  # of the module in training, which can grow
         weights = named_state.weights(copy)
@@ -70,7 +82,8 @@ def grow_averages(trainer: L.Trainer, plan: GrowthPlan) -> None:
         with torch.device("meta"):
             copy.build()
         tied = named_state.tied(copy)
-        copy.load_state_dict(dict(grow_tensors(plan, weights)), assign=True)
+        grown = {n: like_sharded(t, parameters.get(n, t)) for n, t in grow_tensors(plan, weights)}
+        copy.load_state_dict(grown, assign=True)
         named_state.tie(copy, tied)
 
 
@@ -78,6 +91,37 @@ def begin_averages(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Let averages be of a module that has been built anew, of another shape; a checkpoint brings their values."""
     for average in averages(trainer):
         average.module = deepcopy(module).to(next(average.parameters()).device)
+
+
+def load_sharded_averages(
+    trainer: L.Trainer, model: nn.Module, path: Path, checkpoint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read a checkpoint's average into that of a run, each process its own part.
+
+    Returns:
+        What the averaging callback looks for in a checkpoint, in the form that it can take: the tensors themselves.
+    """
+    found: dict[str, Any] = {}
+    for average in averages(trainer):
+        if path.is_dir():
+            named_state.load_folder(average.module, [], path, checkpoint)
+        else:
+            named_state.load_weights(average.module, checkpoint["state_dict"])
+        found["state_dict"] = named_state.weights(average.module)
+        if "averaging_state" in checkpoint:
+            found[CURRENT] = named_state.weights(model)
+    return found
+
+
+def reshard_for_averages(trainer: L.Trainer, module: nn.Module) -> None:
+    """Let a module under FSDP2 have its shards again, which a pass forward alone leaves together.
+
+    The averaging callback exchanges parameters with the average, one by one.
+    """
+    if next(averages(trainer), None) is not None:
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
 
 
 def take_trained_weights(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:

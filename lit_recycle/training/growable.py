@@ -6,17 +6,19 @@ Axes: L MoE layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from copy import deepcopy
+from typing import Any, Protocol, Self, runtime_checkable
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape
 from lit_recycle.training import named_state
-from lit_recycle.training.averages import begin_averages, refuse_averages, take_trained_weights
+from lit_recycle.training.averages import begin_averages, refuse_averages, reshard_for_averages, take_trained_weights
 from lit_recycle.training.rewarm import unwarm
 
 
@@ -194,9 +196,30 @@ class GrowableModule(L.LightningModule):
     def on_fit_start(self) -> None:
         self._drawn = None  # the weights are given now
 
+    @override
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        reshard_for_averages(self.trainer, self)
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy, as averages of weights begin with, has its values already."""
         return super().__getstate__() | {"_drawn": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy; one of a sharded module has tensors of its own, sharded likewise, but cannot be trained."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        model, sharded = self.model, any(isinstance(p, DTensor) for p in self.parameters())
+        weights = {name: tensor.clone() for name, tensor in named_state.weights(self).items()} if sharded else {}
+        self.model = None if sharded else model  # FSDP2 lets no module of its own be copied
+        try:
+            copied.__setstate__(deepcopy(self.__getstate__(), memo))
+        finally:
+            self.model = model
+        if sharded:
+            with torch.device("meta"):
+                copied.build()
+            copied.load_state_dict(weights, assign=True)
+            named_state.tie(copied, named_state.tied(self))
+        return copied
 
     # --- progress ----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.checkpoints.native import checkpoints_of
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
@@ -387,6 +388,7 @@ class LitMoE(GrowableModule):
         self.watch.end_step(self.trainer.global_step, norm if scaler is None else None, excused)
 
     def _way_on(self) -> str:
+        finish_saves(self.trainer)
         found = checkpoints_of(self.trainer)
         return f"go on from {found[0]}, --ckpt_path last," if found else "begin anew"
 

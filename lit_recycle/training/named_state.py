@@ -122,13 +122,23 @@ def tie(module: nn.Module, groups: Sequence[Sequence[str]]) -> None:
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def load_folder(model: nn.Module, optimizers: Sequence[Optimizer], path: Path, rest: Mapping[str, Any]) -> None:
-    """Read a sharded checkpoint into a model and its optimizers, each process its own part."""
+def load_folder(
+    model: nn.Module, optimizers: Sequence[Optimizer], path: Path, rest: Mapping[str, Any], kind: str = "state_dict"
+) -> None:
+    """Read a sharded checkpoint into a model and its optimizers, each process its own part.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers; none of them, and only weights are read.
+        path: The folder.
+        rest: What `load_checkpoint` gives of it.
+        kind: Which weights: ``state_dict``, or those in training beside an average.
+    """
     parameters = weights(model)
-    tensors = {f"state_dict/{name}": tensor for name, tensor in parameters.items()}
+    tensors = {f"{kind}/{name}": tensor for name, tensor in parameters.items()}
     for name, (size, dtype) in sharded.sizes(path).items():
-        kind, _, tail = name.partition("/")
-        if kind in (f"optimizer_{i}" for i in range(len(optimizers))):
+        owner, _, tail = name.partition("/")
+        if owner in (f"optimizer_{i}" for i in range(len(optimizers))):
             parameter = parameters.get(tail.rpartition("/")[0])
             if parameter is None:
                 raise ValueError(f"{path} is a checkpoint of another model: this one has no parameter {tail!r}")
@@ -161,12 +171,16 @@ def assemble(checkpoint: dict[str, Any], keep: bool) -> dict[str, Any]:
             value = value.full_tensor()
         return value.cpu() if keep and isinstance(value, Tensor) else None if isinstance(value, Tensor) else value
 
-    tensors = {name: whole(tensor) for name, tensor in checkpoint.pop("state_dict").items()}
+    weights = {
+        kind: {name: whole(tensor) for name, tensor in checkpoint.pop(kind).items()}
+        for kind in sharded.WEIGHTS
+        if kind in checkpoint
+    }
     optimizers = checkpoint.pop("optimizer_states", [])
     for saved in optimizers:
         saved["state"] = {n: {k: whole(v) for k, v in state.items()} for n, state in saved["state"].items()}
     states = [number_state(saved) for saved in optimizers]
-    return checkpoint | {"state_dict": tensors, "optimizer_states": states}
+    return checkpoint | weights | {"optimizer_states": states}
 
 
 # --- FSDP1 and shards ------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from lit_recycle.checkpoints.sharded import BACKGROUND
+
 ANSWER = 5.0
 """Seconds in which a living process says so, when another one seems to be lost."""
 
@@ -17,13 +19,14 @@ class LostPeer(RuntimeError):
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """How long each collective operation from now on may wait for the other processes, in every process group.
+    """How long each collective operation from now on may wait for the other processes, in every group for training.
 
     There is no public way to change it, or to list the groups: strategies make some of their own.
     """
     if dist.is_available() and dist.is_initialized():
         for group in list(distributed_c10d._world.pg_map):
-            distributed_c10d._set_pg_timeout(timeout, group)
+            if group.group_desc != BACKGROUND:
+                distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def missing() -> list[int]:

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lit_recycle.growth.engine import grow_tensors
@@ -18,7 +17,7 @@ from lit_recycle.growth.optimizer import check_optimizer_state, each_grown_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.shape import Shape
-from lit_recycle.growth.shards import resharded, shard_dimension
+from lit_recycle.growth.shards import like_sharded
 from lit_recycle.training import named_state
 from lit_recycle.training.averages import grow_averages, refuse_averages
 from lit_recycle.training.fsdp1 import FlatGrowth
@@ -62,8 +61,8 @@ def grow_in_run(trainer: L.Trainer, module: GrowableModule, plan: GrowthPlan, po
     origins = plan.origins(trained)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(trained[origins[name]])
-    grow_averages(trainer, plan)
     small.set_up(trainer, module)
+    grow_averages(trainer, module, plan)
 
     (optimizer,) = trainer.optimizers
     for group, options in zip(optimizer.param_groups, groups, strict=True):
@@ -123,14 +122,6 @@ class NamedGrowth:
                 key: like_sharded(value, target) if isinstance(value, Tensor) and value.shape == target.shape else value
                 for key, value in state.items()
             }
-
-
-def like_sharded(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A tensor divided along the dimension that a parameter is."""
-    if not (isinstance(tensor, DTensor) and isinstance(parameter, DTensor)):
-        return tensor
-    dimension = shard_dimension(parameter)
-    return tensor if dimension is None else resharded(tensor, dimension)
 
 
 def refuse_incompatible(trainer: L.Trainer) -> None:

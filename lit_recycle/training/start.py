@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lit_recycle.addresses import is_remote
 from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.checkpoints.remote import on_disk
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.convert import check_complete, kept_beside, past_growths, tokenizer_of
@@ -55,7 +57,7 @@ def start_of(config: MoEConfig | Mapping[str, Any] | None, init_from: str | None
         return Start(
             NativeModel(config if isinstance(config, MoEConfig) else MoEConfig.from_dict(dict(config or {}))), []
         )
-    path = Path(init_from).expanduser()
+    path = on_disk(init_from if is_remote(init_from) else Path(init_from).expanduser())
     if (path / "config.json").is_file():
         return _from_folder(path, backend)
     checkpoint = load_whole_checkpoint(path)

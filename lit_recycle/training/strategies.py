@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -29,10 +28,13 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lit_recycle.checkpoints import sharded
-from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import load_checkpoint, trained_weights
+from lit_recycle.checkpoints.remote import on_disk
+from lit_recycle.checkpoints.sharded import CURRENT
 from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
+from lit_recycle.training.averages import load_sharded_averages
 from lit_recycle.training.growable import GrowableModule
 
 TIMEOUT = timedelta(minutes=10)
@@ -56,27 +58,27 @@ class NamedCheckpoints:
         return named_state.optimizer_state(self.model, getattr(optimizer, "optimizer", optimizer))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        path = Path(self.broadcast(filepath))  # type: ignore[attr-defined]
+        path = self.broadcast(filepath)  # type: ignore[attr-defined]
         if self.checkpoints == "sharded":
-            tensors, rest = sharded.split(checkpoint)
-            sharded.save_sharded(tensors, rest, path)
+            own_io(self).save_shards(*sharded.split(checkpoint), path)  # type: ignore[arg-type]
             return
         whole = named_state.assemble(checkpoint, keep=self.global_rank == 0)
         if self.global_rank == 0:
-            save(whole, path)
+            own_io(self).save_checkpoint(whole, path)  # type: ignore[arg-type]
         self.barrier()  # type: ignore[attr-defined]
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        path = Path(self.broadcast(checkpoint_path))  # type: ignore[attr-defined]
+        path = on_disk(self.broadcast(checkpoint_path))  # type: ignore[attr-defined]
         fitting = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
         optimizers = self.optimizers if fitting else []
         checkpoint = load_checkpoint(path)
         if path.is_dir():
-            named_state.load_folder(self.model, optimizers, path, checkpoint)
+            trained = CURRENT if fitting and sharded.holds(path, CURRENT) else "state_dict"
+            named_state.load_folder(self.model, optimizers, path, checkpoint, trained)
         else:
             weights = trained_weights(checkpoint) if fitting else checkpoint["state_dict"]
             named_state.load_file(self.model, optimizers, checkpoint | {"state_dict": weights})
-        return checkpoint
+        return checkpoint | load_sharded_averages(self.lightning_module.trainer, self.model, path, checkpoint)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Nothing: `load_checkpoint` has read the weights, each process its own."""

@@ -33,12 +33,15 @@ def _several(*strategy: str, nodes: bool = False) -> Setting:
 # Lightning refuses the short name on a CPU; a class is read as one where an option of it follows.
 FSDP = ("lit_recycle.training.strategies.FSDPStrategy", "--trainer.strategy.checkpoints", "sharded")
 FULL = ("lit_recycle.training.strategies.FSDP2Strategy", "--trainer.strategy.checkpoints", "full")
+LATER = ("--trainer.callbacks+", "lit_recycle.callbacks.AsyncSave")
 SETTINGS = {
     "one device": Setting(),
     "DDP": _several("ddp"),
     "FSDP": _several(*FSDP),
     "FSDP2": _several("fsdp2"),
     "FSDP2, one file": _several(*FULL),
+    "one device, AsyncSave": Setting(LATER),
+    "FSDP2, AsyncSave": Setting((*_several("fsdp2").options, *LATER), 2),
     "two nodes, DDP": _several("ddp", nodes=True),
     "two nodes, FSDP2": _several("fsdp2", nodes=True),
 }

@@ -125,8 +125,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("trainer.val_check_interval 5", "multiple of trainer.accumulate_grad_batches 2"),
     ),
     "averaging": (
-        ("--trainer.callbacks+", "lightning.pytorch.callbacks.WeightAveraging", "--trainer.strategy", "fsdp2"),
-        ("WeightAveraging keeps a copy of the whole module", "trainer.strategy to auto or ddp"),
+        (
+            *("--trainer.callbacks+", "lightning.pytorch.callbacks.WeightAveraging"),
+            *("--trainer.strategy", "lit_recycle.training.strategies.FSDPStrategy"),
+            *("--trainer.strategy.checkpoints", "sharded"),
+        ),
+        ("WeightAveraging keeps a copy of the module's tensors", "trainer.strategy to fsdp2, auto or ddp"),
     ),
     "stochastic averaging": (
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from runs import CONFIG, EVENTS, SaveAtOnce, assert_equal, fit, on_processes
 
 from lit_recycle.checkpoints.merge import merge_checkpoints
-from lit_recycle.checkpoints.native import CURRENT, grow_checkpoint, load_checkpoint
+from lit_recycle.checkpoints.native import CURRENT, grow_checkpoint, load_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.training.averages import averages
 
@@ -39,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 
 def load(path: Path) -> dict[str, Any]:
-    loaded = load_checkpoint(path)
+    loaded = load_whole_checkpoint(path)
     for name in list(loaded["callbacks"]):  # the path of the run's folder is in it
         if not name.endswith("WeightAveraging"):
             del loaded["callbacks"][name]
@@ -121,10 +122,13 @@ def test_a_copy_of_the_module_leaves_the_source_of_its_weights_behind(whole: Pat
 
 
 @pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
-def test_a_sharded_module_has_no_average(strategy: str, first: bool, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"EMAWeightAveraging keeps a copy of the whole module.*auto or ddp"):
-        run(tmp_path / "run", first, strategy=strategy)
+def test_some_averages_are_refused(first: bool, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"EMAWeightAveraging keeps a copy of the module's tensors.*fsdp2, auto or ddp"
+    ):
+        run(tmp_path / "run", first, strategy="fsdp")
+    with pytest.raises(ValueError, match=r"EMAWeightAveraging.device: under FSDP2"):
+        run(tmp_path / "run", first, average=lambda: EMAWeightAveraging("cpu"), strategy="fsdp2")
     with pytest.raises(ValueError, match="StochasticWeightAveraging goes by epochs"):
         fit(tmp_path / "run", callbacks=[StochasticWeightAveraging(1e-3)])
 
@@ -143,3 +147,102 @@ def test_under_ddp(tmp_path: Path) -> None:
     for key in ("state_dict", CURRENT):
         for name, tensor in ends[2][key].items():
             torch.testing.assert_close(ends[0][key][name], tensor, rtol=0, atol=1e-5)
+
+
+# --- under FSDP2 -----------------------------------------------------------------------------------------------------
+
+
+class Validation(L.Callback):
+    """Keeps the losses of validation, which are those of the average."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.losses = path, []
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["loss/val"]))
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps(self.losses))
+
+
+class SharedOut(L.Callback):
+    """The average lies on the processes as the weights do, also after growths, so that nothing is sent to update it."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        (average,) = averages(trainer)
+        for mine, trained in zip(average.module.parameters(), pl_module.parameters(), strict=True):
+            assert mine.placements == trained.placements and mine.shape == trained.shape
+
+
+def validated(root: Path, name: str, strategy: str) -> None:
+    now, saves = [Validation(root / f"{name}.json"), ema()], SaveAtOnce(root / name / "grown-{step}.ckpt", 3, 6)
+    now += [SharedOut()] if strategy == "fsdp2" else []
+    options = {"limit_val_batches": 2, "val_check_interval": 2}
+    fit(root / name, strategy, before_growth=now, callbacks=[saves], **options)
+
+
+def sharded(root: Path) -> None:
+    validated(root, "two", "fsdp2")
+    run(root / "resumed", True, strategy="fsdp2", ckpt_path=root / "two/checkpoints/anchor-step=3.ckpt")
+    run(root / "full", strategy="fsdp2_full")
+    run(root / "from-one", strategy="fsdp2", ckpt_path=root / "one/checkpoints/anchor-step=6.ckpt", steps=7)
+    path = root / "two/checkpoints/step=7.ckpt"
+    fit(root / "without", strategy="fsdp2", ckpt_path=path, steps=8)
+    run(root / "begun", strategy="fsdp2", ckpt_path=root / "without/checkpoints/step=8.ckpt")
+    run(root / "mean", average=WeightAveraging, strategy="fsdp2", steps=7)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shards")
+    validated(root, "one", "auto")
+    on_processes(2, sharded, root)
+    run(root / "alone", ckpt_path=root / "two/checkpoints/anchor-step=6.ckpt", steps=7)
+    return root
+
+
+def end(root: Path, step: int = 9) -> dict[str, Any]:
+    return load(root / f"checkpoints/step={step}.ckpt")
+
+
+def test_a_sharded_average_is_that_of_the_weights(shards: Path) -> None:
+    test_it_is_the_average_of_the_weights_and_goes_on_after_growths(shards / "two")
+    assert (shards / "two/checkpoints/step=9.ckpt").is_dir()
+    one, two = end(shards / "one"), end(shards / "two")
+    for key in ("state_dict", CURRENT):
+        for name, tensor in one[key].items():
+            torch.testing.assert_close(two[key][name], tensor, rtol=0, atol=1e-5)
+    one, two = (json.loads((shards / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert len(one) == 4 and two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize(("step", "event"), list(zip((3, 6), EVENTS, strict=True)))
+def test_a_sharded_average_grown_in_a_run_is_its_anchor_s_grown_on_disk(
+    shards: Path, tmp_path: Path, step: int, event: Any
+) -> None:
+    test_the_average_grown_in_a_run_is_its_anchor_s_grown_on_disk(shards / "two", tmp_path, step, event)
+
+
+def test_a_sharded_average_is_resumed_bit_for_bit(shards: Path) -> None:
+    """Whatever was validated with it meanwhile, and whether it was kept in shards or in one file."""
+    for name in ("resumed", "full"):
+        for key in KEYS:
+            assert_equal(end(shards / "two")[key], end(shards / name)[key], f"{name} {key}")
+
+
+@pytest.mark.parametrize(("source", "here"), [("two", "alone"), ("one", "from-one")])
+def test_a_sharded_average_fits_any_number_of_processes(shards: Path, source: str, here: str) -> None:
+    there, here_ = (load(shards / name / "grown-6.ckpt") for name in (source, here))
+    for key in ("state_dict", CURRENT, "averaging_state"):
+        assert_equal(there[key], here_[key], key)
+
+
+def test_a_sharded_run_goes_on_without_its_average_and_begins_another(shards: Path) -> None:
+    without, two = end(shards / "without", 8), end(shards / "two", 8)
+    assert_equal(without["state_dict"], two[CURRENT], "weights")
+    assert CURRENT not in without
+    begun = end(shards / "begun")
+    assert int(begun["averaging_state"]["n_averaged"]) == 1
+    assert_equal(begun["state_dict"], begun[CURRENT], "the first average")
+    mean = end(shards / "mean", 7)
+    assert int(mean["averaging_state"]["n_averaged"]) == 7
+    assert not torch.equal(mean["state_dict"]["model.embed.weight"], mean[CURRENT]["model.embed.weight"])

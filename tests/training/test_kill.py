@@ -184,8 +184,10 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def test_a_process_that_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
-    hang = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "hang=1")
+    """Not even with a thread that waits for it to save its shards."""
+    hang = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "hang=2")
     options = ("--trainer.strategy.timeout", "0:00:15", *hang, "--trainer.callbacks.init_args.rank", 1)
+    options += ("--trainer.callbacks+", "lit_recycle.callbacks.AsyncSave")
     strategy = (*FSDP2[2:], "--trainer.strategy", "lit_recycle.training.strategies.FSDP2Strategy")
     with executable(tmp_path / "run", *strategy, *options) as run:
         assert run.wait(120) == 2
