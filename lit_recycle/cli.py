@@ -25,6 +25,7 @@ COMMANDS = {
     "operators": ("operators", "what a growth may do to a model"),
     "generate": ("generate", "sample text from a checkpoint"),
     "augment": ("augment", "documents with what a model thinks about them, as training data"),
+    "reason": ("reason", "reinforcement learning of reasoning under a token budget, on a Hugging Face folder"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),
     "dequantize": ("dequantize", "the FP8 weights of a Hugging Face folder in bfloat16"),
