@@ -20,8 +20,8 @@ from lit_recycle.reasoning.rewards import Curriculum
 PROBLEMS = Problems(count=500)
 HELD_OUT, DOCUMENTS, MOST_TIMES = 400, 20_000, 4
 SEEDS = (1, 2, 3)
-CURRICULUM = Curriculum(start=41, factor=0.65, every=50)
-STEPS, WARM_UP_STEPS = 150, 500
+CURRICULUM = Curriculum(start=41, factor=0.65, every=60)
+STEPS, WARM_UP_STEPS = 180, 500
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 END = "<|endoftext|>"
 
