@@ -34,6 +34,7 @@ BENCHMARKS = {
     "checksums": ["--gigabytes", "1"],
     "start_up": ["--rounds", "3"],
     "muon": ["--rounds", "7"],
+    "reparam": ["--rounds", "5"],
     "gradients": ["--rounds", "9"],
     "loop": ["--steps", "160"],
     "data": ["--megabytes", "60", "--steps", "40"],

@@ -26,10 +26,12 @@ COMMANDS = {
     "operators": ("operators", "what a growth may do to a model"),
     "generate": ("generate", "sample text from a checkpoint"),
     "augment": ("augment", "documents with what a model thinks about them, as training data"),
+    "reason": ("reason", "reinforcement learning of reasoning under a token budget, on a Hugging Face folder"),
     "import": ("import_", "Hugging Face folder → checkpoint to train on"),
     "export": ("export", "checkpoint → Hugging Face folder"),
     "dequantize": ("dequantize", "the FP8 weights of a Hugging Face folder in bfloat16"),
     "merge": ("merge", "weighted mean of checkpoints, instead of a decay"),
+    "merge-branches": ("merge_branches", "checkpoint of branches → one of plain matrices"),
     "consolidate": ("consolidate", "sharded checkpoint → one file"),
     "report": ("report", "one page about one or several runs, from their logs"),
     "families": ("families", "Hugging Face model families that can be grown"),
@@ -39,7 +41,7 @@ USAGE = f"""lit-recycle {__version__}: train Mixture-of-Experts language models 
 
 usage: lit-recycle COMMAND [options]        lit-recycle COMMAND --help
 
-""" + "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
+""" + "\n".join(f"  {name:<16}{text}" for name, (_, text) in COMMANDS.items())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

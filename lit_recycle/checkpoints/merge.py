@@ -82,6 +82,11 @@ def merge_checkpoints(sources: Sequence[Path], destination: Path, decay: Decay) 
         for key in ("config", "growth"):
             if checkpoint["hyper_parameters"][key] != last["hyper_parameters"][key]:
                 raise ValueError(f"{path} and {paths[-1]} have been through different growths: merge within one stage")
+    if "reparam" in last["hyper_parameters"]["config"]:
+        raise ValueError(
+            f"{paths[-1]} was trained with branches, and a mean of branches is no mean of weights: make plain "
+            "checkpoints of all first with `lit-recycle merge-branches`"
+        )
     steps = [checkpoint["global_step"] for checkpoint in checkpoints]
     if len(set(steps)) < len(steps):
         raise ValueError(f"two of the checkpoints are of the same step: their steps are {', '.join(map(str, steps))}")

@@ -220,7 +220,10 @@ def model_of(checkpoint: Mapping[str, Any]) -> MoETransformer | TransformersMode
     shape = shape_of(checkpoint["hyper_parameters"]["config"])
     model: MoETransformer | TransformersModel
     with torch.device("meta"):
-        model = TransformersModel(shape) if isinstance(shape, HubShape) else MoETransformer(shape.config)
+        if isinstance(shape, HubShape):
+            model = TransformersModel(shape)
+        else:
+            model = shape.prepared(MoETransformer(shape.config))
     weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model.load_state_dict(weights, assign=True)
     model.tie_weights()

@@ -202,8 +202,13 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     max_steps = trainer.get("max_steps", -1)
     if max_steps < 1:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
+    shape: Shape = start_shape(model) if model.get("init_from") else NativeModel(parsed.model.config)
+    if model.get("reparam") is not None:
+        from lit_recycle.hub.shape import with_branches  # no run without branches waits for it
+
+        shape = with_branches(shape, model["reparam"])
     return RunShape(
-        shape=start_shape(model) if model.get("init_from") else NativeModel(parsed.model.config),
+        shape=shape,
         events=list(parsed.events),
         pace=_pace(trainer, data, parsed),
         max_steps=max_steps,

@@ -176,7 +176,7 @@ class RecycleCLI(LightningCLI):
         self._check_max_steps(path, saved["global_step"])
         shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
         if self.config.model.config is not None:
-            _tell_of_other_shape(self.model.config.to_dict(), growth[0]["before"] if growth else shape)
+            _tell_of_other_shape(self.model.shape.to_dict(), growth[0]["before"] if growth else shape)
         self.model.set_shape(self.model.shape_of(shape), growth)
         self.model.saved_optimizer = saved.get("optimizer")
         data = saved.get("TextData", {})

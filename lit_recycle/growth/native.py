@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.names import Naming, Place
@@ -13,6 +13,11 @@ from lit_recycle.growth.operator import Target
 from lit_recycle.growth.shape import one_size
 from lit_recycle.growth.sources import SourceMap
 from lit_recycle.model.config import MoEConfig
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor
+
+    from lit_recycle.model.transformer import MoETransformer
 
 LAYERS = r"(?:model\.)?layers"
 OTHERS = {"embed.weight": "V D", "lm_head.weight": "V D*", "norm.weight": "D"}
@@ -119,7 +124,7 @@ class NativeModel:
             # Sigmoid scores that are not renormalised add up over duplicates; all other weights sum to what they did.
             if config.router_score == "sigmoid" and not config.normalize_top_k and EXPERTS in sources.axes:
                 changes["routed_scaling"] = config.routed_scaling * config.top_k / top_k
-        return NativeModel(config.replace(**changes))
+        return replace(self, config=config.replace(**changes))
 
     def upcycled(self, layers: Sequence[int], num_experts: int, top_k: int, granularity: int) -> NativeModel:
         """See :class:`GrowableModel`. The first experts of a model have weights that sum to one."""
@@ -137,11 +142,12 @@ class NativeModel:
         else:
             wanted |= {"normalize_top_k": True, "routed_scaling": 1.0, "shared_expert_gate": False}
         dense = tuple(i for i in config.dense_layers if i not in layers)
-        return NativeModel(config.replace(dense_layers=dense, dense_size=config.dense_size if dense else 0, **wanted))
+        dense_size = config.dense_size if dense else 0
+        return replace(self, config=config.replace(dense_layers=dense, dense_size=dense_size, **wanted))
 
     def with_rope_theta(self, theta: float) -> NativeModel:
         """See :class:`GrowableModel`."""
-        return NativeModel(self.config.replace(rope_theta=theta))
+        return replace(self, config=self.config.replace(rope_theta=theta))
 
     def routed_targets(self, place: Place, after: NativeModel) -> Iterable[Target]:
         """See :class:`GrowableModel`."""
@@ -175,3 +181,24 @@ class NativeModel:
     def to_dict(self) -> dict[str, Any]:
         """See :class:`Shape`."""
         return self.config.to_dict()
+
+    # --- what a kind of shape does to the model besides its config ---------------------------------------------------
+
+    def prepared(self, model: MoETransformer) -> MoETransformer:
+        """A new model of the config as this kind of shape trains it: here as it is. Values are not drawn."""
+        return model
+
+    def initial_value(self, name: str, shape: Size, plain: Callable[[str, Size], Tensor], seed: int) -> Tensor:
+        """A tensor at the start of a run, by its name in the model as prepared.
+
+        Args:
+            name: Its name.
+            shape: Its shape.
+            plain: Gives a tensor of the model of the config, by name and shape.
+            seed: Seed of what is drawn besides.
+        """
+        return plain(name, shape)
+
+    def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights by name of the model of the config, from those of the model as prepared."""
+        return dict(weights)

@@ -16,12 +16,14 @@ from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import load_whole_checkpoint, model_of
 from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenizer
 from lit_recycle.destination import check_destination
+from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.optimizer import name_state, number_state
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.native_config import read_native, to_hf
 from lit_recycle.hub.native_names import Parts, hub_parts, native_shapes
 from lit_recycle.hub.plan import FLOATS, GROWTH_FILE
 from lit_recycle.hub.reader import HFFolder, open_folder, read_json
+from lit_recycle.hub.shape import shape_of
 from lit_recycle.hub.transform import TORCH, write
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.hub.writer import (
@@ -167,10 +169,13 @@ def export_checkpoint(
     hyper = checkpoint["hyper_parameters"]
     if "model_type" in hyper["config"]:
         return _export_transformers(checkpoint, destination, family, dtype, max_shard_size, optimizer)
-    config = MoEConfig.from_dict(hyper["config"])
-    values = to_hf(config, family)
-    parts = hub_parts(config, values["model_type"])
-    weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    shape = shape_of(hyper["config"])
+    assert isinstance(shape, NativeModel)
+    if optimizer and "reparam" in hyper["config"]:
+        raise ValueError("the optimizer's state is of branches, which an export merges: leave out --optimizer")
+    values = to_hf(shape.config, family)
+    parts = hub_parts(shape.config, values["model_type"])
+    weights = shape.merged({name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()})
     tensors = dict(_split(parts, weights, getattr(torch, dtype) if dtype else None))
     values["dtype"] = {code: name for name, code in FLOATS.items()}[CODES[tensors["model.norm.weight"].dtype]]
     shards = lay_out([_spec(name, t) for name, t in tensors.items()], parse_size(max_shard_size))

@@ -109,8 +109,35 @@ class HubShape(HubModel):
 
 
 def shape_of(values: dict[str, Any]) -> HubShape | NativeModel:
-    """The shape that a checkpoint keeps: our own model's config, or that of a Hugging Face model."""
-    return HubShape.of(values) if "model_type" in values else NativeModel(MoEConfig.from_dict(values))
+    """The shape that a checkpoint keeps: our own model's, with branches or without, or that of a Hugging Face model."""
+    if "model_type" in values:
+        return HubShape.of(values)
+    config = MoEConfig.from_dict({key: value for key, value in values.items() if key != "reparam"})
+    if "reparam" not in values:
+        return NativeModel(config)
+    # Here alone: who trains no branches never imports them.
+    from lit_recycle.reparam.model import BranchedModel
+    from lit_recycle.reparam.names import Reparam
+
+    return BranchedModel(config, Reparam.of(values["reparam"]))
+
+
+def with_branches(shape: Shape, reparam: Mapping[str, Any]) -> Shape:
+    """A shape with its chosen matrices trained as sums of branches.
+
+    Raises:
+        ValueError: For a model of transformers, or one that has other branches already.
+    """
+    if isinstance(shape, HubShape):
+        raise ValueError("model.reparam is for this project's own model, and this one is trained through transformers")
+    values = shape.to_dict()
+    branched = shape_of({**values, "reparam": dict(reparam)})
+    if "reparam" in values and branched != shape:
+        raise ValueError(
+            f"the checkpoint to start from has branches already, {values['reparam']}: leave model.reparam out, or "
+            "merge them first with `lit-recycle merge-branches`"
+        )
+    return branched
 
 
 def parameter_shapes(shape: Shape) -> Mapping[str, Sequence[int]]:
@@ -123,7 +150,8 @@ def parameter_shapes(shape: Shape) -> Mapping[str, Sequence[int]]:
     from lit_recycle.model.transformer import MoETransformer
 
     with torch.device("meta"):
-        return {name: tuple(p.shape) for name, p in MoETransformer(shape.config).named_parameters()}
+        model = shape.prepared(MoETransformer(shape.config))
+        return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 def parameter_names(shape: Shape) -> list[str]:

@@ -28,7 +28,7 @@ from lit_recycle.checkpoints.native import checkpoints_of
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
-from lit_recycle.hub.shape import HubShape, parameter_names, shape_of
+from lit_recycle.hub.shape import HubShape, parameter_names, shape_of, with_branches
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
@@ -73,6 +73,9 @@ class LitMoE(GrowableModule):
         param_groups: Parameters with options of their own: each has a ``pattern``, a regular expression that is looked
             for in names, and ``lr``, ``weight_decay`` or whatever else the optimizer takes for a group; ``name`` is
             what logs call it. The first pattern that is found counts.
+        reparam: Train matrices as sums of branches that are squeezed into one before they are used: a ``pattern`` that
+            is looked for in names of matrices within a layer, ``branches`` (3), and ``product_rank`` for one more
+            branch, a product of two matrices (0 for none). A checkpoint that is resumed brings its own.
         lr_scheduler: Takes the optimizer and gives the schedule, stepped every optimizer step. Warm-up over 2 % and
             decay over the last 20 % of ``trainer.max_steps`` when not given.
         gradient_norm: Log the norm of gradients before clipping, ``total`` or of ``groups`` too. When not given, the
@@ -96,6 +99,7 @@ class LitMoE(GrowableModule):
         backend: Backend = "auto",
         optimizer: OptimizerCallable | None = None,
         param_groups: list[dict[str, Any]] | None = None,
+        reparam: dict[str, Any] | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         gradient_norm: Literal["total", "groups"] | None = None,
         spike_skip: SpikeSkip | None = None,
@@ -112,7 +116,11 @@ class LitMoE(GrowableModule):
         if config and init_from:
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
         start = start_of(config, init_from, backend)
-        super().__init__(start.shape, [*start.growth, *(growth or [])])
+        shape = start.shape if reparam is None else with_branches(start.shape, reparam)
+        super().__init__(shape, [*start.growth, *(growth or [])])
+        self.reparam = shape.to_dict()["reparam"] if reparam else None
+        self._new_branches = shape != start.shape
+        """Whether the run begins with branches that its checkpoint does not have."""
         self._source, self.hub = start.weights, start.hub
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
         self.param_groups = param_groups or []
@@ -194,7 +202,8 @@ class LitMoE(GrowableModule):
     def make_model(self) -> MoETransformer | TransformersModel:
         if isinstance(self.shape, HubShape):
             return TransformersModel(self.shape, self.activation_checkpointing)
-        model = MoETransformer(self.config, self.activation_checkpointing)
+        assert isinstance(self.shape, NativeModel)
+        model = self.shape.prepared(MoETransformer(self.config, self.activation_checkpointing))
         if self.compile_blocks:
             torch.compiler.reset()  # graphs of a smaller model: they would count against the limit of graphs
             for block in model.layers:
@@ -210,16 +219,23 @@ class LitMoE(GrowableModule):
         """From the checkpoint to start from, or drawn by name. What a subclass has added keeps its value."""
         if not name.startswith("model."):
             return None
-        if self._source is not None:
-            value = self._source[name]
-            if value.shape != shape:
-                raise ValueError(
-                    f"model.init_from: {name} has shape {list(value.shape)}, and its config says {list(shape)}"
-                )
-            return value
-        if isinstance(self.shape, HubShape):
+        if self._new_branches and isinstance(self.shape, NativeModel):
+            seed = torch.initial_seed()
+            return self.shape.initial_value(name.removeprefix("model."), shape, self._plain_value, seed)
+        if self._source is None and isinstance(self.shape, HubShape):
             return super().initial_value(name, shape)
-        return initial_value(self.config, name.removeprefix("model."), shape, torch.initial_seed())
+        return self._plain_value(name.removeprefix("model."), shape)
+
+    def _plain_value(self, name: str, shape: torch.Size) -> Tensor:
+        """By its name in the model."""
+        if self._source is None:
+            return initial_value(self.config, name, shape, torch.initial_seed())
+        value = self._source[f"model.{name}"]
+        if value.shape != shape:
+            raise ValueError(
+                f"model.init_from: model.{name} has shape {list(value.shape)}, and its config says {list(shape)}"
+            )
+        return value
 
     @override
     def __getstate__(self) -> dict[str, Any]:
@@ -227,6 +243,12 @@ class LitMoE(GrowableModule):
 
     @override
     def set_shape(self, shape: Shape, growth: list[dict[str, Any]]) -> None:
+        """Raises ``ValueError`` for a checkpoint that has other branches than ``reparam``, or none."""
+        if self.reparam not in (None, saved := shape.to_dict().get("reparam")):
+            raise ValueError(
+                f"model.reparam is {self.reparam}, and the checkpoint was trained with {saved or 'no branches'}: to "
+                "begin with branches start from its weights with model.init_from; otherwise leave model.reparam out"
+            )
         self._source = None
         if self.spikes:
             self.spikes.begin_anew()

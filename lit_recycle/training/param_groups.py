@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_recycle.growth.axes import TensorAxes
 from lit_recycle.growth.names import Naming
 from lit_recycle.growth.optimizer import name_state, number_state
 
@@ -81,12 +82,19 @@ def parameter_groups(
         if "weight_decay" in options:
             groups.append(_group(members, naming, name=label, **options))
             continue
-        matrices = [(name, p) for name, p in members if whole.get(name, p).dim() > 1]
-        vectors = [(name, p) for name, p in members if whole.get(name, p).dim() <= 1]
+        vectors = [(name, p) for name, p in members if _is_vector(whole.get(name, p), naming.parse(name).axes)]
+        names = {name for name, _ in vectors}
+        matrices = [(name, p) for name, p in members if name not in names]
         groups.append(_group(matrices, naming, name=label, **options))
         options |= {"algorithm": "adamw", "weight_decay": 0.0}
         groups.append(_group(vectors, naming, name=f"{label}/vectors" if group else "vectors", **options))
     return groups
+
+
+def _is_vector(parameter: Tensor, axes: TensorAxes) -> bool:
+    """Whether it is a vector, or one for each expert, which is applied by no product."""
+    of_experts = axes.expert_dimension is not None and not any(dimension.summed for dimension in axes.dimensions)
+    return parameter.dim() - of_experts <= 1
 
 
 def check_chosen(shapes: Iterable[Iterable[str]], wanted: Sequence[Mapping[str, Any]]) -> None:
