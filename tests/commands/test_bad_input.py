@@ -337,7 +337,7 @@ def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_p
 # --- data ------------------------------------------------------------------------------------------------------------
 
 DATA: dict[str, tuple[str, bytes | None, tuple[str, ...]]] = {
-    "missing": ("none.txt", None, ("none.txt", "does not exist")),
+    "missing": ("none.txt", None, ("none.txt", "there is no text at")),
     "empty": ("empty.txt", b"", ("empty.txt", "no text")),
     "short": ("short.txt", b"hello", ("fewer than one sample", "seq_len + 1 = 33", "lower seq_len")),
     "no text": ("binary.txt", b"\xff\xfe\x00\x80" * 99, ("binary.txt", "not UTF-8")),
