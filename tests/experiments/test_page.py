@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from lit_recycle.experiments.__main__ import main
 from lit_recycle.experiments.definition import Expectation, load_experiments
 from lit_recycle.experiments.figures import DATA
-from lit_recycle.experiments.page import IMAGES, render
+from lit_recycle.experiments.page import IMAGES, _anchor, render
 from lit_recycle.experiments.results import Results, spread
 from lit_recycle.experiments.saved import compute_saved, reaching
 from lit_recycle.experiments.verdicts import correlations, verdict
@@ -45,6 +46,18 @@ def test_the_readme_says_what_the_results_say() -> None:
     ) in readme
     means = {arm: spread([run["metrics"]["loss"] for run in runs]).mean for arm, runs in arms.items()}
     assert min(means, key=lambda arm: means[arm]) == "small, trained on"
+
+
+def test_what_the_guide_calls_measured_stands_on_the_page() -> None:
+    """A number that links to a section of the page is in that section."""
+    sections = {}
+    for text in (DOCS / "evidence.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        sections[_anchor(text.partition("\n")[0])] = text
+    guide = (DOCS / "design-a-schedule.md").read_text(encoding="utf-8")
+    links = re.findall(r"\[([^\]]*)\]\(evidence\.md#([^)]+)\)", guide)
+    assert len([said for said, _ in links if "±" in said]) >= 10
+    for said, anchor in links:
+        assert anchor in sections and ("±" not in said or said in sections[anchor]), (said, anchor)
 
 
 def test_results_are_of_runs_that_there_are() -> None:
