@@ -157,7 +157,7 @@ def test_the_command_goes_on_after_its_cap(how, tmp_path, capsys):
         ({"--text_field": "title"}, "no field 'title'"),
         ({"--seed": "5"}, "out.jsonl was begun with seed 0, not 5"),
         ({"destination": "documents.jsonl"}, "exists and was not made by this command"),
-        ({"source": "there is no text at .*none.jsonl"),
+        ({"source": "none.jsonl"}, "there is no text at .*none.jsonl"),
     ],
 )
 def test_what_cannot_be_is_told(how, tmp_path, capsys, changes, told):
