@@ -57,7 +57,7 @@ WHAT = {"depth": "depth × 2", "width": "width × 2", "noise": "width × 2, nois
 
 PARTS: dict[str, tuple[Any, str]] = {
     "anchor on disk": (L.Trainer, "save_checkpoint"),
-    "loss of one batch, before and after": (growth, "_loss"),
+    "loss of one batch, before and after": (growth, "batch_loss"),
     "building": (LitMoE, "build"),
     "wrapping": (L.pytorch.strategies.SingleDeviceStrategy, "setup"),
     "weights": (regrow.NamedGrowth, "set_up"),

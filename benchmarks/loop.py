@@ -29,6 +29,7 @@ from contest import synchronize
 from table import Row
 from torch import Tensor
 
+import lit_recycle.report.plots  # noqa: F401 (a process imports it once)
 from lit_recycle.commands.trainer import RecycleCLI
 from lit_recycle.training.module import LitMoE, balance_loss
 

@@ -126,9 +126,9 @@ def plan_folder_growth(
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
     shapes = {name: stored.shape for name, stored in folder.tensors.items()}
     model = model_of(folder.config, shapes, folder.path, family)
-    plain = {name: stored.shape for name, stored in folder.tensors.items() if stored.dtype in FLOATS.values()}
-    check_sizes(model, plain, folder.path)  # blocks of quantised numbers have shapes of their own
     family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
+    plain = {name: stored.shape for name, stored in folder.tensors.items() if stored.dtype in FLOATS.values()}
+    check_sizes(model, places, plain, folder.path)  # blocks of quantised numbers have shapes of their own
     history = _history(folder.path)
     plan = plan_growth(
         model,
