@@ -17,8 +17,8 @@ from typing import Any
 UNITS = ("steps", "tokens", "flops")
 FEWEST = 8
 """Points that a line and its noise are read off from."""
-SURE = 2.0
-"""Standard errors by which the loss must be better to have paid back."""
+SURE = 3.0
+"""Standard errors by which the loss must be better to have paid back; not two, for batches are not independent."""
 
 
 @dataclass(frozen=True)

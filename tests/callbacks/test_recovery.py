@@ -84,7 +84,7 @@ def test_a_growth_without_a_jump_is_back_at_once() -> None:
 
 
 def test_what_never_pays_is_never_said_to() -> None:
-    """As good as the small model for the same compute: two standard errors are crossed seldom, in 2,000 steps."""
+    """As good as the small model for the same compute: three standard errors are crossed seldom, in 2,000 steps."""
     said = ["paid_back_steps" in follow(Recovery(10, 50), small_loss, 0.03, s, 0.1) for s in range(20)]
     assert sum(said) <= 2
 
