@@ -31,6 +31,7 @@ from torch import Tensor
 
 import lit_recycle.report.plots  # noqa: F401 (a process imports it once)
 from lit_recycle.commands.trainer import RecycleCLI
+from lit_recycle.experiments.budgets import merge, nested
 from lit_recycle.training.module import LitMoE, balance_loss
 
 BLOCK = 20
@@ -98,11 +99,7 @@ def configuration(root: Path, changes: dict[str, Any]) -> Path:
         c for c in callbacks if not c["class_path"].endswith(("GrowthCallback", "ModelCheckpoint"))
     ]
     for key, value in changes.items():
-        *path, last = key.split(".")
-        below = values
-        for name in path:
-            below = below[name]
-        below[last] = value
+        values = merge(values, nested(key, value))
     file = root / "config.yaml"
     file.write_text(yaml.safe_dump(values))
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import lightning as L
@@ -75,5 +76,5 @@ class TextSamples(PeriodicEvaluation):
 
     @staticmethod
     def _shown(prompt: str, tokenizer: Any, ids: list[int]) -> str:
-        end = ids.index(tokenizer.eos_id) if tokenizer.eos_id in ids else len(ids)
-        return f"```\n{prompt} ▸ {tokenizer.decode(ids[:end])}\n```"
+        text = itertools.takewhile(lambda token: token != tokenizer.eos_id, ids)
+        return f"```\n{prompt} ▸ {tokenizer.decode(list(text))}\n```"

@@ -49,17 +49,19 @@ def compare(
     size = human(shapes[-1].num_active_params())
     choices[f"from scratch, {size} active"] = (_part(now.budget, shapes[-1], now.seq_len),)
     kinds = len({run.kind for run in forecast.runs})
-    covered = [forecast.covers(parts) for parts in choices.values()]
-    if any(covered):
+    covered = {label: forecast.covers(parts) for label, parts in choices.items()}
+    if any(covered.values()):
         say(f"predicted loss at the end, ± the 95 % interval, from {len(forecast.runs)} runs of {kinds} kinds:")
         say(f"  {forecast.law}")
         say(f"  (arXiv 2501.12486; it misses a kind of run that it has not seen by {forecast.error:.3f})")
-        for (label, parts), known in zip(choices.items(), covered, strict=True):
-            loss, interval = forecast.predict(parts)
-            beyond = "not known: too far from the runs in size or tokens"
-            say(f"  {label:{max(map(len, choices))}}  {f'{loss:.3f} ± {interval:.3f}' if known else beyond}")
+        for label, parts in choices.items():
+            told = "not known: too far from the runs in size or tokens"
+            if covered[label]:
+                loss, interval = forecast.predict(parts)
+                told = f"{loss:.3f} ± {interval:.3f}"
+            say(f"  {label:{max(map(len, choices))}}  {told}")
         say("  (the law knows sizes and tokens, not how layers or experts were copied: docs/evidence.md compares that)")
-    if not all(map(forecast.covers, scheduled)):
+    if not all(covered[_label(now, at)] for at in schedules):
         say(f"the runs are not within {forecast.reach:g} times the sizes and tokens asked for: rules decide, not a law")
         return None
     losses = [forecast.law(parts) for parts in scheduled]

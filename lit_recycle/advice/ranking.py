@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from lit_recycle.advice.law import Finished, fit, without
+from lit_recycle.experiments.results import spread
 
 CLEAR = 2.0
 """Standard errors by which two means must differ for their order to be known."""
@@ -44,8 +45,9 @@ def cases(runs: Sequence[Finished]) -> Iterator[Case]:
     for (first, ours), (second, theirs) in combinations(sorted(by_kind.items()), 2):
         if first[0] != second[0] or _way(ours[0], smallest) == _way(theirs[0], smallest):
             continue
-        measured = _mean(ours) - _mean(theirs)
-        if min(len(ours), len(theirs)) > 1 and abs(measured) > CLEAR * math.hypot(_error(ours), _error(theirs)):
+        one, other = (spread([run.loss for run in kind]) for kind in (ours, theirs))
+        measured = one.mean - other.mean
+        if min(one.n, other.n) > 1 and abs(measured) > CLEAR * math.hypot(one.error, other.error):
             law = fit(without(runs, ours[0].parts, theirs[0].parts))
             yield Case(first, second, measured, law(ours[0].parts) - law(theirs[0].parts))
 
@@ -54,13 +56,3 @@ def _way(run: Finished, smallest: dict[str, int]) -> str:
     if len(run.parts) > 1:
         return "grown"
     return "small" if run.parts[0].params == smallest[run.group] else "from scratch"
-
-
-def _mean(runs: Sequence[Finished]) -> float:
-    return sum(run.loss for run in runs) / len(runs)
-
-
-def _error(runs: Sequence[Finished]) -> float:
-    """Standard error of the mean."""
-    mean = _mean(runs)
-    return math.sqrt(sum((run.loss - mean) ** 2 for run in runs) / (len(runs) - 1) / len(runs))
