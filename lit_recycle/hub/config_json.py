@@ -91,10 +91,15 @@ def check_heads(config: Config, family: Family, head_dim: int) -> None:
 
 
 def with_rope_theta(config: Config, theta: float) -> Config:
-    """The config with another base of the rotary positions, where it has a single one."""
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict) and "rope_theta" in rope:  # since transformers 5
-        return {**config, "rope_parameters": {**rope, "rope_theta": theta}}
-    if rope is None and "rope_theta" in config and "rope_local_base_freq" not in config:
-        return {**config, "rope_theta": theta}
-    raise ValueError(f"the config of a {config['model_type']} model has no single rope_theta")
+    """The config with another base of the rotary positions, where it has a single one; their scaling stays.
+
+    In every place where it stands: transformers has it in ``rope_parameters`` since version 5, beside it before.
+    """
+    rope, changes = config.get("rope_parameters"), {}
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        changes = {"rope_parameters": {**rope, "rope_theta": theta}}
+    if (rope is None or changes) and "rope_theta" in config and "rope_local_base_freq" not in config:
+        changes |= {"rope_theta": theta}
+    if not changes:
+        raise ValueError(f"the config of a {config['model_type']} model has no single rope_theta")
+    return {**config, **changes}

@@ -73,6 +73,8 @@ class Native:
         qkv_bias: The config key that switches biases on queries, keys and values on; None if it is fixed.
         head_dim: The family's config knows ``head_dim``.
         rope_theta: What a config that names none means.
+        rope_fraction: Share of a head that is rotated where a config names none; None where heads are rotated whole.
+        qk_norm: The config key that switches norms of each head's queries and keys on; None if it is fixed.
         extra: Keys that its config must hold besides.
     """
 
@@ -87,6 +89,8 @@ class Native:
     qkv_bias: str | None = None
     head_dim: bool = True
     rope_theta: float = 10_000.0
+    rope_fraction: float | None = None
+    qk_norm: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

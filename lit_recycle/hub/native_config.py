@@ -6,13 +6,14 @@ the way. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lit_recycle.hub.config_keys import NUM_EXPERTS, TOP_K
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.family import Family, Native
+from lit_recycle.hub.rope_config import read_rope, rope_obstacle, write_rope
 from lit_recycle.model.config import MoEConfig
 
 HFConfig = dict[str, Any]
@@ -42,8 +43,8 @@ def to_native(config: HFConfig, where: object) -> MoEConfig:
             f"{where}: models of type {model_type!r} cannot be expressed exactly here; importable are "
             f"{', '.join(expressible())}{way_out}"
         )
-    _refuse_what_we_lack(config, where)
     native = family.native
+    _refuse_what_we_lack(config, native, where)
     heads = config["num_attention_heads"]
     shape: dict[str, Any] = {
         "vocab_size": config["vocab_size"],
@@ -54,12 +55,14 @@ def to_native(config: HFConfig, where: object) -> MoEConfig:
         "head_dim": (config.get("head_dim") if native.head_dim else None) or config["hidden_size"] // heads,
         "norm_eps": _required(config, "rms_norm_eps", where),
         "tie_embeddings": bool(config.get("tie_word_embeddings", False)),
-        "rope_theta": float(_rope(config).get("rope_theta", config.get("rope_theta", native.rope_theta))),
         "init_std": config.get("initializer_range", 0.02),
+        **read_rope(config, native),
         **native.fixed,
     }
     if native.qkv_bias:
-        shape["qkv_bias"] = bool(config.get(native.qkv_bias, True))
+        shape["qkv_bias"] = bool(config.get(native.qkv_bias, native.qkv_bias != ATTENTION_BIAS))
+    if native.qk_norm:
+        shape["qk_norm"] = "head" if config.get(native.qk_norm) else "none"
     if family.routing is None:
         layers = range(config["num_hidden_layers"])
         return MoEConfig(**shape, num_experts=0, dense_layers=tuple(layers), dense_size=config["intermediate_size"])
@@ -90,10 +93,6 @@ def _first(config: HFConfig, keys: tuple[str, ...]) -> int:
     return next(config[key] for key in keys if config.get(key) is not None)
 
 
-def _rope(config: HFConfig) -> Mapping[str, Any]:
-    return config.get("rope_parameters") or {}
-
-
 def _required(config: HFConfig, key: str, where: object) -> Any:
     if config.get(key) is None:
         raise ValueError(f"{where} names no {key}, whose default differs between families: add it")
@@ -107,14 +106,10 @@ def _windowed(config: HFConfig) -> bool:
     return bool(window) and window < config.get("max_position_embeddings", float("inf"))
 
 
+ATTENTION_BIAS = "attention_bias"
 _LACKING: dict[str, Callable[[HFConfig], bool]] = {
     "hidden_act other than silu": lambda c: c.get("hidden_act", "silu") != "silu",
-    "scaled or partial rotary positions (rope_parameters, rope_scaling)": lambda c: (
-        _rope(c).get("rope_type", "default") != "default"
-        or bool(c.get("rope_scaling"))
-        or _rope(c).get("partial_rotary_factor", 1) != 1
-    ),
-    "attention_bias": lambda c: bool(c.get("attention_bias")),
+    ATTENTION_BIAS: lambda c: bool(c.get(ATTENTION_BIAS)),
     "mlp_bias": lambda c: bool(c.get("mlp_bias")),
     "clip_qkv": lambda c: c.get("clip_qkv") is not None,
     "a sliding attention window (sliding_window, layer_types)": _windowed,
@@ -123,12 +118,12 @@ _LACKING: dict[str, Callable[[HFConfig], bool]] = {
 }
 
 
-def _refuse_what_we_lack(config: HFConfig, where: object) -> None:
-    for what, found in _LACKING.items():
-        if found(config):
-            quantized = "quantization_config" in config  # which is not grown either
-            way_out = "" if quantized else "; the folder can still be grown with `lit-recycle grow`"
-            raise ValueError(f"{where} has {what}, which our model does not express exactly{way_out}")
+def _refuse_what_we_lack(config: HFConfig, native: Native, where: object) -> None:
+    lacking = [what for what, found in _LACKING.items() if found(config) and what != native.qkv_bias]
+    for what in [*lacking, *filter(None, [rope_obstacle(config, native)])]:
+        quantized = "quantization_config" in config  # which is not grown either
+        way_out = "" if quantized else "; the folder can still be grown with `lit-recycle grow`"
+        raise ValueError(f"{where} has {what}, which our model does not express exactly{way_out}")
 
 
 def families_for(config: MoEConfig) -> list[str]:
@@ -146,6 +141,10 @@ def _obstacle(config: MoEConfig, model_type: str) -> str:
     for key, value in native.fixed.items():
         if getattr(config, key) != value:
             return f"{key} {value!r} only"
+    if not native.rope_fraction and config.rope_fraction != 1:
+        return "rope_fraction 1 only"
+    if native.qk_norm and config.qk_norm == "full":
+        return "qk_norm 'none' or 'head' only"
     if not native.head_dim and config.head_dim * config.num_heads != config.hidden_size:
         return "head_dim hidden_size / num_heads only"
     if "shared_expert_size" in native.keys and not config.shared_expert_size:
@@ -192,12 +191,10 @@ def _hf_config(config: MoEConfig, model_type: str) -> HFConfig:
         "num_key_value_heads": config.num_kv_heads,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        # Both spellings: transformers reads the first since version 5, older clients the second.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,
+        **write_rope(config, native),
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.init_std,
-        "attention_bias": False,
+        ATTENTION_BIAS: False,
         "sliding_window": None,
         "use_cache": True,
         **native.extra,
@@ -207,6 +204,8 @@ def _hf_config(config: MoEConfig, model_type: str) -> HFConfig:
         values["head_dim"] = config.head_dim
     if native.qkv_bias:
         values[native.qkv_bias] = config.qkv_bias
+    if native.qk_norm:
+        values[native.qk_norm] = config.qk_norm == "head"
     if config.num_moe_layers:
         values["num_experts_per_tok"] = config.top_k
         if "dense_size" in native.keys:  # transformers wants a number where no layer is dense, too

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
+
+from lit_recycle.model.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class MoEConfig:
         qkv_bias: Biases on the query, key and value projections.
         tie_embeddings: Use the embedding matrix as the output layer.
         rope_theta: Base of the rotary position embedding.
+        rope_fraction: Share of each head that is rotated, from its beginning on (GLM-4.5: a half).
+        rope_scaling: Rotary angles scaled for longer texts, as in a ``config.json`` of Llama 3.1 or YaRN.
         norm_eps: Epsilon of every RMSNorm.
         init_std: Standard deviation of the initial weights.
     """
@@ -59,6 +63,8 @@ class MoEConfig:
     qkv_bias: bool = False
     tie_embeddings: bool = False
     rope_theta: float = 10_000.0
+    rope_fraction: float = 1.0
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
     init_std: float = 0.02
 
@@ -73,6 +79,8 @@ class MoEConfig:
             )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
         object.__setattr__(self, "dense_layers", tuple(sorted(set(self.dense_layers))))
+        if isinstance(self.rope_scaling, Mapping):  # out of a checkpoint
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         self._validate()
 
     @property
@@ -81,6 +89,11 @@ class MoEConfig:
         assert self.num_kv_heads is not None and self.head_dim is not None
         return self.num_heads, self.num_kv_heads, self.head_dim
 
+    @property
+    def rotary_dim(self) -> int:
+        """Entries of each head that are rotated."""
+        return int(self._heads[2] * self.rope_fraction)
+
     def _validate(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
@@ -88,7 +101,15 @@ class MoEConfig:
             self._heads[0] % self._heads[1] == 0,
             f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}",
         )
-        _require(self._heads[2] % 2 == 0, f"head_dim {self.head_dim} must be even for rotary embeddings")
+        _require(0 < self.rope_fraction <= 1, f"rope_fraction must lie in 0..1, got {self.rope_fraction}")
+        _require(
+            self.rotary_dim >= 2 and self.rotary_dim % 2 == 0,
+            f"head_dim {self.head_dim}, of which rope_fraction {self.rope_fraction:g} is rotated, must be even there",
+        )
+        scaled = self.rope_scaling is not None and self.rope_scaling.rope_type == "yarn"
+        _require(
+            not scaled or self.rope_theta > 1, f"rope_scaling yarn needs rope_theta above 1, got {self.rope_theta}"
+        )
         _require(
             all(0 <= i < self.num_layers for i in self.dense_layers),
             f"dense_layers {list(self.dense_layers)} must lie in 0..{self.num_layers - 1} (num_layers - 1)",

@@ -27,6 +27,7 @@ CHANGES = {
     "qwen2_moe": {"qkv_bias": False},
     "qwen3_moe": {"tie_word_embeddings": True},
     "dots1": {"num_hidden_layers": 3, "norm_topk_prob": True},
+    "glm4_moe": {"attention_bias": True, "use_qk_norm": True, "head_dim": 8},
 }
 NORMALIZE = {"olmoe", "qwen2_moe", "qwen3_moe"}
 
@@ -118,7 +119,8 @@ def test_dtype_leaves_the_balancing_bias(tmp_path):
 
 
 REFUSED = {
-    "scaled or partial rotary": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
+    "rotary positions of type dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+    "partial rotary positions": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
     "sliding attention window": {"sliding_window": 8},
     "hidden_act other than silu": {"hidden_act": "gelu"},
     "attention_bias": {"attention_bias": True},

@@ -138,12 +138,24 @@ def test_two_processes_have_the_losses_of_one(root: Path, strategy: str) -> None
     assert losses == pytest.approx(alone, abs=1e-5)
 
 
-def test_our_own_model_and_that_of_transformers_train_alike(tmp_path: Path) -> None:
-    path, losses = folder(tmp_path, "olmoe"), {}
+LLAMA_3_1 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8, "rope_theta": 5e5}
+ALIKE = {
+    "olmoe": {},
+    "qwen3_moe": {},
+    "llama": {"rope_parameters": LLAMA_3_1 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}, "head_dim": 8},
+}
+"""The last as Llama 3.1 has its rotary positions."""
+
+
+@pytest.mark.parametrize("family", ALIKE)
+def test_our_own_model_and_that_of_transformers_train_alike(tmp_path: Path, family: str) -> None:
+    path, losses = folder(tmp_path, family, **ALIKE[family]), {}
     for backend in ("native", "transformers"):
         start = {"init_from": str(path), "backend": backend, "z_loss": 1e-3}
-        _, module, losses[backend] = fit(tmp_path / backend, steps=20, events=EVENTS, config=None, module=start)
+        grown = EVENTS if FAMILIES[family].routing else EVENTS[:1]
+        _, module, losses[backend] = fit(tmp_path / backend, steps=20, events=grown, config=None, module=start)
         assert isinstance(module.shape, HubShape) == (backend == "transformers")
+    assert len(losses["native"]) == 20 and module.shape.num_layers == 4
     assert losses["transformers"] == pytest.approx(losses["native"], rel=1e-4)
 
 

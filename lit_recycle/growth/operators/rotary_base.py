@@ -14,7 +14,9 @@ from lit_recycle.growth.sources import SourceMap
 class RotaryBase(Operator):
     """Change the base of the rotary positions, as for longer samples: a larger one turns them more slowly.
 
-    No tensor changes; models with several bases, one for each kind of layer, are refused.
+    No tensor changes. What else a model says of its positions (a scaling as Llama 3.1's or YaRN's, the part of a head
+    that is rotated) stays, and is reckoned from the new base. Models with several bases, one for each kind of layer,
+    are refused.
 
     Args:
         theta: The new base, ``rope_theta``.
