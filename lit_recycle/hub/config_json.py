@@ -95,7 +95,8 @@ def with_rope_theta(config: Config, theta: float) -> Config:
 
     In every place where it stands: transformers has it in ``rope_parameters`` since version 5, beside it before.
     """
-    rope, changes = config.get("rope_parameters"), {}
+    rope = config.get("rope_parameters")
+    changes: Config = {}
     if isinstance(rope, dict) and "rope_theta" in rope:
         changes = {"rope_parameters": {**rope, "rope_theta": theta}}
     if (rope is None or changes) and "rope_theta" in config and "rope_local_base_freq" not in config:

@@ -71,8 +71,7 @@ def _scaling(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling 
         values["original_max_position_embeddings"] = original
         if "factor" not in values and longest and original:
             values["factor"] = longest / original
-    scales = rope.get("mscale"), rope.get("mscale_all_dim")
-    if kind == "yarn" and "attention_factor" not in values and all(scales):
-        over, under = (yarn_magnitude(values["factor"], scale) for scale in scales)
-        values["attention_factor"] = over / under
-    return RopeScaling(rope_type=kind, **values)
+    over, under = rope.get("mscale"), rope.get("mscale_all_dim")
+    if kind == "yarn" and "attention_factor" not in values and over and under:
+        values["attention_factor"] = yarn_magnitude(values["factor"], over) / yarn_magnitude(values["factor"], under)
+    return RopeScaling(**{"rope_type": kind, **values})
