@@ -57,10 +57,10 @@ def _mean_loss(runs: Sequence[Finished]) -> float:
 
 
 def _of_result(result: dict[str, Any]) -> Finished:
-    from lit_recycle.experiments.budgets import shape_of
+    from lit_recycle.experiments.budgets import stages_of
 
     variant, loss = ", ".join(result["point"].values()), float(result["metrics"]["loss"])
-    return Finished(result["experiment"], variant, parts_of(shape_of(result["fit"]).stages()), loss)
+    return Finished(result["experiment"], variant, parts_of(stages_of(result["fit"])), loss)
 
 
 def _of_logs(folder: Path) -> Finished:

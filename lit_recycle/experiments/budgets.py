@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from lit_recycle.commands.plan import RunShape, run_shape, warmups
-from lit_recycle.growth.schedule import flops_of
+from lit_recycle.growth.schedule import Progress, Stage, flops_of
 
 Fit = dict[str, Any]
 """A configuration of ``lit-recycle fit``, without the paths of a machine."""
@@ -20,8 +20,25 @@ GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SHORT_SAMPLES = "lit_recycle.callbacks.SequenceLengthWarmup"
 SHAPING = ("events", "start_seq_len", "constant_tokens")
 """Keys of the growth callback that decide how large a run is."""
+ANOTHER_ORDER = 1000
+"""Added to the data's seed where a run begins anew: it does not see the same batches again."""
 NO_END = 10**12
 """Steps of a run whose end is not known yet."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How the run ends whose weights another run begins from, as a user does who exports, grows and starts again.
+
+    Args:
+        decay: F_c at its end in which its rate decays; none when it ends at the constant rate.
+        merge: Number of its last checkpoints that are merged instead of a decay (WSM, Tian et al., ICLR 2026).
+        over: F_c from the first of these to the last.
+    """
+
+    decay: float = 0.0
+    merge: int = 1
+    over: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class Settings:
 
     Args:
         fit: What is changed in the base configuration.
+        restart: The run begins anew from the weights that another one came to in ``sunk`` F_c, instead of going on;
+            see :class:`Restart`.
         start_seq_len: Tokens per sample before the first growth that has a ``seq_len``.
         constant_tokens: Keep the tokens per step while samples are shorter.
         growths: Events of GrowthCallback without ``at``; ``after`` is in F_c since the first growth.
@@ -43,6 +62,7 @@ class Settings:
     decay: float = 0.0
     growths: Sequence[dict[str, Any]] = ()
     fit: Fit = field(default_factory=dict)
+    restart: Mapping[str, Any] | None = None
     start_seq_len: int | None = None
     constant_tokens: bool = False
 
@@ -59,6 +79,8 @@ class Settings:
 
 def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, tuple[int, ...], int, int, int]:
     """The configuration of a run; its borders, steps, FLOPs and sunk FLOPs."""
+    if settings.restart is not None:
+        return _lay_out_restart(base, settings, Restart(**settings.restart), seed, unit)
     fit = merge(base, settings.fit) | {"seed_everything": seed}
     fit = merge(fit, {"data": {"seed": seed}})
     events = [_event(growth, settings.sunk, unit) for growth in settings.growths]
@@ -88,6 +110,27 @@ def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, t
     return fit, borders, steps, flops, first_growth.flops if first_growth else 0
 
 
+def _lay_out_restart(
+    base: Fit, settings: Settings, restart: Restart, seed: int, unit: int
+) -> tuple[Fit, tuple[int, ...], int, int, int]:
+    """As :func:`lay_out`, for a run that begins from the weights of another, with the data in another order.
+
+    Its configuration has one key more, ``start``: that of the first run, the steps of its checkpoints that are taken,
+    and the one at which its rate begins to decay.
+    """
+    if restart.merge > 1 and (restart.decay or not 0 < restart.over <= settings.sunk):
+        raise ValueError("restart.merge is instead of a decay, and over: says how many F_c the checkpoints lie apart")
+    first = Settings(extra=settings.sunk, decay=restart.decay, fit=settings.fit)
+    before, borders, end, sunk, _ = lay_out(base, first, seed, unit)
+    apart = end * restart.over / settings.sunk / max(restart.merge - 1, 1)
+    taken = [round(end - apart * number) for number in reversed(range(restart.merge))]
+    left = settings.sunk + settings.extra - sunk / unit
+    fit, grows, steps, flops, _ = lay_out(base, replace(settings, restart=None, sunk=0.0, extra=left), seed, unit)
+    fit = merge(fit, {"data": {"seed": seed + ANOTHER_ORDER}})
+    start = {"fit": before, "decays_from": borders[-1], "taken": taken}
+    return fit | {"start": start}, grows, end + steps, sunk + flops, sunk
+
+
 def _event(growth: Mapping[str, Any], sunk: float, unit: int) -> dict[str, Any]:
     after = growth.get("after", 0.0)
     return {"at": {"flops": round((sunk + after) * unit)}} | {k: v for k, v in growth.items() if k != "after"}
@@ -109,6 +152,12 @@ def shape_of(fit: Fit) -> RunShape:
     data = {key: value for key, value in fit["data"].items() if key != "seed"}
     parts = {"trainer": trainer | {"callbacks": callbacks}, "model": {"config": fit["model"]["config"]}, "data": data}
     return _read_shape(json.dumps(parts))
+
+
+def stages_of(fit: Fit) -> list[Stage]:
+    """All that a model goes through until the end of a run, what came before its first weights included."""
+    before = shape_of(fit["start"]["fit"]).stages() if "start" in fit else []
+    return [*before, *shape_of(fit).stages()]
 
 
 @cache
@@ -151,6 +200,24 @@ def _short_samples(seq_len: int, constant_tokens: bool) -> dict[str, Any]:
     stage = {"seq_len": seq_len, "until": {"steps": NO_END}}
     arguments = {"stages": [stage], "multiple_of": 1, "constant_tokens": constant_tokens}
     return {"class_path": SHORT_SAMPLES, "init_args": arguments}
+
+
+def beginnings(fit: Fit) -> list[tuple[Fit, int]]:
+    """What a run takes its first weights from: configurations, each to be trained to its step; several to merge.
+
+    Empty for a run that begins with new weights.
+    """
+    if not (start := fit.get("start")):
+        return []
+    first, end = start["fit"], start["taken"][-1]
+    if start["decays_from"] < end:
+        return [(first, end)]
+    return [(_before_decay(first, 0), step) for step in start["taken"]]
+
+
+def sunk_in(fit: Fit) -> Progress:
+    """Progress of the run that this one begins from; zero for one that begins with new weights."""
+    return shape_of(fit["start"]["fit"]).stages()[-1].end if "start" in fit else Progress(0, 0, 0)
 
 
 def until(fit: Fit, step: int | None) -> Fit:

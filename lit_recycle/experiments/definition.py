@@ -62,8 +62,8 @@ class Run:
         seed: Of weights, order of the data, and noise.
         fit: Its whole configuration.
         borders: The steps at which it grows, and the one at which its rate begins to decay.
-        steps: Optimizer steps.
-        flops: Training FLOPs.
+        steps: Optimizer steps, with those of a run that it begins from.
+        flops: Training FLOPs, likewise.
         sunk_flops: Training FLOPs before the first growth.
         tuned: Key and value of the setting that is chosen as the best, if any.
     """

@@ -7,19 +7,19 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import yaml
 from rich.progress import TaskID
 
 from lit_recycle.experiments import corpus
-from lit_recycle.experiments.budgets import Fit, merge
+from lit_recycle.experiments.budgets import Fit, merge, sunk_in
 from lit_recycle.experiments.tasks import END, Task
 
-TASK, FIT, RESULT, LOG, STEP = "task.json", "fit.yaml", "result.json", "log.txt", "step"
-"""Files of a task's folder: what it is, the configuration that is trained, what came out, what the process said, and
-the step at which it is.
+TASK, FIT, RESULT, LOG, STEP, MERGED = "task.json", "fit.yaml", "result.json", "log.txt", "step", "merged.ckpt"
+"""Files of a task's folder: what it is, the configuration that is trained, what came out, what the process said, the
+step at which it is, and the weights that it begins from where these are a mean of others'.
 """
 
 
@@ -68,13 +68,15 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         description = {
             "parent": str(settings.work / task.parent / END) if task.parent else None,
+            "merge": [str(settings.work / key / END) for key in task.needs] if len(task.needs) > 1 else [],
+            "before": astuple(sunk_in(task.fit)),
             "measure": task.run is not None,
             "corpus": str(settings.corpus),
             "items": settings.items,
             "beside": beside,
         }
         (folder / TASK).write_text(json.dumps(description), encoding="utf-8")
-        fit = yaml.safe_dump(_with_paths(task.fit, folder, settings), sort_keys=False)
+        fit = yaml.safe_dump(_with_paths(_with_start(task, folder, settings), folder, settings), sort_keys=False)
         (folder / FIT).write_text(fit, encoding="utf-8")
         threads = str(settings.threads)
         with (folder / LOG).open("a", encoding="utf-8") as log:
@@ -104,6 +106,16 @@ def _step(folder: Path) -> int | None:
         return int(json.loads((folder / STEP).read_text(encoding="utf-8")))
     except (OSError, ValueError):  # nothing yet, or half of it
         return None
+
+
+def _with_start(task: Task, folder: Path, settings: Settings) -> Fit:
+    """The configuration as ``fit`` takes it: from the weights of other tasks, or with new ones."""
+    fit = {key: value for key, value in task.fit.items() if key != "start"}
+    if not task.needs:
+        return fit
+    weights = folder / MERGED if len(task.needs) > 1 else settings.work / task.needs[0] / END
+    model = {key: value for key, value in fit["model"].items() if key != "config"}
+    return fit | {"model": model | {"init_from": str(weights)}}
 
 
 def _with_paths(fit: Fit, folder: Path, settings: Settings) -> Fit:

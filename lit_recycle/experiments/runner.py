@@ -49,14 +49,15 @@ class Runner:
         tasks = tasks_for(self.open_runs(), self.settings.work)
         lost = set(self.failed)
         for task in tasks:
-            if task.parent in lost:
+            if task.parent in lost or not lost.isdisjoint(task.needs):
                 lost.add(task.key)
         return [task for task in tasks if task.key not in lost]
 
     def _ready(self) -> Task | None:
         busy = {worker.task.key for worker in self.workers}
         for task in self.open_tasks():
-            if task.key not in busy and (task.parent is None or (self._folder(task.parent) / END).exists()):
+            needs = [task.parent] if task.parent else task.needs
+            if task.key not in busy and all((self._folder(key) / END).exists() for key in needs):
                 return task
         return None
 

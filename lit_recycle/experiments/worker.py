@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from lit_recycle.data.batches import Samples, batch_of
 from lit_recycle.data.order import shuffled
 from lit_recycle.experiments.choice import choice_accuracy, choice_items
 from lit_recycle.experiments.corpus import documents_of, open_corpus
-from lit_recycle.experiments.launch import FIT, RESULT, TASK
+from lit_recycle.experiments.launch import FIT, MERGED, RESULT, TASK
 from lit_recycle.experiments.tasks import END
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.training.weight_stats import norm_profile
@@ -45,12 +46,14 @@ def main(folder: Path) -> int:
     end_with(os.getppid())
     task = json.loads((folder / TASK).read_text(encoding="utf-8"))
     if not (folder / END).exists():
+        if task["merge"] and not (folder / MERGED).exists():
+            cli.main(["merge", *task["merge"], str(folder / MERGED), "--decay", "linear"])
         code = cli.main(["fit", "--config", str(folder / FIT), *_ckpt_path(folder, task["parent"])])
         if code:
             return code
     if task["measure"]:
         fit = yaml.safe_load((folder / FIT).read_text(encoding="utf-8"))
-        result = measure(folder / END, fit, Path(task["corpus"]), task["items"])
+        result = measure(folder / END, fit, Path(task["corpus"]), task["items"], task["before"])
         result["beside"] = task["beside"]
         part = folder / f".{RESULT}"
         part.write_text(json.dumps(result), encoding="utf-8")
@@ -64,7 +67,9 @@ def _ckpt_path(folder: Path, parent: str | None) -> list[str]:
     return ["--ckpt_path", parent] if parent else []
 
 
-def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: int) -> dict[str, Any]:
+def measure(
+    checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: int, before: Sequence[int] = (0, 0, 0)
+) -> dict[str, Any]:
     """What a run came to: progress, curve, metrics on held-out text, versions. Plain types.
 
     Args:
@@ -72,6 +77,7 @@ def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: i
         fit: Its configuration.
         corpus_folder: Where the runner has prepared the text.
         items: Items of the accuracy.
+        before: Steps, tokens and FLOPs of the run from whose weights it began, which count as its own.
     """
     saved = load_whole_checkpoint(checkpoint)
     record = next(state for name, state in saved["callbacks"].items() if name.startswith("RunRecord"))
@@ -83,7 +89,8 @@ def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: i
     on_the_curve = held_out_loss(model, samples, fit["trainer"]["limit_val_batches"] * fit["data"]["batch_size"])
     documents = documents_of(corpus.val, tokenizer.eos_id)
     shape = MoEConfig.from_dict(saved["hyper_parameters"]["config"])
-    done = (saved["global_step"], saved["progress"]["tokens_seen"], saved["progress"]["flops_spent"])
+    own = (saved["global_step"], saved["progress"]["tokens_seen"], saved["progress"]["flops_spent"])
+    done = _sums(own, before)
     return {
         "steps": done[0],
         "tokens": done[1],
@@ -95,8 +102,14 @@ def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: i
             "bits_per_byte": loss / math.log(2) / corpus.val.bytes_per_token,
             "accuracy": choice_accuracy(model, choice_items(documents, items)),
         },
-        "curve": [*record["curve"], [*done, round(record["cpu_seconds"], 2), on_the_curve]],
-        "growths": record["profiles"],
+        "curve": [
+            *([*_sums(row[:3], before), *row[3:]] for row in record["curve"]),
+            [*done, round(record["cpu_seconds"], 2), on_the_curve],
+        ],
+        "growths": [
+            growth | {"steps": growth["steps"] + before[0], "flops": growth["flops"] + before[2]}
+            for growth in record["profiles"]
+        ],
         "norms": norm_profile(saved["state_dict"]).tolist(),
         "seconds": round(record["seconds"], 1),
         "cpu_seconds": round(record["cpu_seconds"], 1),
@@ -105,6 +118,10 @@ def measure(checkpoint: Path, fit: dict[str, Any], corpus_folder: Path, items: i
         "load": [round(x, 2) for x in os.getloadavg()],
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _sums(own: Sequence[int], before: Sequence[int]) -> list[int]:
+    return [one + other for one, other in zip(own, before, strict=True)]
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from runs import assert_same_training_state
 
 from lit_recycle import cli
 from lit_recycle.checkpoints.native import load_whole_checkpoint
-from lit_recycle.experiments.budgets import merge
-from lit_recycle.experiments.definition import Run, load_experiments
+from lit_recycle.experiments.budgets import Fit, merge, stages_of, until
+from lit_recycle.experiments.definition import load_experiments
 from lit_recycle.experiments.launch import Settings
 from lit_recycle.experiments.runner import Runner, alone
 from lit_recycle.experiments.tasks import END, tasks_for
@@ -81,17 +81,17 @@ def wait_for(found: object, seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def in_one_piece(one: Run, root: Path, work: Path) -> Path:
+def in_one_piece(fit: Fit, root: Path, work: Path) -> Path:
     """The end of the same run, trained by one call of fit."""
     end = root / "end.ckpt"
     callbacks = [{"class_path": "lit_recycle.callbacks.RunRecord", "init_args": {"end": str(end)}}]
-    callbacks += one.fit["trainer"].get("callbacks") or []
+    callbacks += fit["trainer"].get("callbacks") or []
     paths = {
         "trainer": {"default_root_dir": str(root), "callbacks": callbacks},
         "data": {"path": str(work / "corpus" / "documents.jsonl"), "cache_dir": str(work / "corpus" / "cache")},
     }
     root.mkdir()
-    (root / "fit.yaml").write_text(yaml.safe_dump(merge(one.fit, paths)))
+    (root / "fit.yaml").write_text(yaml.safe_dump(merge(fit, paths)))
     assert cli.main(["fit", "--config", str(root / "fit.yaml")]) == 0
     return end
 
@@ -128,7 +128,7 @@ def test_a_killed_experiment_goes_on_and_ends_as_runs_in_one_piece(
     assert steps == sorted(set(steps)) and steps[0] == 10 and steps[-1] == grown.steps
 
     for one in (grown, small):
-        whole = in_one_piece(one, tmp_path / one.name, tmp_path / "work")
+        whole = in_one_piece(one.fit, tmp_path / one.name, tmp_path / "work")
         assert_same_training_state(tmp_path / "work" / one.key / END, whole)
 
     third = runner(configs, tmp_path)
@@ -151,3 +151,47 @@ def test_what_runs_have_in_common_is_trained_once(configs: Path, tmp_path: Path)
     (tmp_path / tasks[0].key / END).touch()
     (left,) = tasks_for(runs[:1], tmp_path)
     assert left.parent == tasks[0].key and left.start == tasks[0].steps
+
+
+RESTARTS = """
+letter: x
+title: Tiny
+question: Does the machinery work?
+paper: It does not say.
+seeds: [1]
+common: {sunk: 0.02, extra: 0.03, decay: 0.01, growths: [{depth: {factor: 2}}]}
+vary:
+  base:
+    decayed: {restart: {decay: 0.01}}
+    merged: {restart: {merge: 3, over: 0.01}}
+"""
+
+
+def test_a_run_that_begins_anew_does_so_from_the_weights_of_others(
+    configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "configs"
+    here.mkdir()
+    (here / "base.yaml").write_text((configs / "base.yaml").read_text())
+    (here / "restarts.yaml").write_text(RESTARTS)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    whole = runner(here, tmp_path)
+    decayed, merged = whole.open_runs()
+    assert whole.run() == 0 and not whole.open_tasks()
+
+    first = merged.fit["start"]["fit"]
+    assert decayed.fit["start"]["fit"]["model"]["lr_scheduler"]["init_args"]["decay_steps"]
+    taken = merged.fit["start"]["taken"]
+    assert len(set(taken)) == 3 and taken[-1] == decayed.fit["start"]["taken"][0] == first["trainer"]["max_steps"]
+    work, weights = tmp_path / "work", tmp_path / "mean.ckpt"
+    ends = [in_one_piece(until(first, step), tmp_path / f"first{step}", work) for step in taken]
+    assert cli.main(["merge", *map(str, ends), str(weights)]) == 0
+    of_decayed = in_one_piece(decayed.fit["start"]["fit"], tmp_path / "first", work)
+    for one, start in ((decayed, of_decayed), (merged, weights)):
+        fit = {key: value for key, value in one.fit.items() if key != "start"}
+        fit["model"] = {k: v for k, v in fit["model"].items() if k != "config"} | {"init_from": str(start)}
+        assert_same_training_state(work / one.key / END, in_one_piece(fit, tmp_path / one.name, work))
+        result = whole.results.get(one)
+        assert result and result["flops"] == one.flops == stages_of(one.fit)[-1].end.flops + one.sunk_flops
+        assert [growth["flops"] for growth in result["growths"]] == [one.sunk_flops]
+        assert result["curve"][0][0] > taken[-1] and result["curve"][-1][2] == one.flops
