@@ -16,7 +16,7 @@ from runs import assert_same_training_state
 from lit_recycle import cli
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.experiments.budgets import Fit, merge, stages_of, until
-from lit_recycle.experiments.definition import load_experiments
+from lit_recycle.experiments.definition import Experiment, load_experiments
 from lit_recycle.experiments.launch import Settings
 from lit_recycle.experiments.runner import Runner, alone
 from lit_recycle.experiments.tasks import END, tasks_for
@@ -74,7 +74,7 @@ def run(configs: Path, root: Path) -> None:
     assert runner(configs, root, workers=1).run() == 0
 
 
-def wait_for(found: object, seconds: float = 60) -> None:
+def wait_for(found: object, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not found():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not come"
@@ -163,35 +163,56 @@ common: {sunk: 0.02, extra: 0.03, decay: 0.01, growths: [{depth: {factor: 2}}]}
 vary:
   base:
     decayed: {restart: {decay: 0.01}}
-    merged: {restart: {merge: 3, over: 0.01}}
+    merged: {restart: {merge: 2, over: 0.01}}
 """
 
 
-def test_a_run_that_begins_anew_does_so_from_the_weights_of_others(
+def restarts(configs: Path, root: Path) -> Path:
+    folder = root / "configs"
+    folder.mkdir()
+    (folder / "base.yaml").write_text((configs / "base.yaml").read_text())
+    (folder / "restarts.yaml").write_text(RESTARTS)
+    return folder
+
+
+def test_a_run_that_begins_anew_does_so_from_the_mean_of_others(
     configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / "configs"
-    here.mkdir()
-    (here / "base.yaml").write_text((configs / "base.yaml").read_text())
-    (here / "restarts.yaml").write_text(RESTARTS)
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
-    whole = runner(here, tmp_path)
-    decayed, merged = whole.open_runs()
+    monkeypatch.setattr(Experiment, "sweep", lambda experiment: [experiment.run({"base": "merged"}, 1)])
+    whole = runner(restarts(configs, tmp_path), tmp_path)
+    (merged,) = whole.open_runs()
     assert whole.run() == 0 and not whole.open_tasks()
 
-    first = merged.fit["start"]["fit"]
-    assert decayed.fit["start"]["fit"]["model"]["lr_scheduler"]["init_args"]["decay_steps"]
-    taken = merged.fit["start"]["taken"]
-    assert len(set(taken)) == 3 and taken[-1] == decayed.fit["start"]["taken"][0] == first["trainer"]["max_steps"]
-    work, weights = tmp_path / "work", tmp_path / "mean.ckpt"
+    first, taken, work = merged.fit["start"]["fit"], merged.fit["start"]["taken"], tmp_path / "work"
+    assert len(set(taken)) == 2 and taken[-1] == first["trainer"]["max_steps"]
     ends = [in_one_piece(until(first, step), tmp_path / f"first{step}", work) for step in taken]
-    assert cli.main(["merge", *map(str, ends), str(weights)]) == 0
-    of_decayed = in_one_piece(decayed.fit["start"]["fit"], tmp_path / "first", work)
-    for one, start in ((decayed, of_decayed), (merged, weights)):
-        fit = {key: value for key, value in one.fit.items() if key != "start"}
-        fit["model"] = {k: v for k, v in fit["model"].items() if k != "config"} | {"init_from": str(start)}
-        assert_same_training_state(work / one.key / END, in_one_piece(fit, tmp_path / one.name, work))
-        result = whole.results.get(one)
-        assert result and result["flops"] == one.flops == stages_of(one.fit)[-1].end.flops + one.sunk_flops
-        assert [growth["flops"] for growth in result["growths"]] == [one.sunk_flops]
-        assert result["curve"][0][0] > taken[-1] and result["curve"][-1][2] == one.flops
+    assert cli.main(["merge", *map(str, ends), str(tmp_path / "mean.ckpt")]) == 0
+    fit = {key: value for key, value in merged.fit.items() if key != "start"}
+    start = {"init_from": str(tmp_path / "mean.ckpt")}
+    fit["model"] = {key: value for key, value in fit["model"].items() if key != "config"} | start
+    assert_same_training_state(work / merged.key / END, in_one_piece(fit, tmp_path / "anew", work))
+    result = whole.results.get(merged)
+    assert result and result["flops"] == merged.flops == stages_of(merged.fit)[-1].end.flops + merged.sunk_flops
+    assert [growth["flops"] for growth in result["growths"]] == [merged.sunk_flops]
+    assert result["curve"][0][0] > taken[-1] and result["curve"][-1][2] == merged.flops
+
+
+def test_what_runs_begin_from_is_trained_once(configs: Path, tmp_path: Path) -> None:
+    (experiment,) = load_experiments(restarts(configs, tmp_path))
+    decayed, merged = experiment.sweep()
+    tasks = tasks_for([decayed, merged], tmp_path)
+    by_run = {task.run.point["base"]: task for task in tasks if task.run}
+    needs = {base: [next(t for t in tasks if t.key == key) for key in by_run[base].needs] for base in by_run}
+    assert [t.steps for t in needs["decayed"]] == decayed.fit["start"]["taken"]
+    assert [t.steps for t in needs["merged"]] == merged.fit["start"]["taken"]
+    (end,) = needs["decayed"]
+    rate = end.fit["model"]["lr_scheduler"]["init_args"]
+    assert rate["decay_steps"] and end.parent, "it decays, and goes on from what is trained at the constant rate"
+    assert all(not t.fit["model"]["lr_scheduler"]["init_args"]["decay_steps"] for t in needs["merged"])
+    assert needs["merged"][1].parent == needs["merged"][0].key
+    assert len(tasks) == len({t.key for t in tasks})
+    for task in [task for task in tasks if not task.run]:
+        (tmp_path / task.key).mkdir()
+        (tmp_path / task.key / END).touch()
+    assert [t.run for t in tasks_for([decayed, merged], tmp_path)] == [decayed, merged]
