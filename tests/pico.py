@@ -181,7 +181,7 @@ FAMILIES = {
     "mistral": _DENSE,
     "qwen2": _DENSE,
     "qwen3": _DENSE | dict(head_dim=8),
-    "ernie4_5": _DENSE | dict(head_dim=4),
+    "ernie4_5": _DENSE | dict(head_dim=4, tie_word_embeddings=False),
     "granite": _DENSE,
     "hunyuan_v1_dense": _DENSE | dict(head_dim=4),
     "olmo2": _DENSE,

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS, Dimension
+from lit_recycle.growth.names import Place
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.growth.shards import gather, local_part, resharded, rewrapped, shard_dimension, window
@@ -158,9 +159,11 @@ def taken(recipe: Recipe, sources: Sequence[Grown]) -> Grown:
     """What a recipe takes of its sources: sums of several, gathered along each axis that is mapped."""
     if recipe.shape is not None:
         return Grown(_new(recipe, recipe.shape, sources[0].value), True)
-    value, owned = sources[0] if len(sources) == 1 else Grown(_blend(recipe, [s.value for s in sources]), True)
+    values = [source.value for source in sources]
     if recipe.splits_dense:
-        value, owned = split_dense(recipe, value), True
+        value, owned = split_dense(recipe, values), True
+    else:
+        value, owned = sources[0] if len(sources) == 1 else Grown(_blend(recipe, values), True)
     for i, axis, mapped in recipe.takes:
         if axis == EXPERTS and recipe.splits_dense:
             continue
@@ -191,29 +194,56 @@ def _blend(recipe: Recipe, values: Sequence[Tensor]) -> Tensor:
     return rewrapped(local, values[0], values[0].shape) if isinstance(values[0], DTensor) else local
 
 
-def split_dense(recipe: Recipe, source: Tensor) -> Tensor:
+def split_dense(recipe: Recipe, sources: Sequence[Tensor]) -> Tensor:
     """Experts out of a dense network: slice g of its inner channels for an expert that comes from g."""
-    (place, _), layer = recipe.sources[0], recipe.target.layer
-    mapped = recipe.step.sources.full_axis(EXPERTS, layer)
+    mapped = recipe.step.sources.full_axis(EXPERTS, recipe.target.layer)
     assert mapped is not None
-    inner = recipe.step.before.size(DENSE_WIDTH, place.layer)
-    i, dimension = next((i, d) for i, d in enumerate(place.axes.dimensions) if DENSE_WIDTH in d.factors)
-    whole = source.full_tensor() if isinstance(source, DTensor) else source
-    width = inner // mapped.size
+    like, stack = sources[0], recipe.target.axes.cell.stack
+    wholes = [source.full_tensor() if isinstance(source, DTensor) else source for source in sources]
 
-    def expert(g: int) -> Tensor:
-        index = dimension.indices(DENSE_WIDTH, inner, range(g * width, (g + 1) * width), whole.shape[i])
-        return whole.index_select(i, torch.tensor(index, device=whole.device))
+    def expert(e: int) -> Tensor:
+        slices = [
+            _slice(recipe, place, whole, mapped.size, mapped.sources[e])
+            for (place, _), whole in zip(recipe.sources, wholes, strict=True)
+        ]
+        return stacked(slices, stack)
 
     if recipe.target.expert is not None:
-        return expert(mapped.sources[recipe.target.expert])
+        return expert(recipe.target.expert)
     shape = (len(mapped.sources), *expert(0).shape)
-    if not isinstance(source, DTensor):
-        return torch.stack([expert(g) for g in mapped.sources])
-    mine, *sections = window(rewrapped(whole, source, shape))
-    held = [expert(g)[tuple(sections)] for g in mapped.sources[mine]]
-    empty = whole.new_empty((0, *(section.stop - section.start for section in sections)))
-    return rewrapped(torch.stack(held) if held else empty, source, shape)
+    if not isinstance(like, DTensor):
+        return torch.stack([expert(e) for e in range(len(mapped.sources))])
+    mine, *sections = window(rewrapped(wholes[0], like, shape))
+    held = [expert(e)[tuple(sections)] for e in range(len(mapped.sources))[mine]]
+    empty = wholes[0].new_empty((0, *(section.stop - section.start for section in sections)))
+    return rewrapped(torch.stack(held) if held else empty, like, shape)
+
+
+def _slice(recipe: Recipe, place: Place, whole: Tensor, slices: int, g: int) -> Tensor:
+    """One of so many slices of a dense network's inner channels."""
+    i, dimension = next((i, d) for i, d in enumerate(place.axes.dimensions) if DENSE_WIDTH in d.factors)
+    inner = recipe.step.before.size(DENSE_WIDTH, place.layer)
+    if whole.shape[i] == 1 != inner:  # factored optimizer state has no entries along this dimension
+        return whole
+    width = inner // slices
+    index = dimension.indices(DENSE_WIDTH, inner, range(g * width, (g + 1) * width), whole.shape[i])
+    return whole.index_select(i, torch.tensor(index, device=whole.device))
+
+
+def stacked(matrices: Sequence[Tensor], stack: tuple[int, bool] | None) -> Tensor:
+    """One tensor of several matrices, one after the other along a dimension, or row by row in turn.
+
+    Args:
+        matrices: The matrices.
+        stack: The dimension, and whether they alternate; see :attr:`TensorAxes.stack`.
+    """
+    if len(matrices) == 1 or stack is None:
+        (matrix,) = matrices
+        return matrix
+    dimension, alternates = stack
+    if not alternates:
+        return torch.cat(list(matrices), dim=dimension)
+    return torch.stack(list(matrices), dim=dimension + 1).flatten(dimension, dimension + 1)
 
 
 def scale(value: Tensor, i: int, dimension: Dimension, axis: str, factors: Sequence[float]) -> None:

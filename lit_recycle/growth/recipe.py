@@ -19,7 +19,8 @@ class Recipe(NamedTuple):
 
     Args:
         target: The tensor.
-        sources: The tensors that it is a weighted sum of, mostly one with weight one. A new tensor has one for its
+        sources: The tensors that it is a weighted sum of, mostly one with weight one. Of experts cut out of dense
+            networks those of each matrix that is stacked in the target, in its order. A new tensor has one for its
             type and its place in memory.
         step: The growth, which says what is taken of the sources and what is done to the result.
         shape: Of a new tensor, which takes no values from its source.
@@ -40,6 +41,11 @@ class Recipe(NamedTuple):
             for axis in dimension.factors
             if isinstance(axis, str) and (mapped := self.step.maps.get(axis, {}).get(layer)) is not None
         ]
+
+    @property
+    def _stacked(self) -> int:
+        """Number of matrices of the target for each one of a source."""
+        return max(len(self.target.axes.matrices), 1) // max(len(self.sources[0][0].axes.matrices), 1)
 
     @property
     def splits_dense(self) -> bool:
@@ -88,8 +94,9 @@ class Recipe(NamedTuple):
         mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
         if self.splits_dense:
             assert mapped is not None
-            i = next(i for i, d in enumerate(self.sources[0][0].axes.dimensions) if DENSE_WIDTH in d.factors)
-            shape[i] //= mapped.size
+            place = self.sources[0][0]
+            i = next(i for i, d in enumerate(place.axes.dimensions) if DENSE_WIDTH in d.factors)
+            shape[i] = shape[i] // mapped.size * self._stacked
             if self.target.expert is None:
                 shape.insert(0, len(mapped.sources))
         for i, axis, mapped in self.takes:
@@ -157,6 +164,21 @@ class Step:
                     yield from self._layer(j, layers.get(source, []))
 
     def _layer(self, layer: int, places: list[tuple[Place, list[Target]]]) -> Iterator[Recipe]:
+        stacks: dict[str, list[Recipe]] = {}
+        for recipe in self._each(layer, places):
+            matrices = recipe.target.axes.matrices
+            if recipe.shape is not None or len(matrices) <= max(len(recipe.sources[0][0].axes.matrices), 1):
+                yield recipe
+                continue
+            parts = stacks.setdefault(recipe.target.name, [])
+            parts.append(recipe)
+            if len(parts) == len(matrices):
+                sources = (source for part in parts for source in part.sources)
+                ordered = sorted(sources, key=lambda source: matrices.index(source[0].axes.label))
+                yield recipe._replace(sources=tuple(ordered))
+
+    def _each(self, layer: int, places: list[tuple[Place, list[Target]]]) -> Iterator[Recipe]:
+        """A recipe for each tensor of the layer and each source; a target with stacked matrices may have several."""
         parts, experts = self.sources.of_layer(layer), self._grown_experts(layer)
         for source, targets in places:
             for target, shape in targets:

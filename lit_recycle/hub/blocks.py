@@ -77,3 +77,4 @@ DENSE_WIDTHS = WIDTHS | {"I": "intermediate_size"}
 GROUPS = ("n_group", "topk_group")
 MTP_NOTE = "multi-token-prediction layers stay single"
 DENSE_NOTE = "dense: grows in depth"
+UPCYCLE_NOTE = "dense: also grows in width, or gets experts (Upcycle)"

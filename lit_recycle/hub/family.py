@@ -101,18 +101,24 @@ class Upcycled:
     Args:
         architecture: The class that ``transformers`` loads it with.
         num_experts: The config key of their number.
+        expert_size: The config key of their inner width.
+        top_k: The config key of the number of experts per token.
         config: Config keys that are set besides.
         defaults: Config keys that are set where the dense model has none.
         refused: Config keys of the dense model that the family cannot have.
+        windows: Layers may see a sliding window.
         shared_size: Inner width of a shared expert that the family demands; its output begins at zero.
         shared: The tensors that it brings, by suffix.
     """
 
     architecture: str
     num_experts: str
+    expert_size: str = "intermediate_size"
+    top_k: str = "num_experts_per_tok"
     config: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     refused: Sequence[str] = ()
+    windows: bool = True
     shared_size: int = 0
     shared: Sequence[str] = ()
 
@@ -144,6 +150,8 @@ class Family:
         note: What a user should know, shown by ``lit-recycle families``.
         native: How our own model expresses it; None if it does not.
         becomes: The family that dense models become when they get experts.
+        implied: What config keys mean that a dense model's config leaves out, where they mean something else than in
+            most families.
         upcycled: How they do, on the side of that family.
     """
 
@@ -168,6 +176,7 @@ class Family:
     note: str = ""
     native: Native | None = None
     becomes: str | None = None
+    implied: Mapping[str, Any] = field(default_factory=dict)
     upcycled: Upcycled | None = None
 
     @cached_property

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.engine import stacked
 from lit_recycle.growth.names import Place
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.reader import HFFolder
@@ -88,7 +89,7 @@ class InMemory(Mapping[str, Tensor]):
         """Of the tensors of the single matrices, and of the single experts."""
         cell = place.axes.cell
         experts = [
-            _stacked([self._turned(name, place) for name in names], cell.stack) for names in zip(*sources, strict=True)
+            stacked([self._turned(name, place) for name in names], cell.stack) for names in zip(*sources, strict=True)
         ]
         return torch.stack(experts) if EXPERTS in place.axes.names else experts[0]
 
@@ -107,13 +108,3 @@ class InMemory(Mapping[str, Tensor]):
 
 def _letters(factors: Sequence[str | tuple[str, ...]]) -> list[str]:
     return [factor for factor in factors if isinstance(factor, str)]
-
-
-def _stacked(matrices: Sequence[Tensor], stack: tuple[int, bool] | None) -> Tensor:
-    if stack is None:
-        (matrix,) = matrices
-        return matrix
-    dimension, alternates = stack
-    if not alternates:
-        return torch.cat(list(matrices), dim=dimension)
-    return torch.stack(list(matrices), dim=dimension + 1).flatten(dimension, dimension + 1)

@@ -77,6 +77,11 @@ class HubModel:
         }
         return frozenset(trait for trait, holds in found.items() if holds)
 
+    @property
+    def layer_suffixes(self) -> Iterable[str]:
+        """The tensors that a layer may have."""
+        return self.family.naming.axes
+
     def size(self, axis: str, layer: int | None = None) -> int:
         """See :class:`GrowableModel`."""
         if axis == EXPERTS:
@@ -103,11 +108,11 @@ class HubModel:
             config = _with_top_k(config, self.family, self.top_k, top_k, grows=EXPERTS in sources.axes)
         return replace(self, config=config, experts=experts)
 
-    def upcycled(self, layers: Sequence[int], num_experts: int, top_k: int, granularity: int) -> HubModel:
+    def upcycled(self, layers: Sequence[int], num_experts: int, top_k: int, granularity: int) -> Self:
         """See :class:`GrowableModel`."""
         config, family = upcycled_config(self.config, self.family, layers, num_experts, top_k, granularity)
         experts = tuple(num_experts if i in layers else n for i, n in enumerate(self.experts))
-        return HubModel(config, family, experts)
+        return replace(self, config=config, family=family, experts=experts)
 
     def with_rope_theta(self, theta: float) -> Self:
         """See :class:`GrowableModel`."""
@@ -115,7 +120,7 @@ class HubModel:
 
     def routed_targets(self, place: Place, after: HubModel) -> Iterable[Target]:
         """See :class:`GrowableModel`."""
-        return routed_targets(place, after.config, after.family, after.experts)
+        return routed_targets(place, after.config, after.family, after.experts, after.layer_suffixes)
 
 
 def model_of(

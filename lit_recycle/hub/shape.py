@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -60,6 +60,12 @@ class HubShape(HubModel):
         with torch.device("meta"):
             model = build(self.config)
         return {f"{INSIDE}{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+    @cached_property
+    def layer_suffixes(self) -> Iterable[str]:
+        """See :class:`HubModel`; those that are there in memory."""
+        places = [self.naming.parse(name) for name in self.parameters]
+        return list(dict.fromkeys(place.suffix for place in places if place.layer is not None))
 
     @cached_property
     def _counts(self) -> tuple[int, float, float]:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lit_recycle.commands.grow import main as grow
-from lit_recycle.growth.operators import Upcycle
+from lit_recycle.growth.operators import DuplicateExperts, Upcycle
 from lit_recycle.hub.convert import import_folder
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.grow import grow_folder
@@ -16,9 +16,13 @@ from lit_recycle.hub.grow import grow_folder
 TARGETS = {name: family.becomes for name, family in FAMILIES.items() if family.becomes}
 
 
+CHANGES = {"olmo3": {"layer_types": ["full_attention"] * 2}}
+"""What a dense model must have to get experts."""
+
+
 @pytest.fixture(params=list(TARGETS))
 def dense(request, tmp_path):
-    pico.build(request.param).save_pretrained(tmp_path / "dense")
+    pico.build(request.param, **CHANGES.get(request.param, {})).save_pretrained(tmp_path / "dense")
     return request.param, tmp_path / "dense"
 
 
@@ -28,16 +32,45 @@ def test_upcycling_keeps_the_logits(dense, tmp_path):
     model = pico.load(tmp_path / "moe")
     assert model.config.model_type == TARGETS[family] and plan.preserves
     torch.testing.assert_close(pico.logits(model), pico.logits(pico.load(source)), rtol=0, atol=1e-5)
-    routers = [t for name, t in model.state_dict().items() if name.endswith("mlp.gate.weight")]
+    assert not [key for key in ("num_experts", "num_local_experts") if getattr(model.config, key, 8) != 8]
+    routers = [t for name, t in model.state_dict().items() if name.endswith(("mlp.gate.weight", "router.weight"))]
     assert len(routers) == 2 and all(t.shape == (8, 16) and 0.015 < t.std() < 0.025 for t in routers)
     assert not torch.equal(*routers)
+
+
+def test_slices_of_a_network_compute_what_it_did(dense, tmp_path):
+    _, source = dense
+    before = pico.logits(pico.load(source))
+    grow_folder(source, tmp_path / "moe", Upcycle(6, 3, 3))
+    grow_folder(tmp_path / "moe", tmp_path / "wide", DuplicateExperts(2, noise=0.0))
+    for name in ("moe", "wide"):
+        torch.testing.assert_close(pico.logits(pico.load(tmp_path / name)), before, rtol=0, atol=1e-5)
+
+
+def test_a_window_is_refused_where_the_family_has_none(tmp_path):
+    pico.build("olmo3").save_pretrained(tmp_path / "dense")
+    with pytest.raises(ValueError, match=r"layers \[0, 1\] see a sliding window of 4 tokens, which flex_olmo"):
+        grow_folder(tmp_path / "dense", tmp_path / "moe", Upcycle(4))
+
+
+def test_what_a_config_leaves_out_is_written_in_the_words_of_its_family(tmp_path):
+    """Tied embeddings and the rotary base of ERNIE, which its family with experts reads in another way."""
+    pico.build("ernie4_5", tie_word_embeddings=True).save_pretrained(tmp_path / "dense")
+    config = pico.config_of(tmp_path / "dense")
+    silent = {k: v for k, v in config.items() if k not in ("tie_word_embeddings", "rms_norm_eps", "rope_parameters")}
+    (tmp_path / "dense/config.json").write_text(json.dumps(silent))
+    grow_folder(tmp_path / "dense", tmp_path / "moe", Upcycle(4))
+    found = pico.config_of(tmp_path / "moe")
+    assert (found["tie_word_embeddings"], found["rms_norm_eps"], found["rope_theta"]) == (True, 1e-5, 500_000.0)
+    after, before = (pico.logits(pico.load(tmp_path / name)) for name in ("moe", "dense"))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
 
 
 def test_the_result_grows_and_imports(dense, tmp_path):
     family, source = dense
     assert grow([str(source), str(tmp_path / "moe"), "--upcycle", "4", "--verify"]) == 0
     assert grow([str(tmp_path / "moe"), str(tmp_path / "wide"), "--width", "2", "--noise", "0", "--verify"]) == 0
-    if family != "mistral":  # whose sliding window our model lacks
+    if FAMILIES[TARGETS[family]].native and family != "mistral":  # whose sliding window our model lacks
         assert import_folder(tmp_path / "wide", tmp_path / "run.ckpt").num_experts == 8
 
 

@@ -1,7 +1,7 @@
 """Granite 3 MoE."""
 
-from lit_recycle.hub.blocks import BLOCK, router
-from lit_recycle.hub.family import Family, Routing
+from lit_recycle.hub.blocks import BLOCK, WIDTHS, router
+from lit_recycle.hub.family import Family, Routing, Upcycled
 
 AXES = {
     **BLOCK,
@@ -14,4 +14,9 @@ AXES = {
     "shared_mlp.input_linear.weight": "([gate up] S) D*",
     "shared_mlp.output_linear.weight": "down: D+ S*",
 }
-FAMILY = Family(AXES, Routing("top-k softmax"))
+FAMILY = Family(
+    AXES,
+    Routing("top-k softmax"),
+    sizes=WIDTHS | {"F": "intermediate_size"},
+    upcycled=Upcycled("GraniteMoeForCausalLM", "num_local_experts"),
+)

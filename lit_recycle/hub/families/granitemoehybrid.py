@@ -8,5 +8,6 @@ from lit_recycle.hub.patterns import cycle
 FAMILY = replace(
     GRANITEMOE,
     axes={**GRANITEMOE.axes, "mamba.out_proj.weight": "D+ mamba*", "mamba.out_proj.bias": "D+"},
+    sizes={},
     patterns={"layer_types": cycle("linear_attention")},
 )

@@ -1,6 +1,6 @@
 """Llama, dense."""
 
-from lit_recycle.hub.blocks import DENSE, DENSE_WIDTHS
+from lit_recycle.hub.blocks import DENSE, DENSE_WIDTHS, UPCYCLE_NOTE
 from lit_recycle.hub.dense_layers import AllLayers
 from lit_recycle.hub.family import Family, Native
 
@@ -8,7 +8,7 @@ FAMILY = Family(
     DENSE,
     dense=AllLayers(),
     sizes=DENSE_WIDTHS,
-    note="dense: also grows in width, or gets experts (Upcycle)",
+    note=UPCYCLE_NOTE,
     native=Native(
         "LlamaForCausalLM",
         {"qk_norm": "none", "qkv_bias": False},

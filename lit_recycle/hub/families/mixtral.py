@@ -33,5 +33,7 @@ FAMILY = Family(
         expert=("w1", "w3", "w2"),
         rope_theta=1_000_000.0,
     ),
-    upcycled=Upcycled("MixtralForCausalLM", "num_local_experts", defaults={"sliding_window": None}),
+    upcycled=Upcycled(
+        "MixtralForCausalLM", "num_local_experts", defaults={"sliding_window": None}, refused=("attention_bias",)
+    ),
 )

@@ -1,7 +1,13 @@
 """OLMo 3, dense."""
 
-from lit_recycle.hub.blocks import DENSE, DENSE_NOTE
-from lit_recycle.hub.dense_layers import AllLayers
-from lit_recycle.hub.family import Family
+from dataclasses import replace
 
-FAMILY = Family(DENSE, dense=AllLayers(), note=DENSE_NOTE)
+from lit_recycle.hub.families.olmo2 import FAMILY as OLMO2
+from lit_recycle.hub.patterns import every
+
+FAMILY = replace(
+    OLMO2,
+    patterns={"layer_types": every()},
+    note="dense: also grows in width; gets experts (Upcycle) where no layer sees a sliding window",
+    implied={**OLMO2.implied, "rope_theta": 500_000.0},
+)

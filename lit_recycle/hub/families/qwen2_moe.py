@@ -32,7 +32,9 @@ FAMILY = Family(
     upcycled=Upcycled(
         "Qwen2MoeForCausalLM",
         "num_experts",
-        {"norm_topk_prob": True, "qkv_bias": True},
+        "moe_intermediate_size",
+        config={"norm_topk_prob": True, "qkv_bias": True},
+        refused=("attention_bias",),
         shared_size=64,
         shared=[suffix for suffix in SHARED if not suffix.endswith("bias")],
     ),

@@ -28,5 +28,11 @@ FAMILY = Family(
         },
         rank=3,
     ),
-    upcycled=Upcycled("Qwen3MoeForCausalLM", "num_experts", {"norm_topk_prob": True}, refused=("use_sliding_window",)),
+    upcycled=Upcycled(
+        "Qwen3MoeForCausalLM",
+        "num_experts",
+        "moe_intermediate_size",
+        config={"norm_topk_prob": True},
+        refused=("use_sliding_window",),
+    ),
 )
