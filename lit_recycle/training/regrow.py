@@ -60,7 +60,8 @@ def grow_in_run(trainer: L.Trainer, module: GrowableModule, plan: GrowthPlan, po
         module.build()
     origins = plan.origins(trained)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trained[origins[name]])
+        # A balancing bias, which is built so that nobody trains it, may have come out of a matrix.
+        parameter.requires_grad_(parameter.requires_grad and trained[origins[name]])
     small.set_up(trainer, module)
     grow_averages(trainer, module, plan)
 

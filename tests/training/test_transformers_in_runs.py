@@ -15,7 +15,7 @@ from runs import TEXT, assert_equal, assert_same_training_state, fit, on_process
 from lit_recycle.callbacks import GrowthCallback
 from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
-from lit_recycle.growth.operators import RotaryBase
+from lit_recycle.growth.operators import Interpose, RotaryBase, Upcycle
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.in_memory import InMemory
 from lit_recycle.hub.reader import open_folder
@@ -124,18 +124,59 @@ def test_it_grows_as_on_disk_and_goes_on_after_a_kill(root: Path, family: str) -
     assert_equal(in_run["state_dict"], from_disk["state_dict"], "weights")
 
 
-def on_several(root: str, family: str, strategy: str) -> None:
-    _, losses = train(Path(root), family, strategy, strategy)
-    (Path(root) / family / f"{strategy}.json").write_text(json.dumps(losses))
+UPCYCLED = [GrowthEvent(Trigger(steps=2), grow=[Upcycle(3, 2, redraw=0.5), Interpose(2)])]
+DENSE = [name for name, family in FAMILIES.items() if family.becomes]
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f == "ernie4_5" else pytest.mark.families) for f in DENSE]
+)
+def test_a_dense_model_gets_experts_as_on_disk(root: Path, family: str) -> None:
+    """Another class of transformers takes over; gate and up become one tensor, and what nobody trains stays so."""
+    events = [GrowthEvent(Trigger(steps=2), grow=[Upcycle(4, 2, 2)])]
+    changes = {"layer_types": ["full_attention"] * 2} if family == "olmo3" else {}
+    folder(root, family, **changes)
+    module, _ = train(root, family, "whole", events=events, steps=4)
+    (record,) = module.growth
+    assert record["preserves_function"] and record["loss_after"] == pytest.approx(record["loss_before"], abs=1e-5)
+    assert isinstance(module.shape, HubShape) and module.shape.config["model_type"] == FAMILIES[family].becomes
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    assert len(frozen) == (2 if family == "ernie4_5" else 0)
+    checkpoints = root / family / "whole/checkpoints"
+    for step in (1, 3):
+        train(root, family, f"again {step}", events=events, steps=4, ckpt_path=checkpoints / f"step={step}.ckpt")
+        assert_same_training_state(checkpoints / "step=4.ckpt", root / family / f"again {step}/checkpoints/step=4.ckpt")
+    grow_checkpoint(checkpoints / "anchor-step=2.ckpt", root / family / "grown.ckpt", *events[0].operators)
+    train(root, family, "from disk", ckpt_path=root / family / "grown.ckpt", events=[], steps=4)
+    assert_equal(
+        *(
+            load_whole_checkpoint(root / family / n / "checkpoints/step=4.ckpt")["state_dict"]
+            for n in ("from disk", "whole")
+        ),
+        "weights",
+    )
+
+
+def on_several(root: str, strategy: str) -> None:
+    for family, options in SEVERAL.items():
+        _, losses = train(Path(root), family, strategy, strategy, **options)
+        (Path(root) / family / f"{strategy}.json").write_text(json.dumps(losses))
+
+
+SEVERAL: dict[str, dict[str, Any]] = {"granitemoe": {}, "granite": {"events": UPCYCLED, "steps": 4}}
+
+
+@pytest.fixture(scope="module")
+def alone(root: Path) -> dict[str, list[float]]:
+    """The losses of one process."""
+    return {family: train(root, family, "alone", **options)[1] for family, options in SEVERAL.items()}
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
-def test_two_processes_have_the_losses_of_one(root: Path, strategy: str) -> None:
-    family = "granitemoe"
-    _, alone = train(root, family, "alone")
-    on_processes(2, on_several, str(root), family, strategy)
-    losses = json.loads((root / family / f"{strategy}.json").read_text())
-    assert losses == pytest.approx(alone, abs=1e-5)
+def test_two_processes_have_the_losses_of_one(root: Path, alone: dict[str, list[float]], strategy: str) -> None:
+    on_processes(2, on_several, str(root), strategy)
+    for family, losses in alone.items():
+        assert json.loads((root / family / f"{strategy}.json").read_text()) == pytest.approx(losses, abs=1e-5)
 
 
 LLAMA_3_1 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8, "rope_theta": 5e5}
