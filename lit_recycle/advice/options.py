@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lit_recycle.advice.law import Forecast, Part, Parts
 from lit_recycle.advice.situation import Situation
@@ -15,57 +16,78 @@ from lit_recycle.text import human
 
 AXES: dict[str, list[Operator]] = {
     "layers × 2 now": [Interpose(2)],
-    "experts and top-k × 2 now": [DuplicateExperts(2)],
-    "experts × 2 now, top-k kept": [DuplicateExperts(2, top_k="keep")],
+    "experts and top-k × 2 now": [DuplicateExperts(2, noise=0.01)],
+    "experts × 2 now, top-k kept": [DuplicateExperts(2, noise=0.01, top_k="keep")],
     "inner width of experts × 2 now": [WidenInner(factor=2)],
     "hidden size and heads × 2 now": [WidenHidden(factor=2), WidenHeads(factor=2)],
 }
 
 
-def compare(
-    now: Situation,
-    shapes: Sequence[MoEConfig],
-    schedules: Sequence[Sequence[float]],
-    forecast: Forecast,
-    say: Callable[[str], None],
-) -> int | None:
-    """Say what is predicted for every choice.
+@dataclass(frozen=True)
+class Choice:
+    """One way to spend the budget.
+
+    Args:
+        label: Of it, in a few words.
+        parts: What the model will have been trained through at the end.
+        schedule: Number of growths of the schedule that it is; None where it is none.
+        operators: Of one growth now along another axis; empty where it is none.
+    """
+
+    label: str
+    parts: Parts
+    schedule: int | None = None
+    operators: tuple[Operator, ...] = ()
+
+
+def choices(now: Situation, shapes: Sequence[MoEConfig], schedules: Sequence[Sequence[float]]) -> list[Choice]:
+    """All that the budget could be spent on.
 
     Args:
         now: What is known.
         shapes: The present shape, and those that are advised after one growth, and after two.
-        schedules: FLOPs before each growth, for none, one and two of them.
+        schedules: FLOPs before each growth, for none, one and two of them; one that leaves too little is shorter.
+    """
+    found = {_label(now, at): Choice(_label(now, at), _scheduled(now, shapes, at), len(at)) for at in schedules}
+    for label, operators in AXES.items():
+        if label not in found and (shape := _grown(now.config, operators)):
+            parts = (*now.past, _part(now.budget, shape, now.seq_len))
+            found[label] = Choice(label, parts, operators=tuple(operators))
+    size = human(shapes[-1].num_active_params())
+    scratch = Choice(f"from scratch, {size} active", (_part(now.budget, shapes[-1], now.seq_len),))
+    return [*found.values(), scratch]
+
+
+def compare(found: Sequence[Choice], forecast: Forecast, say: Callable[[str], None]) -> Choice | None:
+    """Say what is predicted for every choice.
+
+    Args:
+        found: The choices.
         forecast: Of the loss at the end of a run.
         say: Takes a line.
 
     Returns:
-        The schedule with the lowest prediction; None where one of them is not covered by the runs.
+        That of the lowest prediction among those that go on with the model; None where a schedule is not covered by
+        the runs.
     """
-    scheduled = [_scheduled(now, shapes, at) for at in schedules]
-    choices = {_label(now, at): parts for at, parts in zip(schedules, scheduled, strict=True)}
-    for label, operators in AXES.items():
-        if shape := _grown(now.config, operators):
-            choices[label] = (*now.past, _part(now.budget, shape, now.seq_len))
-    size = human(shapes[-1].num_active_params())
-    choices[f"from scratch, {size} active"] = (_part(now.budget, shapes[-1], now.seq_len),)
-    kinds = len({run.kind for run in forecast.runs})
-    covered = {label: forecast.covers(parts) for label, parts in choices.items()}
-    if any(covered.values()):
+    covered = [choice for choice in found if forecast.covers(choice.parts)]
+    if covered:
+        kinds = len({run.kind for run in forecast.runs})
         say(f"predicted loss at the end, ± the 95 % interval, from {len(forecast.runs)} runs of {kinds} kinds:")
         say(f"  {forecast.law}")
         say(f"  (arXiv 2501.12486; it misses a kind of run that it has not seen by {forecast.error:.3f})")
-        for label, parts in choices.items():
+        for choice in found:
             told = "not known: too far from the runs in size or tokens"
-            if covered[label]:
-                loss, interval = forecast.predict(parts)
+            if choice in covered:
+                loss, interval = forecast.predict(choice.parts)
                 told = f"{loss:.3f} ± {interval:.3f}"
-            say(f"  {label:{max(map(len, choices))}}  {told}")
+            say(f"  {choice.label:{max(len(one.label) for one in found)}}  {told}")
         say("  (the law knows sizes and tokens, not how layers or experts were copied: docs/evidence.md compares that)")
-    if not all(covered[_label(now, at)] for at in schedules):
+    if not all(choice in covered for choice in found if choice.schedule is not None):
         say(f"the runs are not within {forecast.reach:g} times the sizes and tokens asked for: rules decide, not a law")
         return None
-    losses = [forecast.law(parts) for parts in scheduled]
-    return losses.index(min(losses))
+    going_on = [choice for choice in covered if choice.schedule is not None or choice.operators]
+    return min(going_on, key=lambda choice: forecast.law(choice.parts))
 
 
 def _label(now: Situation, at: Sequence[float]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
 from lit_recycle.advice.law import Forecast
-from lit_recycle.advice.options import compare
+from lit_recycle.advice.options import choices, compare
 from lit_recycle.advice.situation import Situation
 from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.shape import chinchilla_flops
@@ -77,14 +78,19 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
     say(f"  ({CHINCHILLA})")
     shapes = shapes_to_come(now.config)
     wanted = min(range(len(shapes)), key=lambda i: abs(math.log(shapes[i].num_active_params() / best)))
+    lowest = None
     if forecast is None:
         say("not known: the loss of any of these choices; --runs takes finished runs to predict it from")
     else:
-        schedules = [moments(now, i) for i in range(len(shapes))]
-        lowest = compare(now, shapes, schedules, forecast, say)
-        wanted = wanted if lowest is None else lowest
-    _grow(now, shapes, wanted, advice)
-    for remark in (*profile_remarks(now), *_g_stack(now, shapes[wanted] if advice.growths else None, advice)):
+        found = choices(now, shapes, [moments(now, i) for i in range(len(shapes))])
+        lowest = compare(found, forecast, say)
+    target: MoEConfig | None = None
+    if lowest and lowest.operators:
+        _grow_now(now, lowest.label, lowest.operators, advice)
+    else:
+        _grow(now, shapes, lowest.schedule if lowest and lowest.schedule is not None else wanted, advice)
+        target = shapes[wanted] if advice.growths else None
+    for remark in (*profile_remarks(now), *_g_stack(now, target, advice)):
         say(remark)
     return advice
 
@@ -133,20 +139,38 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
         advice.growths.append(Growth(found[1], when, "width", _width_lines()))
 
 
+def _grow_now(now: Situation, label: str, operators: Sequence[Operator], advice: Advice) -> None:
+    """One growth now along an axis of which the paper says nothing, because finished runs let expect the most of it."""
+    advice.remarks.append(f"so: {label}, of which the lowest loss is predicted")
+    written = [_in_short(operator) for operator in operators]
+    lines = [Line("grow", written, "lowest predicted loss of all choices, --runs"), *_state_lines(now)]
+    when = "now: the prediction is for a growth now"
+    advice.growths.append(Growth(float(now.progress.flops), when, "grow", lines))
+
+
+def _in_short(operator: Operator) -> dict[str, Any]:
+    """As a user writes it: the class by its name, and what is not the default."""
+    given = {f.name: getattr(operator, f.name) for f in fields(operator) if getattr(operator, f.name) != f.default}
+    return {"class_path": type(operator).__name__, "init_args": given}
+
+
 def _depth_lines(now: Situation, first: float) -> list[Line]:
     formed = first >= FORMED * chinchilla_flops(now.config)
     why = f"beats stack once past about 1 F_c, {PAPER}" if formed else f"below 1 F_c no method is known to win, {PAPER}"
-    lines = [Line("depth.factor", 2, FACTOR), Line("depth.method", "interposition", why)]
+    return [Line("depth.factor", 2, FACTOR), Line("depth.method", "interposition", why), *_state_lines(now)]
+
+
+def _state_lines(now: Situation) -> list[Line]:
+    """What becomes of the optimizer's state and of the rate at a first growth."""
     if not now.optimizer:
-        lines.append(Line("optimizer_state", "reset", "the checkpoint holds no optimizer state"))
-        lines.append(Line("rewarm", {"steps": 100}, f"a reset is followed by a warm-up, {PAPER}"))
-    else:
-        lines.append(
-            Line("optimizer_state", "carry", "nothing is lost that the checkpoint holds; no source measures it")
-        )
-        if now.rate is not None and now.rate < 0.9:
-            why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
-            lines.append(Line("rewarm", {"steps": 100}, why))
+        return [
+            Line("optimizer_state", "reset", "the checkpoint holds no optimizer state"),
+            Line("rewarm", {"steps": 100}, f"a reset is followed by a warm-up, {PAPER}"),
+        ]
+    lines = [Line("optimizer_state", "carry", "nothing is lost that the checkpoint holds; no source measures it")]
+    if now.rate is not None and now.rate < 0.9:
+        why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
+        lines.append(Line("rewarm", {"steps": 100}, why))
     return lines
 
 

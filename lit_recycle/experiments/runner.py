@@ -68,11 +68,14 @@ class Runner:
         with alone(self.settings.work), self._signals(), self._progress() as bars:
             self._prepare_corpus()
             whole = bars.add_task("all runs", total=1.0, note="")
+            self._count(bars, whole)
             while not self._stopping:
-                self._collect(bars)
+                if self._collect(bars):
+                    self._count(bars, whole)
                 while len(self.workers) < self.settings.workers and (task := self._ready()):
                     self._start(task, bars)
-                self._show(bars, whole)
+                for running in self.workers:
+                    bars.update(running.bar, completed=running.step() - running.task.start)
                 if not self.workers:
                     break
                 time.sleep(0.3)
@@ -92,8 +95,10 @@ class Runner:
         bar = bars.add_task(task.label, total=task.steps - task.start, note="")
         self.workers.append(Worker.start(task, self.settings, beside=len(self.workers), bar=bar))
 
-    def _collect(self, bars: Progress) -> None:
-        for done in [w for w in self.workers if w.process.poll() is not None]:
+    def _collect(self, bars: Progress) -> bool:
+        """Take up what has ended; whether anything has."""
+        ended = [w for w in self.workers if w.process.poll() is not None]
+        for done in ended:
             self.workers.remove(done)
             bars.remove_task(done.bar)
             folder, seconds = done.folder, time.monotonic() - done.started
@@ -108,6 +113,7 @@ class Runner:
             else:
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             self._tell(done.task, seconds)
+        return bool(ended)
 
     def _tell(self, task: Task, seconds: float) -> None:
         clock = time.strftime("%H:%M:%S")
@@ -129,9 +135,7 @@ class Runner:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console)
 
-    def _show(self, bars: Progress, whole: TaskID) -> None:
-        for running in self.workers:
-            bars.update(running.bar, completed=running.step() - running.task.start)
+    def _count(self, bars: Progress, whole: TaskID) -> None:
         known = [run for e in self.experiments for run in self.results.runs(e)]
         done = sum(self.results.get(run) is not None for run in known)
         bars.update(whole, completed=done / max(len(known), 1), note=f"{done} of {len(known)} runs")

@@ -118,7 +118,9 @@ def like_the_results(tmp_path: Path) -> Path:
     return path
 
 
-def test_losses_are_predicted_from_finished_runs(like_the_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_growth_of_the_lowest_predicted_loss_is_advised(
+    like_the_results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["advise", "--config", str(like_the_results), "--flops", "2.8e12", "--runs", str(RESULTS)]) == 0
     said = capsys.readouterr().out
     lines = re.findall(r"^#   (.+?) +(\d\.\d{3}) ± (\d\.\d{3})$", said, re.M)
@@ -126,9 +128,16 @@ def test_losses_are_predicted_from_finished_runs(like_the_results: Path, capsys:
     assert {"no growth", "layers × 2 now", "experts and top-k × 2 now"} <= losses.keys()
     assert any(label.startswith("from scratch") for label in losses)
     advised = yaml.safe_load(said)
-    grows = any(c["class_path"].endswith("GrowthCallback") for c in advised["trainer"]["callbacks"] or [])
-    schedules = [loss for label, loss in losses.items() if "FLOPs" in label]
-    assert grows == (min(schedules) < losses["no growth"])
+    growth = next(c for c in advised["trainer"]["callbacks"] if c["class_path"].endswith("GrowthCallback"))
+    going_on = {label: loss for label, loss in losses.items() if not label.startswith("from scratch")}
+    assert min(going_on, key=lambda label: going_on[label]) == "experts × 2 now, top-k kept"
+    (event,) = growth["init_args"]["events"]
+    (operator,) = event["grow"]
+    assert operator["class_path"] == "DuplicateExperts" and operator["init_args"]["top_k"] == "keep"
+    assert event["at"] == {"flops": 0} and event["optimizer_state"] == "carry"
+    path = tmp_path / "advised.yaml"
+    path.write_text(said)
+    assert main(["plan", "--config", str(path)]) == 0, "what is advised can be run"
 
 
 def test_far_from_the_runs_nothing_is_predicted(like_the_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
