@@ -202,6 +202,10 @@ FAMILIES = {
     "starcoder2": _DENSE,
 }
 DENSE = [name for name in FAMILIES if models.FAMILIES[name].routing is None]
+UPCYCLED = {name: models.FAMILIES[name].becomes for name in DENSE if models.FAMILIES[name].becomes}
+"""Dense families, and the one that each becomes when it gets experts."""
+WITHOUT_WINDOWS = {"olmo3": dict(layer_types=["full_attention"] * 2)}
+"""What a dense model must have besides to get experts."""
 AS = {"kimi_k2": "deepseek_v3"}
 """Types that transformers does not know, and the type whose code they are loaded with."""
 INSIDE = {

@@ -6,7 +6,7 @@ After WSM (Tian et al., ICLR 2026): a decay lets later updates count less, and s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.native import AVERAGE, load_whole_checkpoint, trained_weights
 from lit_recycle.destination import check_destination
+from lit_recycle.hub.alike import check_alike
 from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.stream import rewriting
@@ -116,7 +117,8 @@ def merge_folders(
     folders = [open_folder(path) for path in sources]
     last = folders[-1]
     for folder in folders:
-        _check_alike(folder, last)
+        check_alike(folder, last)
+        _check_types(folder)
     specs = [Spec(name, stored.dtype, stored.shape) for name, stored in last.tensors.items()]
     with rewriting(last, destination, specs, max_shard_size) as new:
         tensors = [FolderTensors(folder) for folder in folders]
@@ -128,11 +130,6 @@ def merge_folders(
         write_json(new.folder / "merge.json", told)
 
 
-def _check_alike(folder: HFFolder, last: HFFolder) -> None:
-    def shapes(of: HFFolder) -> Mapping[str, tuple[int, ...]]:
-        return {name: stored.shape for name, stored in of.tensors.items()}
-
-    if shapes(folder) != shapes(last):
-        raise ValueError(f"{folder.path} and {last.path} hold different tensors: they are not of one model")
+def _check_types(folder: HFFolder) -> None:
     if odd := sorted({s.dtype for s in folder.tensors.values()} - set(TORCH)):
         raise ValueError(f"{folder.path} holds {', '.join(odd)}, of which no mean can be made: convert it first")

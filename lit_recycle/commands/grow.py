@@ -12,7 +12,7 @@ from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.event import Depth, Form, Width
 from lit_recycle.growth.operator import Operator
-from lit_recycle.growth.operators import Upcycle
+from lit_recycle.growth.operators import BranchTrainMix, Upcycle
 from lit_recycle.growth.policy import POLICIES
 from lit_recycle.progress import progress_bar
 
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   lit-recycle grow OLMoE-1B-7B OLMoE-2B-14B --width 2 --noise 0 --verify
   lit-recycle grow Qwen3-8B Qwen3-8B-deep --depth 2 --keep-first 2 --keep-last 2 --zero-output
   lit-recycle grow Qwen3-8B Qwen3-MoE --upcycle 8 --drop 0.5
+  lit-recycle grow Llama-base Llama-MoE --experts-from Llama-code Llama-math --upcycle 3
   lit-recycle grow Qwen3-8B Qwen3-8B-solar --grow '{class_path: Solar, init_args: {drop: 8}}'
   lit-recycle grow runs/last.ckpt grown.ckpt --depth 2 --grow WidenHidden
 """
@@ -39,8 +40,10 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
         return _grow_folder(args, forms)
-    if args.dry_run or args.verify or args.dtype or args.family:
-        raise ValueError(f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype and --family need one")
+    if args.dry_run or args.verify or args.dtype or args.family or args.experts_from:
+        raise ValueError(
+            f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype, --family and --experts-from need one"
+        )
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
     with without_gc():
@@ -59,9 +62,10 @@ def _is_weights_folder(folder: Path) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lit-recycle grow",
-        description="Grow a checkpoint: copy layers (--depth), duplicate experts (--width), make experts of a dense "
-        "model (--upcycle), or any operator that `lit-recycle operators` lists (--grow); several follow each other in "
-        "this order. A Hugging Face folder is streamed into a new folder that transformers loads.",
+        description="Grow a checkpoint: copy layers (--depth), make experts of a dense model (--upcycle), duplicate "
+        "experts (--width), or any operator that `lit-recycle operators` lists (--grow); several follow each other in "
+        "this order, after several models were mixed (--experts-from). A Hugging Face folder is streamed into a new "
+        "folder that transformers loads.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     upcycle.add_argument("--upcycle", type=int, metavar="E", help="copy each feed-forward network to E experts")
     upcycle.add_argument("--upcycle-top-k", type=int, default=2, metavar="K", help="experts per token (2)")
     upcycle.add_argument("--granularity", type=int, default=1, metavar="G", help="cut each network into G experts (1)")
+    upcycle.add_argument(
+        "--experts-from", nargs="+", default=[], metavar="DIR", help="further models: experts from each in turn (BTX)"
+    )
+    upcycle.add_argument(
+        "--shares", type=_shares, metavar="W,W,…", help="weight of SRC and each DIR in what is no expert's (equal)"
+    )
     upcycle.add_argument("--drop", type=float, default=0.0, metavar="R", help="re-draw this share of inner channels")
     parser.add_argument(
         "--grow", action="append", default=[], metavar="OPERATOR", help="class name, or YAML as in a configuration"
@@ -105,6 +115,13 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected layer numbers as in 0,0,1,1, got {text!r}") from None
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a weight for each model as in 0.5,0.5, got {text!r}") from None
 
 
 def _depth(args: argparse.Namespace) -> Depth | None:
@@ -131,11 +148,29 @@ def _width(args: argparse.Namespace) -> Width | None:
 
 def _forms(args: argparse.Namespace) -> list[Form]:
     """What is done, in order."""
-    upcycle = None
-    if args.upcycle is not None:
-        upcycle = Upcycle(args.upcycle, args.upcycle_top_k, args.granularity, redraw=args.drop)
-    forms = [form for form in (_depth(args), _width(args), upcycle) if form is not None]
-    return [*forms, *_operators(args.grow)]
+    operators = _operators(args.grow)
+    mixes = bool(args.experts_from) and not any(isinstance(operator, BranchTrainMix) for operator in operators)
+    upcycle = _upcycle(args, mixes)
+    forms: list[Form | None] = [_depth(args), upcycle, _width(args)]
+    if mixes:  # of models as they are
+        forms = [upcycle, forms[0], forms[2]]
+    return [*(form for form in forms if form is not None), *operators]
+
+
+def _upcycle(args: argparse.Namespace, mixes: bool) -> Upcycle | None:
+    models = 1 + len(args.experts_from)
+    if args.shares is not None and not mixes:
+        raise ValueError("--shares belong to several models: give --experts-from")
+    if args.upcycle is None and not mixes:
+        return None
+    count = models * args.granularity if args.upcycle is None else args.upcycle
+    top_k, granularity, redraw = args.upcycle_top_k, args.granularity, args.drop
+    if not mixes:
+        return Upcycle(count, top_k, granularity, redraw=redraw)
+    shares = args.shares or (1 / models,) * models
+    if len(shares) != models:
+        raise ValueError(f"--shares has {len(shares)} weights for {models} models, SRC among them")
+    return BranchTrainMix(count, top_k, granularity, redraw=redraw, shares=shares)
 
 
 def _operators(texts: list[str]) -> list[Operator]:
@@ -174,7 +209,14 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
         folder, family = open_folder(args.source), read_family(args.family) if args.family else None
         facts = folder_facts(folder, family)
         growth = plan_folder_growth(
-            folder, *forms, seed=args.seed, dtype=args.dtype, facts=facts, maps=_maps(args), family=family
+            folder,
+            *forms,
+            seed=args.seed,
+            dtype=args.dtype,
+            facts=facts,
+            maps=_maps(args),
+            family=family,
+            others=[Path(path).expanduser() for path in args.experts_from],
         )
     _print_plan(growth)
     if args.dry_run:

@@ -187,7 +187,8 @@ def _new(recipe: Recipe, shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def _blend(recipe: Recipe, values: Sequence[Tensor]) -> Tensor:
     first = local_part(values[0])
-    total = torch.zeros_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
+    # In float64 equal values have that value for their mean, whatever the weights.
+    total = torch.zeros_like(first, dtype=torch.float64)
     for value, (_, weight) in zip(values, recipe.sources, strict=True):
         total.add_(local_part(value), alpha=weight)
     local = total.to(first.dtype)
@@ -202,9 +203,11 @@ def split_dense(recipe: Recipe, sources: Sequence[Tensor]) -> Tensor:
     wholes = [source.full_tensor() if isinstance(source, DTensor) else source for source in sources]
 
     def expert(e: int) -> Tensor:
+        model, g = mapped.origins[e]
         slices = [
-            _slice(recipe, place, whole, mapped.size, mapped.sources[e])
+            _slice(recipe, place, whole, mapped.size, g)
             for (place, _), whole in zip(recipe.sources, wholes, strict=True)
+            if place.model == model
         ]
         return stacked(slices, stack)
 

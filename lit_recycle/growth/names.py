@@ -24,9 +24,14 @@ class Place(NamedTuple):
     axes: TensorAxes
     number: int | None = None
     """Of a layer of a stack of its own behind the others, which keeps its number whatever becomes of them."""
+    model: int = 0
+    """The model that it is in, where there are several to take from."""
 
     @property
     def name(self) -> str:
+        """The whole name; of the second model and later ones with the model's number in front."""
+        if self.model:
+            return f"{self.model}:{self._replace(model=0).name}"
         suffix = self.suffix if self.expert is None else self.suffix.replace("{e}", str(self.expert))
         number = self.layer if self.number is None else self.number
         return suffix if self.layer is None else f"{self.prefix}.{number}.{suffix}"

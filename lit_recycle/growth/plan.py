@@ -100,6 +100,7 @@ def plan_growth(
     event: int = 0,
     facts: Callable[[GrowableModel], Facts] = lambda model: Facts(),
     maps: Sequence[Mapping[str, Any]] | None = None,
+    models: int = 1,
 ) -> GrowthPlan:
     """Plan a growth.
 
@@ -110,6 +111,7 @@ def plan_growth(
         event: Number of the growth in the life of the model, from 0.
         facts: What operators that choose by weights or by the run may ask for, for the model that they grow.
         maps: Maps that :meth:`GrowthPlan.maps` has given for the same growth, instead of new ones.
+        models: Number of models of this shape that the first operator takes from.
 
     Raises:
         ValueError: If an operator does not fit the model.
@@ -122,9 +124,29 @@ def plan_growth(
             if steps and operator.asks and maps is None:  # facts are of the model as it is
                 raise ValueError("it chooses by the model's weights or load, so it must stand first in its event")
             sources = SourceMap.from_dict(maps[number]) if maps else operator.sources(model, facts(model))
+            _check_models(sources, 1 if steps else models)
             change = Change(model, operator.resized(model, sources), sources)
         except ValueError as error:
             raise ValueError(f"{type(operator).__name__}: {error}") from error
         steps.append(Step(operator, change, (seed, event, number)))
         model = change.after
     return GrowthPlan(tuple(steps))
+
+
+def _check_models(sources: SourceMap, models: int) -> None:
+    def said(number: int) -> str:
+        return "one model" if number == 1 else f"{number} models"
+
+    wanted = len(sources.models)
+    if wanted > models:
+        raise ValueError(
+            f"it takes from {said(wanted)}, and there is one: mix folders of dense models first, before a run and "
+            "before other operators, as `lit-recycle grow SRC DST --experts-from SRC2 …` does"
+            if models == 1
+            else f"it takes from {said(wanted)}, and there are {models}: SRC and each folder of --experts-from"
+        )
+    if wanted < models:
+        raise ValueError(
+            f"it takes from {said(wanted)}, and there are {models}: SRC and each folder of --experts-from; other "
+            "operators follow the one that mixes them"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,8 +20,8 @@ class Recipe(NamedTuple):
     Args:
         target: The tensor.
         sources: The tensors that it is a weighted sum of, mostly one with weight one. Of experts cut out of dense
-            networks those of each matrix that is stacked in the target, in its order. A new tensor has one for its
-            type and its place in memory.
+            networks those of each model, and of each matrix that is stacked in the target, in its order. A new tensor
+            has one for its type and its place in memory.
         step: The growth, which says what is taken of the sources and what is done to the result.
         shape: Of a new tensor, which takes no values from its source.
     """
@@ -56,6 +56,14 @@ class Recipe(NamedTuple):
         return self.step.operator.treatments(Cell(self.step.change, self.target, expert, self.shape is not None))
 
     @property
+    def keeps_places(self) -> bool:
+        """Whether each element of the target comes from those in its place in the sources, treatments aside."""
+        if self.splits_dense:  # an expert that is a whole network
+            mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
+            return self.target.expert is not None and mapped is not None and mapped.size == len(self.sources) == 1
+        return self.shape is None and not self.takes
+
+    @property
     def is_copy(self) -> bool:
         """Whether each part of the target is a part of one source as it is, or zero."""
         if len(self.sources) > 1 or self.shape is not None or self.splits_dense:
@@ -76,7 +84,10 @@ class Recipe(NamedTuple):
 
     def part(self, expert: int) -> Recipe:
         """The recipe of one expert's part of the target, which then stands alone."""
-        sources = tuple((self._part_of(place, expert), weight) for place, weight in self.sources)
+        mapped, sources = self.step.sources.full_axis(EXPERTS, self.target.layer), self.sources
+        if self.splits_dense and mapped is not None:
+            sources = tuple(source for source in sources if source[0].model == mapped.origins[expert][0])
+        sources = tuple((self._part_of(place, expert), weight) for place, weight in sources)
         shape = None if self.shape is None else self.shape[1:]
         return Recipe(_alone(self.target, expert), sources, self.step, shape)
 
@@ -157,7 +168,7 @@ class Step:
         done = False
         for place in places:
             if place.layer is None:
-                yield Recipe(place, ((place, 1.0),), self)
+                yield Recipe(place, self._sum(place, None, self.sources.shares), self)
             elif not done:
                 done = True
                 for j, source in enumerate(self.sources.layers):
@@ -174,23 +185,37 @@ class Step:
             parts.append(recipe)
             if len(parts) == len(matrices):
                 sources = (source for part in parts for source in part.sources)
-                ordered = sorted(sources, key=lambda source: matrices.index(source[0].axes.label))
+                ordered = sorted(sources, key=lambda source: (source[0].model, matrices.index(source[0].axes.label)))
                 yield recipe._replace(sources=tuple(ordered))
 
     def _each(self, layer: int, places: list[tuple[Place, list[Target]]]) -> Iterator[Recipe]:
         """A recipe for each tensor of the layer and each source; a target with stacked matrices may have several."""
-        parts, experts = self.sources.of_layer(layer), self._grown_experts(layer)
+        experts = self._grown_experts(layer)
         for source, targets in places:
             for target, shape in targets:
                 if shape is not None:
                     template = source.at(self.sources.layers[layer], source.expert)
                     yield Recipe(target.at(layer, None), ((template, 0.0),), self, shape)
-                elif "{e}" not in target.suffix:
-                    yield Recipe(target.at(layer, None), tuple((source.at(i, None), w) for i, w in parts), self)
-                else:
-                    sources = tuple((source.at(i, source.expert), w) for i, w in parts)
-                    for e in experts.get(source.expert, (source.expert,)):
-                        yield Recipe(target.at(layer, e), sources, self)
+                    continue
+                stands_alone = "{e}" in target.suffix
+                for e in experts.get(source.expert, (source.expert,)) if stands_alone else (None,):
+                    place = target.at(layer, e)
+                    yield Recipe(place, self._sum(source, layer, self._models(source, place)), self)
+
+    def _sum(
+        self, place: Place, layer: int | None, models: Iterable[tuple[int, float]]
+    ) -> tuple[tuple[Place, float], ...]:
+        """What a tensor of a grown layer, or outside of the layers, is the weighted sum of."""
+        layers = ((None, 1.0),) if layer is None else self.sources.of_layer(layer)
+        return tuple((place._replace(layer=i, model=m), share * weight) for m, share in models for i, weight in layers)
+
+    def _models(self, source: Place, target: Place) -> Sequence[tuple[int, float]]:
+        """The models that a tensor is taken from, with their shares: of an expert that is cut out of one, that one."""
+        mapped = self.sources.full_axis(EXPERTS, target.layer)
+        if mapped is None or source.is_routed or not target.is_routed:
+            return self.sources.shares
+        origins = mapped.origins if target.expert is None else mapped.origins[target.expert : target.expert + 1]
+        return [(model, 1.0) for model in sorted({model for model, _ in origins})]
 
     def _grown_experts(self, layer: int) -> dict[int | None, list[int]]:
         """The grown experts that come from each source expert; under None all of them, for a dense source."""

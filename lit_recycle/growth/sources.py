@@ -6,7 +6,7 @@ They are what a growth is; a checkpoint records them, and nothing is worked out 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,12 +19,15 @@ class AxisMap:
     Args:
         size: Entries before the growth.
         sources: The source of each entry after it.
+        models: The model that it is in, where there are several to take from; empty for the first of all entries.
     """
 
     size: int
     sources: tuple[int, ...]
+    models: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        assert len(self.models) in (0, len(self.sources)), "a model for each entry"
         outside = [s for s in self.sources if not 0 <= s < self.size]
         if outside or not self.sources:
             raise ValueError(f"a map of {self.size} entries must name sources 0..{self.size - 1}, got {outside or '-'}")
@@ -35,24 +38,29 @@ class AxisMap:
 
     @cached_property
     def is_identity(self) -> bool:
-        return self.sources == tuple(range(self.size))
+        return self.sources == tuple(range(self.size)) and not any(self.models)
+
+    @cached_property
+    def origins(self) -> tuple[tuple[int, int], ...]:
+        """Model and source of each entry."""
+        return tuple(zip(self.models or (0,) * len(self.sources), self.sources, strict=True))
 
     @cached_property
     def copies(self) -> tuple[bool, ...]:
         """Whether each entry is a copy."""
-        return tuple(_copies(self.sources))
+        return tuple(_copies(self.origins))
 
     @cached_property
     def multiplicities(self) -> tuple[int, ...]:
         """For each entry how many share its source, m."""
-        count = Counter(self.sources)
-        return tuple(count[s] for s in self.sources)
+        count = Counter(self.origins)
+        return tuple(count[origin] for origin in self.origins)
 
     @cached_property
     def originals(self) -> tuple[int, ...]:
         """For each entry the first one with its source."""
-        first: dict[int, int] = {}
-        return tuple(first.setdefault(source, entry) for entry, source in enumerate(self.sources))
+        first: dict[tuple[int, int], int] = {}
+        return tuple(first.setdefault(origin, entry) for entry, origin in enumerate(self.origins))
 
 
 AXIS_NAMES = {
@@ -77,21 +85,25 @@ class SourceMap:
         num_layers: Layers before the growth.
         axes: The axes that are mapped: one map for the whole model, or one for each grown layer.
         blends: Grown layers that are weighted sums of several source layers, as (layer, weight).
+        models: Where there are several models to take from, the share of each in all that no axis' map takes from one.
     """
 
     layers: tuple[int, ...]
     num_layers: int
     axes: Mapping[str, AxisMap | LayerMaps] = field(default_factory=dict)
     blends: Mapping[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    models: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         for axis, maps in self.axes.items():
             assert isinstance(maps, AxisMap) or len(maps) == len(self.layers), f"{axis}: a map for each grown layer"
 
     @classmethod
-    def identity(cls, num_layers: int, axes: Mapping[str, AxisMap | LayerMaps] | None = None) -> SourceMap:
+    def identity(
+        cls, num_layers: int, axes: Mapping[str, AxisMap | LayerMaps] | None = None, models: Sequence[float] = (1.0,)
+    ) -> SourceMap:
         """Layers stay as they are."""
-        return cls(tuple(range(num_layers)), num_layers, axes or {})
+        return cls(tuple(range(num_layers)), num_layers, axes or {}, models=tuple(models))
 
     def full_axis(self, name: str, layer: int | None) -> AxisMap | None:
         """The map of an axis in a grown layer, or outside of the layers; None where there is none."""
@@ -117,6 +129,11 @@ class SourceMap:
         """The source layers of a grown layer, each with its weight."""
         return self.blends.get(layer) or ((self.layers[layer], 1.0),)
 
+    @cached_property
+    def shares(self) -> tuple[tuple[int, float], ...]:
+        """The models that are averaged, each with its share."""
+        return tuple((model, share) for model, share in enumerate(self.models) if share)
+
     def listing(self) -> Iterator[tuple[str, AxisMap]]:
         """What is mapped and how, for people; of an axis that is mapped layer by layer, the first layer's map."""
         if self.changes_layers:
@@ -133,6 +150,7 @@ class SourceMap:
             "num_layers": self.num_layers,
             "axes": {name: _plain(maps) for name, maps in self.axes.items()},
             "blends": {str(j): [list(part) for part in parts] for j, parts in self.blends.items()},
+            "models": list(self.models),
         }
 
     @classmethod
@@ -140,12 +158,13 @@ class SourceMap:
         layers = tuple(values["layers"])
         axes = {name: _read(maps, len(layers)) for name, maps in values["axes"].items()}
         blends = {int(j): tuple((int(i), float(w)) for i, w in parts) for j, parts in values["blends"].items()}
-        return cls(layers, values["num_layers"], axes, blends)
+        return cls(layers, values["num_layers"], axes, blends, tuple(values["models"]))
 
 
 def _plain(maps: AxisMap | LayerMaps) -> Any:
     if isinstance(maps, AxisMap):
-        return {"size": maps.size, "sources": list(maps.sources)}
+        one = {"size": maps.size, "sources": list(maps.sources)}
+        return one | {"models": list(maps.models)} if maps.models else one
     kinds = {m for m in maps if m is not None}
     if len(kinds) == 1:
         return _plain(kinds.pop()) | {"in_layers": [j for j, m in enumerate(maps) if m is not None]}
@@ -154,16 +173,20 @@ def _plain(maps: AxisMap | LayerMaps) -> Any:
 
 def _read(maps: Any, num_layers: int) -> AxisMap | LayerMaps:
     if isinstance(maps, list):
-        return tuple(None if m is None else AxisMap(m["size"], tuple(m["sources"])) for m in maps)
-    one = AxisMap(maps["size"], tuple(maps["sources"]))
+        return tuple(None if m is None else _read_one(m) for m in maps)
+    one = _read_one(maps)
     if "in_layers" not in maps:
         return one
     where = set(maps["in_layers"])
     return tuple(one if j in where else None for j in range(num_layers))
 
 
-def _copies(sources: Iterable[int]) -> list[bool]:
-    seen: set[int] = set()
+def _read_one(values: Mapping[str, Any]) -> AxisMap:
+    return AxisMap(values["size"], tuple(values["sources"]), tuple(values.get("models", ())))
+
+
+def _copies(sources: Iterable[Hashable]) -> list[bool]:
+    seen: set[Hashable] = set()
     found = []
     for source in sources:
         found.append(source in seen)

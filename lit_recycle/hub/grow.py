@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lit_recycle.growth.event import Form
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.growth.treatments import Zero
+from lit_recycle.growth.treatments import Treatment, Zero
 from lit_recycle.hub.card import write_card
 from lit_recycle.hub.family import Family
 from lit_recycle.hub.measure import folder_facts
@@ -34,6 +34,7 @@ def grow_folder(
     max_shard_size: str | int = "5GB",
     maps: Sequence[Mapping[str, Any]] | None = None,
     family: Family | None = None,
+    others: Sequence[str | Path] = (),
     progress: Progress = lambda nbytes: None,
 ) -> FolderGrowth:
     """Grow the model in a Hugging Face folder into a new folder that ``transformers`` loads.
@@ -47,6 +48,7 @@ def grow_folder(
         max_shard_size: Size of a safetensors file, as in ``5GB``.
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
         family: The folder's family (``family_file.read_family``); that of its ``model_type`` when not given.
+        others: Further folders that the growth takes from (:class:`BranchTrainMix`).
         progress: Called with the number of bytes written.
 
     Raises:
@@ -54,7 +56,9 @@ def grow_folder(
     """
     folder = open_folder(source)
     facts = folder_facts(folder, family)
-    growth = plan_folder_growth(folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps, family=family)
+    growth = plan_folder_growth(
+        folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps, family=family, others=others
+    )
     write_grown(growth, destination, max_shard_size=max_shard_size, progress=progress)
     return growth
 
@@ -68,7 +72,7 @@ def write_grown(
 ) -> None:
     """Carry out a planned growth; see :func:`grow_folder`."""
     specs = [tensor.spec for tensor in growth.tensors]
-    with rewriting(growth.source, destination, specs, max_shard_size) as new:
+    with rewriting(growth.source, destination, specs, max_shard_size, growth.others) as new:
         pour(_parts(growth, new, progress), progress)
         write_json(new.folder / "config.json", growth.config)
         write_json(new.folder / GROWTH_FILE, {"growths": [*growth.history, growth.record()]})
@@ -76,10 +80,14 @@ def write_grown(
 
 
 class Made(NamedTuple):
-    """Something that is computed: a recipe and what its sources are, stored or computed themselves."""
+    """Something that is computed: a recipe and what its sources are, stored or computed themselves.
+
+    ``by_element``: each element is made of those in its place, as in a weighted sum.
+    """
 
     recipe: Recipe
     sources: tuple[Slice | Made, ...]
+    by_element: bool
 
     def leaves(self) -> Iterator[Slice]:
         """What is read for it, in order."""
@@ -105,14 +113,15 @@ def _parts(growth: FolderGrowth, new: Rewriting, progress: Progress) -> Iterator
         spot, dtype = new.files[tensor.spec.name], tensor.spec.dtype
         for recipe, shape in _units(tensor):
             nbytes = tensor_bytes(dtype, shape)
-            if tuple(recipe.treatments(recipe.target.expert)) == (Zero(),):
+            treatments = tuple(recipe.treatments(recipe.target.expert))
+            if treatments == (Zero(),):
                 progress(nbytes)  # a new file is zero where nothing was written
             else:
-                made = _trace(growth, new, recipe, len(growth.between))
+                made = _trace(growth, new, recipe, treatments, len(growth.between))
                 if isinstance(made, Slice):
                     yield Part((made,), dtype, spot)
                 else:
-                    yield Part(tuple(made.leaves()), dtype, spot, made.make)
+                    yield Part(tuple(made.leaves()), dtype, spot, made.make, made.by_element)
             spot = Spot(spot.file, spot.offset + nbytes)
 
 
@@ -127,11 +136,23 @@ def _units(tensor: GrownTensor) -> Iterator[tuple[Recipe, tuple[int, ...]]]:
         yield recipe.part(expert), shape[1:]
 
 
-def _trace(growth: FolderGrowth, new: Rewriting, recipe: Recipe, level: int) -> Slice | Made:
+def _trace(
+    growth: FolderGrowth, new: Rewriting, recipe: Recipe, treatments: Sequence[Treatment], level: int
+) -> Slice | Made:
     """What a tensor or an expert's part of one is made of, down to the bytes of the source."""
     sources = tuple(_source(growth, new, place, level) for place, _ in recipe.sources)
-    is_copy = recipe.is_copy and not recipe.takes and not recipe.treatments(recipe.target.expert)
-    return sources[0] if is_copy else Made(recipe, sources)
+    if recipe.shape is not None:  # its source gives no more than a type
+        return Made(recipe, (_empty(sources[0]),), False)
+    stays = recipe.keeps_places and not treatments
+    if stays and len(sources) == 1:
+        return sources[0]
+    return Made(recipe, sources, stays and all(isinstance(s, Slice) or s.by_element for s in sources))
+
+
+def _empty(source: Slice | Made) -> Slice:
+    """Nothing of what is read first for a source."""
+    first = source if isinstance(source, Slice) else next(source.leaves())
+    return first._replace(shape=(0,))
 
 
 def _source(growth: FolderGrowth, new: Rewriting, place: Place, level: int) -> Slice | Made:
@@ -142,8 +163,8 @@ def _source(growth: FolderGrowth, new: Rewriting, place: Place, level: int) -> S
         if fused:
             assert place.expert is not None
             recipe = recipe.part(place.expert)
-        return _trace(growth, new, recipe, level - 1)
-    stored = new.sources[growth.source.tensors[name]]
+        return _trace(growth, new, recipe, recipe.treatments(recipe.target.expert), level - 1)
+    stored = new.sources[growth.stored(place)]
     if place.expert is None or "{e}" in place.suffix:
         return stored
     row = stored._replace(shape=stored.shape[1:])

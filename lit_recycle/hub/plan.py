@@ -14,6 +14,7 @@ from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
+from lit_recycle.hub.alike import open_alike
 from lit_recycle.hub.config_json import check_heads
 from lit_recycle.hub.config_keys import UNQUANTIZED, Config, head_dim
 from lit_recycle.hub.family import Family
@@ -46,6 +47,7 @@ class FolderGrowth:
 
     Args:
         source: The folder.
+        others: Further folders that the growth takes from, alike.
         plan: The growth.
         config: The grown model's ``config.json``.
         tensors: Its tensors.
@@ -54,11 +56,20 @@ class FolderGrowth:
     """
 
     source: HFFolder
+    others: tuple[HFFolder, ...]
     plan: GrowthPlan
     config: Config
     tensors: tuple[GrownTensor, ...]
     between: tuple[Mapping[str, Recipe], ...]
     history: tuple[dict[str, Any], ...]
+
+    @property
+    def folders(self) -> tuple[HFFolder, ...]:
+        return (self.source, *self.others)
+
+    def stored(self, place: Place) -> Stored:
+        """Where a tensor that is not made by the growth lies."""
+        return self.folders[place.model].tensors[place._replace(model=0).name]
 
     @property
     def nbytes(self) -> int:
@@ -83,6 +94,7 @@ class FolderGrowth:
         seed, event, _ = self.plan.steps[0].key
         return {
             "source": str(self.source.path),
+            **({"others": [str(folder.path) for folder in self.others]} if self.others else {}),
             "model_type": self.config["model_type"],
             "event": event,
             "seed": seed,
@@ -102,6 +114,7 @@ def plan_folder_growth(
     facts: Facts | None = None,
     maps: Sequence[Mapping[str, Any]] | None = None,
     family: Family | None = None,
+    others: Sequence[str | Path] = (),
 ) -> FolderGrowth:
     """Plan a growth of a Hugging Face folder.
 
@@ -114,16 +127,18 @@ def plan_folder_growth(
         facts: What operators may ask for that choose by weights.
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
         family: The folder's family; that of its ``model_type`` when not given.
+        others: Further folders to take from, alike in all but the values of their weights.
 
     Raises:
-        ValueError: For a family that is not known, weights that contradict the config, or a growth that the family
-            cannot express.
+        ValueError: For folders that are not alike, a family that is not known, weights that contradict the config, or
+            a growth that the family cannot express.
     """
     folder = source if isinstance(source, HFFolder) else open_folder(source)
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width or --grow")
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
+    further = open_alike(folder, others)
     shapes = {name: stored.shape for name, stored in folder.tensors.items()}
     model = model_of(folder.config, shapes, folder.path, family)
     family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
@@ -137,6 +152,7 @@ def plan_folder_growth(
         event=len(history),
         facts=lambda _: facts or Facts(where="of a folder"),
         maps=maps,
+        models=1 + len(further),
     )
     after: HubModel = plan.after  # type: ignore[assignment]
     check_heads(after.config, after.family, head_dim(model.config))
@@ -147,7 +163,7 @@ def plan_folder_growth(
     *levels, last = plan.recipes(places.values())
     between = tuple({recipe.target.name: recipe for recipe in level} for level in levels)
     tensors = tuple(_grown_tensors(folder, last, between, dtype))
-    growth = FolderGrowth(folder, plan, config, tensors, between, history)
+    growth = FolderGrowth(folder, further, plan, config, tensors, between, history)
     _check_names(growth)
     return growth
 
@@ -181,7 +197,7 @@ def _stored_and_shape(
     folder: HFFolder, recipe: Recipe, between: Sequence[Mapping[str, Recipe]]
 ) -> tuple[Stored, tuple[int, ...]]:
     """The tensor of the source that gives a grown one its type, and the grown one's shape."""
-    source = recipe.sources[0][0].name
+    source = recipe.sources[0][0]._replace(model=0).name  # those of further folders are alike
     if between:
         stored, shape = _stored_and_shape(folder, between[-1][source], between[:-1])
     else:
@@ -247,7 +263,8 @@ def _is_of_experts(place: Place, shape: tuple[int, ...], model: GrowableModel, l
 
 def _check_types(growth: FolderGrowth) -> None:
     """Raises ``ValueError`` for tensors that would have to be computed with, and are stored in a packed type."""
-    packed = {t.name for t in growth.source.tensors.values() if t.dtype not in (*FLOATS.values(), "F64")}
+    folders = growth.folders
+    packed = {t.name for f in folders for t in f.tensors.values() if t.dtype not in (*FLOATS.values(), "F64")}
     if not packed and "quantization_config" not in growth.source.config:
         return
     for recipes in (*(level.values() for level in growth.between), (t.recipe for t in growth.tensors)):

@@ -60,13 +60,14 @@ class Slice(NamedTuple):
 class Part(NamedTuple):
     """Where slices go, as which type, and what is made of them once they have that type.
 
-    Without ``make`` there is one slice, which is copied.
+    Without ``make`` there is one slice, which is copied. What is made ``by_element`` may be made piece by piece.
     """
 
     sources: tuple[Slice, ...]
     dtype: str
     spot: Spot
     make: Make | None = None
+    by_element: bool = False
 
     @property
     def is_copy(self) -> bool:
@@ -102,16 +103,27 @@ class Rewriting(NamedTuple):
 
 @contextmanager
 def rewriting(
-    source: HFFolder, destination: str | Path, specs: Sequence[Spec], max_shard_size: str | int
+    source: HFFolder,
+    destination: str | Path,
+    specs: Sequence[Spec],
+    max_shard_size: str | int,
+    others: Iterable[HFFolder] = (),
 ) -> Iterator[Rewriting]:
     """A new folder with a place for every tensor; the source's side files come along, except those that were written.
+
+    Args:
+        source: The folder that it is made of.
+        destination: The new folder.
+        specs: Its tensors.
+        max_shard_size: Size of a safetensors file, as in ``5GB``.
+        others: Further folders of which tensors are read.
 
     Raises:
         ValueError: As :func:`parse_size` and :func:`new_folder` do.
     """
-    shards = lay_out(specs, parse_size(max_shard_size))
+    shards, paths = lay_out(specs, parse_size(max_shard_size)), source.paths.union(*(other.paths for other in others))
     with new_folder(Path(destination).expanduser(), sum(shard.nbytes for shard in shards)) as folder:
-        with ShardFiles(folder, shards) as files, Sources(source.paths) as sources:
+        with ShardFiles(folder, shards) as files, Sources(paths) as sources:
             yield Rewriting(folder, sources, files)
         copy_side_files(source.path, folder)
 

@@ -30,8 +30,8 @@ def transform(slices: Iterable[Sequence[Part]], progress: Progress) -> None:
 
 
 def _transform(progress: Progress, parts: Sequence[Part]) -> None:
-    if all(part.make is None for part in parts):
-        _convert(progress, parts)
+    if all(part.make is None or part.by_element for part in parts):
+        _by_pieces(progress, parts)
         return
     stored = [_read(source, 0, prod(source.shape), f"source {i}") for i, source in enumerate(parts[0].sources)]
     for part in parts:
@@ -45,15 +45,20 @@ def _transform(progress: Progress, parts: Sequence[Part]) -> None:
         progress(write(part.make(copies) if part.make else copies[0], part.dtype, part.spot))
 
 
-def _convert(progress: Progress, parts: Sequence[Part]) -> None:
-    """Piece by piece."""
-    (source,) = parts[0].sources
-    count, step = prod(source.shape), CHUNK // tensor_bytes(source.dtype, (1,))
+def _by_pieces(progress: Progress, parts: Sequence[Part]) -> None:
+    """What needs no whole tensor at once, piece by piece."""
+    sources = parts[0].sources
+    count, step = prod(sources[0].shape), CHUNK // max(tensor_bytes(source.dtype, (1,)) for source in sources)
     for start in range(0, count, step):
-        values = _read(source, start, min(step, count - start), "source 0")
+        number = min(step, count - start)
+        stored = [_read(source, start, number, f"source {i}") for i, source in enumerate(sources)]
         for part in parts:
+            values = stored
+            if not part.is_copy:
+                values = [_converted(piece, part.dtype, f"copy {i}") for i, piece in enumerate(stored)]
+            made = part.make(values) if part.make else values[0]
             spot = Spot(part.spot.file, part.spot.offset + tensor_bytes(part.dtype, (start,)))
-            progress(write(values if part.is_copy else _converted(values, part.dtype, "copy 0"), part.dtype, spot))
+            progress(write(made, part.dtype, spot))
 
 
 def _read(source: Slice, start: int, count: int, use: str) -> Tensor:
@@ -65,6 +70,8 @@ def _read(source: Slice, start: int, count: int, use: str) -> Tensor:
 
 
 def _converted(values: Tensor, dtype: str, use: str) -> Tensor:
+    if not values.numel():
+        return values.to(TORCH[dtype])
     data = scratch(use, tensor_bytes(dtype, tuple(values.shape)))
     return torch.frombuffer(data, dtype=TORCH[dtype]).copy_(values)
 

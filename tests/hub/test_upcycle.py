@@ -13,16 +13,10 @@ from lit_recycle.hub.convert import import_folder
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.grow import grow_folder
 
-TARGETS = {name: family.becomes for name, family in FAMILIES.items() if family.becomes}
 
-
-CHANGES = {"olmo3": {"layer_types": ["full_attention"] * 2}}
-"""What a dense model must have to get experts."""
-
-
-@pytest.fixture(params=list(TARGETS))
+@pytest.fixture(params=list(pico.UPCYCLED))
 def dense(request, tmp_path):
-    pico.build(request.param, **CHANGES.get(request.param, {})).save_pretrained(tmp_path / "dense")
+    pico.build(request.param, **pico.WITHOUT_WINDOWS.get(request.param, {})).save_pretrained(tmp_path / "dense")
     return request.param, tmp_path / "dense"
 
 
@@ -30,7 +24,7 @@ def test_upcycling_keeps_the_logits(dense, tmp_path):
     family, source = dense
     plan = grow_folder(source, tmp_path / "moe", Upcycle(8, 3))
     model = pico.load(tmp_path / "moe")
-    assert model.config.model_type == TARGETS[family] and plan.preserves
+    assert model.config.model_type == pico.UPCYCLED[family] and plan.preserves
     torch.testing.assert_close(pico.logits(model), pico.logits(pico.load(source)), rtol=0, atol=1e-5)
     assert not [key for key in ("num_experts", "num_local_experts") if getattr(model.config, key, 8) != 8]
     routers = [t for name, t in model.state_dict().items() if name.endswith(("mlp.gate.weight", "router.weight"))]
@@ -70,7 +64,7 @@ def test_the_result_grows_and_imports(dense, tmp_path):
     family, source = dense
     assert grow([str(source), str(tmp_path / "moe"), "--upcycle", "4", "--verify"]) == 0
     assert grow([str(tmp_path / "moe"), str(tmp_path / "wide"), "--width", "2", "--noise", "0", "--verify"]) == 0
-    if FAMILIES[TARGETS[family]].native and family != "mistral":  # whose sliding window our model lacks
+    if FAMILIES[pico.UPCYCLED[family]].native and family != "mistral":  # whose sliding window our model lacks
         assert import_folder(tmp_path / "wide", tmp_path / "run.ckpt").num_experts == 8
 
 

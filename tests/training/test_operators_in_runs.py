@@ -72,8 +72,14 @@ CASES: dict[str, tuple[dict[str, Any], list[Operator]]] = {
 STEP, END = 2, 4
 
 
+OF_SEVERAL_MODELS = {"BranchTrainMix"}
+"""A run has one."""
+
+
 def test_every_operator_is_tried() -> None:
-    assert {type(op).__name__ for _, operators in CASES.values() for op in operators} >= set(__all__)
+    assert {type(op).__name__ for _, operators in CASES.values() for op in operators} >= set(
+        __all__
+    ) - OF_SEVERAL_MODELS
 
 
 def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:

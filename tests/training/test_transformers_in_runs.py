@@ -125,21 +125,19 @@ def test_it_grows_as_on_disk_and_goes_on_after_a_kill(root: Path, family: str) -
 
 
 UPCYCLED = [GrowthEvent(Trigger(steps=2), grow=[Upcycle(3, 2, redraw=0.5), Interpose(2)])]
-DENSE = [name for name, family in FAMILIES.items() if family.becomes]
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=() if f == "ernie4_5" else pytest.mark.families) for f in DENSE]
+    "family", [pytest.param(f, marks=() if f == "ernie4_5" else pytest.mark.families) for f in pico.UPCYCLED]
 )
 def test_a_dense_model_gets_experts_as_on_disk(root: Path, family: str) -> None:
     """Another class of transformers takes over; gate and up become one tensor, and what nobody trains stays so."""
     events = [GrowthEvent(Trigger(steps=2), grow=[Upcycle(4, 2, 2)])]
-    changes = {"layer_types": ["full_attention"] * 2} if family == "olmo3" else {}
-    folder(root, family, **changes)
+    folder(root, family, **pico.WITHOUT_WINDOWS.get(family, {}))
     module, _ = train(root, family, "whole", events=events, steps=4)
     (record,) = module.growth
     assert record["preserves_function"] and record["loss_after"] == pytest.approx(record["loss_before"], abs=1e-5)
-    assert isinstance(module.shape, HubShape) and module.shape.config["model_type"] == FAMILIES[family].becomes
+    assert isinstance(module.shape, HubShape) and module.shape.config["model_type"] == pico.UPCYCLED[family]
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     assert len(frozen) == (2 if family == "ernie4_5" else 0)
     checkpoints = root / family / "whole/checkpoints"

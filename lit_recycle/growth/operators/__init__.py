@@ -1,5 +1,6 @@
 """Operators: what a growth may do to a model, one class each. No torch."""
 
+from lit_recycle.growth.operators.branch_train_mix import BranchTrainMix
 from lit_recycle.growth.operators.duplicate_experts import DuplicateExperts
 from lit_recycle.growth.operators.insert_every import InsertEvery
 from lit_recycle.growth.operators.interpolate import Interpolate
@@ -15,6 +16,7 @@ from lit_recycle.growth.operators.upcycle import Upcycle
 from lit_recycle.growth.operators.widen import WidenHeads, WidenHidden, WidenInner
 
 __all__ = [
+    "BranchTrainMix",
     "DropLayers",
     "DuplicateExperts",
     "InsertEvery",

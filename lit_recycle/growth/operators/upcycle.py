@@ -68,9 +68,10 @@ class Upcycle(Operator):
         return chosen
 
     def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:
-        return self._map(model)
+        return self.cuts(model)
 
-    def _map(self, model: GrowableModel) -> SourceMap:
+    def cuts(self, model: GrowableModel) -> SourceMap:
+        """The map, which follows from shapes alone."""
         slices = AxisMap(self.granularity, tuple(e % self.granularity for e in range(self.num_experts)))
         chosen, count = self.chosen(model), model.num_layers + model.num_tail_layers
         return SourceMap.identity(count, {EXPERTS: tuple(slices if i in chosen else None for i in range(count))})
@@ -100,7 +101,7 @@ class Upcycle(Operator):
         return [*sliced, Redraw("F", self.redraw)] if self.redraw else sliced
 
     def preserves(self, model: GrowableModel) -> bool:
-        return self.redraw == 0 and "weights of experts sum to one" in self.resized(model, self._map(model)).traits
+        return self.redraw == 0 and "weights of experts sum to one" in self.resized(model, self.cuts(model)).traits
 
     def label(self, model: GrowableModel, after: GrowableModel) -> str:
         cut = f", each one {self.granularity}th of the network" if self.granularity > 1 else ""
