@@ -150,7 +150,8 @@ def _grow_now(now: Situation, label: str, operators: Sequence[Operator], advice:
 
 def _in_short(operator: Operator) -> dict[str, Any]:
     """As a user writes it: the class by its name, and what is not the default."""
-    given = {f.name: getattr(operator, f.name) for f in fields(operator) if getattr(operator, f.name) != f.default}
+    every = fields(operator)  # type: ignore[arg-type]  # a subclass is a dataclass
+    given = {f.name: getattr(operator, f.name) for f in every if getattr(operator, f.name) != f.default}
     return {"class_path": type(operator).__name__, "init_args": given}
 
 
