@@ -109,6 +109,9 @@ def write_shards(
     try:
         dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not is_distributed())
     except dcp.api.CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        if not isinstance(cause, OSError | RuntimeError):  # a fault of a program, which deserves its traceback
+            raise
         raise cannot_write(path) from error
     mine = [*part.glob(f"__{rank()}_*"), *([part / INDEX] if rank() == 0 else [])]
     return {name: found for files in from_all(checksums(mine), group) for name, found in files.items()}
@@ -146,7 +149,7 @@ def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> 
     """
     problems = []
     for number, (name, (size, checksum)) in enumerate(sorted(written.items())):
-        mine = name == INDEX or (shards and number % _world_size() == rank())
+        mine = name == INDEX or (shards and number % world_size() == rank())
         try:
             verify_file(path / name, size, checksum if mine else None)
         except ValueError as error:
@@ -256,7 +259,8 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
-def _world_size() -> int:
+def world_size() -> int:
+    """Number of processes that are connected."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -264,7 +268,7 @@ def from_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """What each process has, on all of them."""
     if not is_distributed():
         return [value]
-    values: list[Any] = [None] * _world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group)
     return values
 

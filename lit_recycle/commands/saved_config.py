@@ -26,10 +26,16 @@ class SharedConfig(SaveConfigCallback):
             refuse_differences(everyones)
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
-        """Only now: what is refused leaves nothing behind, and an evaluation says nothing of the run's folder."""
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: LitMoE) -> None:
+        """Only when all have looked at it, the module last, in `on_train_start`: what is refused leaves nothing behind.
+
+        An evaluation says nothing of the run's folder.
+        """
         folder = trainer.log_dir  # all processes agree on it
-        if trainer.is_global_zero and folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.already_saved or folder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.already_saved = True
+        if trainer.is_global_zero:
             with beside(Path(folder) / self.config_filename) as part:
                 part.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
