@@ -120,7 +120,7 @@ def merge_folders(
         check_alike(folder, last)
         _check_types(folder)
     specs = [Spec(name, stored.dtype, stored.shape) for name, stored in last.tensors.items()]
-    with rewriting(last, destination, specs, max_shard_size) as new:
+    with rewriting(last, destination, specs, max_shard_size, folders[:-1]) as new:
         tensors = [FolderTensors(folder) for folder in folders]
         for spec in specs:
             made = weighted_mean([of[spec.name] for of in tensors], weights)

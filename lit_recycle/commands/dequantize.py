@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lit_recycle.commands.checksums_option import add_checksums
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.progress import progress_bar
 
@@ -18,12 +19,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("source", metavar="SRC", help="Hugging Face folder")
     parser.add_argument("destination", metavar="DST", help="folder to write; must not exist")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    add_checksums(parser)
     args = parser.parse_args(argv)
     with without_gc():
         from lit_recycle.hub.dequantize import dequantize_folder
 
     nbytes = 2 * sum(path.stat().st_size for path in Path(args.source).expanduser().glob("*.safetensors"))
     with progress_bar(nbytes) as progress:
-        dequantize_folder(args.source, args.destination, max_shard_size=args.max_shard_size, progress=progress)
+        dequantize_folder(
+            args.source,
+            args.destination,
+            max_shard_size=args.max_shard_size,
+            checksums=args.checksums,
+            progress=progress,
+        )
     print(f"wrote {args.destination}")
     return 0

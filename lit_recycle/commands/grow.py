@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_recycle.commands.checksums_option import add_checksums
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.growth.event import Depth, Form, Width
@@ -40,9 +41,10 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
         return _grow_folder(args, forms)
-    if args.dry_run or args.verify or args.dtype or args.family or args.experts_from:
+    if args.dry_run or args.verify or args.dtype or args.family or args.experts_from or args.checksums:
         raise ValueError(
-            f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype, --family and --experts-from need one"
+            f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype, --family, --experts-from and --checksums "
+            "need one"
         )
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer-state", choices=POLICIES, default="carry", help="of a checkpoint of this project")
+    add_checksums(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the sizes, write nothing")
     parser.add_argument("--verify", action="store_true", help="compare the logits of source and result afterwards")
     return parser
@@ -206,7 +209,8 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
     from lit_recycle.hub.reader import open_folder
 
     with without_gc():  # the plan of a large model is a hundred thousand tensors
-        folder, family = open_folder(args.source), read_family(args.family) if args.family else None
+        folder = open_folder(args.source, args.checksums)
+        family = read_family(args.family) if args.family else None
         facts = folder_facts(folder, family)
         growth = plan_folder_growth(
             folder,

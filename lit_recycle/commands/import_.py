@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lit_recycle.commands.checksums_option import add_checksums
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.hub.native_config import expressible
 
@@ -18,11 +19,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("source", metavar="HF_DIR", help="folder with config.json and safetensors")
     parser.add_argument("destination", metavar="RUN.ckpt", help="checkpoint to write; must not exist")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
+    add_checksums(parser)
     args = parser.parse_args(argv)
     with without_gc():
         from lit_recycle.hub.convert import import_folder
 
-    config = import_folder(args.source, args.destination, dtype=args.dtype)
+    config = import_folder(args.source, args.destination, dtype=args.dtype, checksums=args.checksums)
     print(
         f"wrote {args.destination}: {config.num_layers} layers, {config.num_params():,} parameters, "
         f"{config.num_active_params():,} active"

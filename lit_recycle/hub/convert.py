@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from lit_recycle.checkpoints.atomic import save
@@ -18,7 +17,8 @@ from lit_recycle.data.tokenizer import BYTES, EOS_NAMES, JsonTokenizer, Tokenize
 from lit_recycle.destination import check_destination
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.optimizer import name_state, number_state
-from lit_recycle.hub.folder_tensors import FolderTensors
+from lit_recycle.hub.checksums import find_checksums, verified
+from lit_recycle.hub.folder_tensors import FolderTensors, open_tensors
 from lit_recycle.hub.native_config import read_native, to_hf
 from lit_recycle.hub.native_names import Parts, hub_parts, native_shapes
 from lit_recycle.hub.plan import FLOATS, GROWTH_FILE
@@ -46,7 +46,9 @@ TOKENIZER = "tokenizer.json"
 CODES = {dtype: code for code, dtype in TORCH.items()}
 
 
-def import_folder(source: str | Path, destination: str | Path, *, dtype: str | None = None) -> MoEConfig:
+def import_folder(
+    source: str | Path, destination: str | Path, *, dtype: str | None = None, checksums: str | Path | None = None
+) -> MoEConfig:
     """Make a checkpoint that training goes on from, of a Hugging Face folder.
 
     Weights, tokenizer, and optimizer state where :func:`export_checkpoint` has left some. The whole model is held in
@@ -56,34 +58,29 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
         source: Folder of a family that our model expresses (``native_config.expressible``).
         destination: Checkpoint file to be written; must not exist.
         dtype: Type to convert weights to; as they are when not given.
+        checksums: A file with the SHA-256 of the source's files; those that the folder has itself when not given.
 
     Returns:
         The shape of the model.
 
     Raises:
-        ValueError: If our model does not express the source exactly, or a file is missing or broken.
+        ValueError: If our model does not express the source exactly, or a file is missing or damaged.
     """
     destination = Path(destination).expanduser()
     check_destination(destination)
-    folder = open_folder(source)
+    folder = open_folder(source, checksums)
     config = read_native(folder.path, folder.config)
     parts = hub_parts(config, folder.config["model_type"])
-    tensors = FolderTensors(folder)
     check_complete(folder, parts)
-    weights: dict[str, Tensor] = {}
-    for name, shape in native_shapes(config).items():
-        if name not in parts:
-            weights[name] = weights["embed.weight"]
-            continue
-        tensor = parts[name].join(tensors)
-        if tensor.shape != shape:
-            raise ValueError(f"{folder.path}: {name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
-        weights[name] = tensor.to(getattr(torch, dtype)) if dtype and not name.endswith("balance_bias") else tensor
+    state = [path for path in [folder.path / OPTIMIZER] if path.is_file()]
+    with verified({**folder.checksums, **find_checksums(folder.path, state)}):
+        weights = _read_weights(folder, config, parts, dtype)
+        optimizer = _read_optimizer(folder.path, parts)
     checkpoint: dict[str, Any] = {
         "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
         "hyper_parameters": {"config": config.to_dict(), "growth": past_growths(folder.path)},
         "progress": {"samples_seen": 0, "tokens_seen": 0, "flops_spent": 0},
-        "optimizer_states": _read_optimizer(folder.path, parts),
+        "optimizer_states": optimizer,
         "lr_schedulers": [],
         "epoch": 0,
         "global_step": 0,
@@ -94,6 +91,23 @@ def import_folder(source: str | Path, destination: str | Path, *, dtype: str | N
     checkpoint["hub"] = kept_beside(folder, tokenizer)
     save(checkpoint, destination)
     return config
+
+
+def _read_weights(
+    folder: HFFolder, config: MoEConfig, parts: Mapping[str, Parts], dtype: str | None
+) -> dict[str, Tensor]:
+    """A folder's weights by our names, as another type where one is given."""
+    weights: dict[str, Tensor] = {}
+    tensors = FolderTensors(folder)
+    for name, shape in native_shapes(config).items():
+        if name not in parts:
+            weights[name] = weights["embed.weight"]
+            continue
+        tensor = parts[name].join(tensors)
+        if tensor.shape != shape:
+            raise ValueError(f"{folder.path}: {name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
+        weights[name] = tensor.to(getattr(torch, dtype)) if dtype and not name.endswith("balance_bias") else tensor
+    return weights
 
 
 def tokenizer_of(folder: HFFolder) -> dict[str, Any] | None:
@@ -319,7 +333,7 @@ def _write_optimizer(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor
 def _read_optimizer(folder: Path, parts: Mapping[str, Parts]) -> list[dict[str, Any]]:
     if not (folder / OPTIMIZER).is_file():
         return []
-    with safe_open(folder / OPTIMIZER, "pt") as file:
+    with open_tensors(folder / OPTIMIZER) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
     keys = sorted({name.rsplit("/", 1)[1] for name in tensors})
     state: dict[str, dict[str, Tensor]] = {}

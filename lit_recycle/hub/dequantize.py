@@ -88,6 +88,7 @@ def dequantize_folder(
     destination: str | Path,
     *,
     max_shard_size: str | int = "5GB",
+    checksums: str | Path | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Write a folder with its FP8 weights in bfloat16, tensor by tensor.
@@ -95,7 +96,7 @@ def dequantize_folder(
     Raises:
         ValueError: For a folder that is quantised in another way, or not at all.
     """
-    folder = open_folder(source)
+    folder = open_folder(source, checksums)
     if not is_block_fp8(folder.config):
         method = (folder.config.get("quantization_config") or {}).get("quant_method")
         found = f"quantised by {method}" if method else "not quantised"

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lit_recycle.hub.finite import check_finite
 from lit_recycle.hub.reader import HFFolder
 
 
 class FolderTensors(Mapping[str, Tensor]):
-    """The tensors of a folder by name, each read when it is asked for."""
+    """The tensors of a folder by name, each read when it is asked for.
+
+    Raises:
+        ValueError: When one is read whose file is damaged, or whose values are not finite.
+    """
 
     def __init__(self, folder: HFFolder) -> None:
         self.stored = folder.tensors
-        self._open = lru_cache(maxsize=8)(lambda path: safe_open(path, "pt"))  # a large model has hundreds of files
+        self._open = lru_cache(maxsize=8)(open_tensors)  # a large model has hundreds of files
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._open(self.stored[name].path).get_tensor(name)
+        stored = self.stored[name]
+        tensor: Tensor = self._open(stored.path).get_tensor(name)
+        check_finite(tensor.reshape(-1).view(torch.uint8).numpy().data, stored.dtype, stored.origin)
+        return tensor
 
     def __contains__(self, name: object) -> bool:
         return name in self.stored
@@ -29,3 +40,11 @@ class FolderTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.stored)
+
+
+def open_tensors(path: Path) -> Any:
+    """``safe_open``. Raises ``ValueError`` for a file that it does not take, which says what it has found."""
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error}); fetch it again") from error

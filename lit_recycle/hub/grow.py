@@ -35,6 +35,7 @@ def grow_folder(
     maps: Sequence[Mapping[str, Any]] | None = None,
     family: Family | None = None,
     others: Sequence[str | Path] = (),
+    checksums: str | Path | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> FolderGrowth:
     """Grow the model in a Hugging Face folder into a new folder that ``transformers`` loads.
@@ -49,12 +50,14 @@ def grow_folder(
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
         family: The folder's family (``family_file.read_family``); that of its ``model_type`` when not given.
         others: Further folders that the growth takes from (:class:`BranchTrainMix`).
+        checksums: A file with the SHA-256 of the source's files; those that the folder has itself when not given.
         progress: Called with the number of bytes written.
 
     Raises:
-        ValueError: For whatever stands in the way, before the first byte is written.
+        ValueError: For whatever stands in the way, before the first byte is written; for a source that turns out to be
+            damaged, with nothing left of what was written.
     """
-    folder = open_folder(source)
+    folder = open_folder(source, checksums)
     facts = folder_facts(folder, family)
     growth = plan_folder_growth(
         folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps, family=family, others=others

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from lit_recycle.hub.checksums import Checksum, find_checksums
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -35,6 +37,11 @@ class Stored:
     """Of its first byte in the file."""
     nbytes: int
 
+    @property
+    def origin(self) -> str:
+        """What to call it."""
+        return f"{self.name} in {self.path}"
+
 
 @dataclass(frozen=True)
 class HFFolder:
@@ -43,6 +50,8 @@ class HFFolder:
     path: Path
     config: dict[str, Any]
     tensors: Mapping[str, Stored]
+    checksums: Mapping[Path, Checksum] = field(default_factory=dict)
+    """Of the files for which one is known; see :func:`lit_recycle.hub.checksums.verified`."""
 
     @property
     def paths(self) -> set[Path]:
@@ -54,8 +63,12 @@ class HFFolder:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def open_folder(path: str | Path) -> HFFolder:
+def open_folder(path: str | Path, checksums: str | Path | None = None) -> HFFolder:
     """Open a folder, with every shard and header checked.
+
+    Args:
+        path: The folder.
+        checksums: A file with the SHA-256 of all weights' files; those that the folder has itself when not given.
 
     Raises:
         ValueError: For a folder without config or weights, a missing, truncated or inconsistent file, or weights that
@@ -67,7 +80,8 @@ def open_folder(path: str | Path) -> HFFolder:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.json'} does not hold a JSON object")
-    return HFFolder(folder, config, _tensors(folder))
+    opened = HFFolder(folder, config, _tensors(folder))
+    return replace(opened, checksums=find_checksums(folder, opened.paths, checksums))
 
 
 def read_json(path: Path) -> Any:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from lit_recycle.hub.checksums import verified
+from lit_recycle.hub.finite import check_finite
 from lit_recycle.hub.reader import HFFolder, Stored, tensor_bytes
 from lit_recycle.hub.writer import (
     ShardFiles,
@@ -51,6 +53,8 @@ class Slice(NamedTuple):
     offset: int
     dtype: str
     shape: tuple[int, ...]
+    origin: str
+    """What to call it."""
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +94,7 @@ class Sources:
         self._stack.close()
 
     def __getitem__(self, tensor: Stored) -> Slice:
-        return Slice(self._files[tensor.path], tensor.offset, tensor.dtype, tensor.shape)
+        return Slice(self._files[tensor.path], tensor.offset, tensor.dtype, tensor.shape, tensor.origin)
 
 
 class Rewriting(NamedTuple):
@@ -107,7 +111,7 @@ def rewriting(
     destination: str | Path,
     specs: Sequence[Spec],
     max_shard_size: str | int,
-    others: Iterable[HFFolder] = (),
+    others: Collection[HFFolder] = (),
 ) -> Iterator[Rewriting]:
     """A new folder with a place for every tensor; the source's side files come along, except those that were written.
 
@@ -119,11 +123,14 @@ def rewriting(
         others: Further folders of which tensors are read.
 
     Raises:
-        ValueError: As :func:`parse_size` and :func:`new_folder` do.
+        ValueError: As :func:`parse_size` and :func:`new_folder` do, and where a file of the source turns out to be
+            damaged; then there is no new folder.
     """
     shards, paths = lay_out(specs, parse_size(max_shard_size)), source.paths.union(*(other.paths for other in others))
     with new_folder(Path(destination).expanduser(), sum(shard.nbytes for shard in shards)) as folder:
-        with ShardFiles(folder, shards) as files, Sources(paths) as sources:
+        checksums = dict(item for each in (source, *others) for item in each.checksums.items())
+        opened = ShardFiles(folder, shards), Sources(paths)
+        with verified(checksums), opened[0] as files, opened[1] as sources:
             yield Rewriting(folder, sources, files)
         copy_side_files(source.path, folder)
 
@@ -157,6 +164,7 @@ def _copy(progress: Progress, parts: Sequence[Part]) -> None:
     for start in range(0, source.nbytes, CHUNK):
         piece = scratch("source", min(CHUNK, source.nbytes - start))
         move_bytes(os.preadv, source.file, piece, source.offset + start)
+        check_finite(piece, source.dtype, source.origin)
         for part in parts:
             progress(write_at(part.spot.file, piece, part.spot.offset + start))
 

@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from lit_recycle.hub.finite import check_finite
 from lit_recycle.hub.plan import FLOATS
 from lit_recycle.hub.reader import tensor_bytes
 from lit_recycle.hub.stream import CHUNK, Part, Progress, Slice, in_parallel, scratch
@@ -66,6 +67,7 @@ def _read(source: Slice, start: int, count: int, use: str) -> Tensor:
     item = tensor_bytes(source.dtype, (1,))
     data = scratch(use, count * item)
     move_bytes(os.preadv, source.file, data, source.offset + start * item)
+    check_finite(data, source.dtype, source.origin)
     return torch.frombuffer(data, dtype=TORCH[source.dtype]) if count else torch.empty(0, dtype=TORCH[source.dtype])
 
 

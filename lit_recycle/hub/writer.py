@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from lit_recycle.destination import check_destination
+from lit_recycle.hub.checksums import is_sums
 from lit_recycle.hub.reader import INDEX, ITEM_BITS, PICKLED, SINGLE, tensor_bytes
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -193,10 +194,12 @@ def new_folder(destination: Path, nbytes: int) -> Iterator[Path]:
 
 
 def copy_side_files(source: Path, target: Path) -> list[str]:
-    """Copy what is neither weights nor written anew: tokenizer, generation config, templates, code, licence."""
+    """Copy what is neither weights, nor of them, nor written anew: tokenizer, generation config, code, licence."""
     copied = []
     for path in sorted(source.iterdir()):
-        weights = path.suffix in (".safetensors", ".gguf", *PICKLED) or path.name.endswith(".index.json")
+        weights = (
+            path.suffix in (".safetensors", ".gguf", *PICKLED) or path.name.endswith(".index.json") or is_sums(path)
+        )
         if path.is_file() and not weights and path.name not in OPTIMIZER_FILES and not (target / path.name).exists():
             shutil.copy2(path, target / path.name)
             copied.append(path.name)

@@ -44,7 +44,7 @@ from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.param_groups import check_chosen, check_param_groups, parameter_groups, settle
 from lit_recycle.training.schedules import WarmupStableDecay
 from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skip_step
-from lit_recycle.training.start import Backend, start_of
+from lit_recycle.training.start import Backend, start_of, verify_start
 
 Batch = Mapping[str, Tensor]
 """``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, or -100 to leave it out.
@@ -66,6 +66,8 @@ class LitMoE(GrowableModule):
         config: Shape of the model at the start of the run. A checkpoint that is resumed brings its own.
         init_from: Start from the weights of this checkpoint, or of this Hugging Face folder, which brings its shape,
             with a fresh optimizer. To go on with a run give `--ckpt_path` instead.
+        init_checksums: A file with the SHA-256 of the folder's files, as ``sha256sum`` writes it; those that the folder
+            has itself when not given.
         backend: What trains a Hugging Face folder: ``native``, this project's own model, where that expresses it
             exactly; ``transformers``; or ``auto``, the first that can.
         optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
@@ -96,6 +98,7 @@ class LitMoE(GrowableModule):
         self,
         config: MoEConfig | None = None,
         init_from: str | None = None,
+        init_checksums: str | None = None,
         backend: Backend = "auto",
         optimizer: OptimizerCallable | None = None,
         param_groups: list[dict[str, Any]] | None = None,
@@ -115,13 +118,13 @@ class LitMoE(GrowableModule):
                 raise ValueError(f"model.{name} must be a finite number and not negative, got {value}")
         if config and init_from:
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
-        start = start_of(config, init_from, backend)
+        start = start_of(config, init_from, backend, init_checksums)
         shape = start.shape if reparam is None else with_branches(start.shape, reparam)
         super().__init__(shape, [*start.growth, *(growth or [])])
         self.reparam = shape.to_dict()["reparam"] if reparam else None
         self._new_branches = shape != start.shape
         """Whether the run begins with branches that its checkpoint does not have."""
-        self._source, self.hub = start.weights, start.hub
+        self._source, self._checksums, self.hub = start.weights, start.checksums, start.hub
         self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
         self.param_groups = param_groups or []
         check_param_groups(self.param_groups)
@@ -172,6 +175,8 @@ class LitMoE(GrowableModule):
                 f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
                 "a checkpoint from within an optimizer step could not be resumed exactly"
             )
+        if self._source is not None:
+            verify_start(self._checksums)
 
     def _check_transformers(self, shape: HubShape) -> None:
         """Raises ``ValueError`` for what a model of transformers cannot do here."""

@@ -10,10 +10,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lit_recycle.addresses import is_remote
+from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.remote import on_disk
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
+from lit_recycle.hub.checksums import Checksum, verified
 from lit_recycle.hub.convert import check_complete, kept_beside, past_growths, tokenizer_of
 from lit_recycle.hub.dequantize import Dequantized, is_block_fp8, plain
 from lit_recycle.hub.folder_tensors import FolderTensors
@@ -35,15 +37,22 @@ class Start(NamedTuple):
         growth: Records of the growths in its past.
         weights: By name within the LightningModule, each read when it is asked for; None to draw them.
         hub: What a Hugging Face folder says besides the model.
+        checksums: Of its files, where they are known; not verified yet.
     """
 
     shape: Shape
     growth: list[dict[str, Any]]
     weights: Mapping[str, Tensor] | None = None
     hub: dict[str, Any] | None = None
+    checksums: Mapping[Path, Checksum] = {}
 
 
-def start_of(config: MoEConfig | Mapping[str, Any] | None, init_from: str | None, backend: Backend) -> Start:
+def start_of(
+    config: MoEConfig | Mapping[str, Any] | None,
+    init_from: str | None,
+    backend: Backend,
+    init_checksums: str | None = None,
+) -> Start:
     """The start of a run from a shape, a checkpoint of this project, or a Hugging Face folder.
 
     Raises:
@@ -52,6 +61,8 @@ def start_of(config: MoEConfig | Mapping[str, Any] | None, init_from: str | None
     if backend not in ("auto", "native", "transformers"):
         raise ValueError(f"model.backend must be auto, native or transformers, got {backend!r}")
     if init_from is None:
+        if init_checksums is not None:
+            raise ValueError("model.init_checksums needs a Hugging Face folder to start from: model.init_from")
         if backend == "transformers":
             raise ValueError("model.backend transformers needs a Hugging Face folder to start from: model.init_from")
         return Start(
@@ -59,14 +70,16 @@ def start_of(config: MoEConfig | Mapping[str, Any] | None, init_from: str | None
         )
     path = on_disk(init_from if is_remote(init_from) else Path(init_from).expanduser())
     if (path / "config.json").is_file():
-        return _from_folder(path, backend)
+        return _from_folder(path, backend, init_checksums)
+    if init_checksums is not None:
+        raise ValueError(f"model.init_checksums is of a Hugging Face folder, and {path} is none: leave it out")
     checkpoint = load_whole_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
     return Start(shape_of(saved["config"]), saved["growth"], checkpoint["state_dict"], checkpoint.get("hub"))
 
 
-def _from_folder(path: Path, backend: Backend) -> Start:
-    folder = open_folder(path)
+def _from_folder(path: Path, backend: Backend, checksums: str | None) -> Start:
+    folder = open_folder(path, checksums)
     tensors: Mapping[str, Tensor] = FolderTensors(folder)
     if is_block_fp8(folder.config):
         rank_zero_info(f"{path} holds FP8 weights with a scale for each block: they are multiplied out")
@@ -84,9 +97,25 @@ def _from_folder(path: Path, backend: Backend) -> Start:
             rank_zero_info(f"{path} is trained through transformers: {reason}")
         else:
             rank_zero_info(f"{path} ({folder.config['model_type']}) is trained as this project's own model")
-            return Start(NativeModel(native), growth, _AsNative(folder, native, tensors), hub)
+            return Start(NativeModel(native), growth, _AsNative(folder, native, tensors), hub, folder.checksums)
     shape = HubShape.of(folder.config, path / "config.json")
-    return Start(shape, growth, InMemory(folder, shape, tensors), hub)
+    return Start(shape, growth, InMemory(folder, shape, tensors), hub, folder.checksums)
+
+
+def verify_start(checksums: Mapping[Path, Checksum]) -> None:
+    """Hold files against their checksums; where there are several processes each takes its share.
+
+    Raises:
+        ValueError: On all processes, for a file that is damaged.
+    """
+    problem = ""
+    try:
+        with verified({path: checksums[path] for path in sorted(checksums)[sharded.rank() :: sharded.world_size()]}):
+            pass  # on a disk the pass over a file brings it into the page cache for whoever reads it next
+    except ValueError as error:
+        problem = str(error)
+    if problem := next(filter(None, sharded.from_all(problem)), ""):
+        raise ValueError(problem)
 
 
 class _AsNative(Mapping[str, Tensor]):
