@@ -84,7 +84,7 @@ class GrowthCallback(L.Callback):
         self.seq_len, self.constant_tokens = start_seq_len, constant_tokens
         if start_seq_len is not None and start_seq_len < 1:
             raise ValueError(f"GrowthCallback.start_seq_len must be at least 1, got {start_seq_len}")
-        self.utility, self._checked = ExpertUtility(utility_steps), False
+        self.utility, self._checked, self._last_step = ExpertUtility(utility_steps), False, 0
         self.rows = RowUpdates()
 
     @override
@@ -120,6 +120,7 @@ class GrowthCallback(L.Callback):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
         check_rules([*pl_module.growth, *records_to_come(stages, named_state.parameter_names(pl_module))])
         self.rows.follow(trainer, pl_module)
+        self._last_step = trainer.global_step
         self._prepare_step(trainer, pl_module)
 
     @override
@@ -176,22 +177,21 @@ class GrowthCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if whole_step:
-            self._check_optimizer(trainer, pl_module)
-            if "load" in self.utility.wanted(self._open_events(pl_module.growth)):
-                self.utility.observe_load(pl_module)
-            self.rows.follow(trainer, pl_module)
-            self._prepare_step(trainer, pl_module)
-        if self.save_anchor and whole_step and trainer.global_step < trainer.max_steps and self._due(pl_module):
+        if trainer.global_step == self._last_step:  # within an optimizer step, which an epoch's end may cut short
+            return
+        self._last_step = trainer.global_step
+        self._check_optimizer(trainer, pl_module)
+        if "load" in self.utility.wanted(self._open_events(pl_module.growth)):
+            self.utility.observe_load(pl_module)
+        self.rows.follow(trainer, pl_module)
+        self._prepare_step(trainer, pl_module)
+        if self.save_anchor and trainer.global_step < trainer.max_steps and self._due(pl_module):
             update_averages(trainer, pl_module, outputs, batch, batch_idx)
             path = within(checkpoint_folder(trainer, self.dirpath), f"anchor-step={trainer.global_step}.ckpt")
             trainer.save_checkpoint(path, weights_only=False)
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: GrowableModule, batch: Batch, batch_idx: int) -> None:
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
         while event := self._due(pl_module):
             self._grow(trainer, pl_module, event, batch)
 

@@ -16,6 +16,7 @@ from runs import STRATEGIES, TEXT, assert_same_training_state, on_processes
 
 from lit_recycle.callbacks import GrowthCallback
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.operators import DuplicateExperts, Interpose, WidenHidden, WidenInner
 
@@ -56,7 +57,14 @@ def test_the_page_runs(own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["module"].tokens_seen == 60 * 8 * 64
 
 
-def fit(own: Any, root: Path, strategy: str = "auto", ckpt_path: Path | None = None) -> list[float]:
+def fit(
+    own: Any,
+    root: Path,
+    strategy: str = "auto",
+    ckpt_path: Path | None = None,
+    events: list[GrowthEvent] = EVENTS,
+    **options: Any,
+) -> list[float]:
     losses: list[float] = []
 
     class Keep(L.Callback):
@@ -71,10 +79,11 @@ def fit(own: Any, root: Path, strategy: str = "auto", ckpt_path: Path | None = N
         strategy=STRATEGIES[strategy](),
         max_steps=6,
         max_epochs=-1,
-        callbacks=[GrowthCallback(EVENTS, dirpath=str(root)), saver, Keep()],
+        callbacks=[GrowthCallback(events, dirpath=str(root)), saver, Keep()],
         logger=False,
         enable_progress_bar=False,
         default_root_dir=root,
+        **options,
     )
     if strategy == "auto":
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -92,6 +101,15 @@ def test_it_resumes(own: Any, folder: Path, step: int) -> None:
     assert (again / "step=6.ckpt").exists()
     if step == 2:
         assert_same_training_state(folder / "whole/anchor-step=2.ckpt", folder / "whole/step=2.ckpt")
+
+
+def test_the_step_that_an_epochs_end_cuts_short_is_one(own: Any, tmp_path: Path) -> None:
+    """Epochs of three batches, in steps of two and of one: the growths come after one of each."""
+    events = [GrowthEvent(Trigger(steps=step), grow=[Interpose(2, zero_output=True)]) for step in (2, 3)]
+    fit(own, tmp_path, events=events, accumulate_grad_batches=2, limit_train_batches=3)
+    for step in (2, 3):
+        anchor = load_whole_checkpoint(tmp_path / f"anchor-step={step}.ckpt")
+        assert (anchor["global_step"], len(anchor["hyper_parameters"]["growth"])) == (step, step - 2)
 
 
 def on_two(folder: str, strategy: str) -> None:
