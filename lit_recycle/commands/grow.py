@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
         return _grow_folder(args, forms)
     if args.dry_run or args.verify or args.dtype or args.family or args.experts_from or args.checksums:
         raise ValueError(
-            f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype, --family, --experts-from and --checksums "
-            "need one"
+            f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype, --family, --experts-from and "
+            "--checksums need one"
         )
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
