@@ -70,8 +70,8 @@ class Losses(L.Callback):
     def __init__(self) -> None:
         self.train: list[float] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self.train.append(float(trainer.callback_metrics["loss/train"]))
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LitMoE, *_: Any) -> None:
+        self.train.append(float(pl_module.step_losses[-1]))
 
 
 class SaveAtOnce(L.Callback):

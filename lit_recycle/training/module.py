@@ -141,6 +141,9 @@ class LitMoE(GrowableModule):
         self.spikes = SpikeWatch(spike_skip) if spike_skip else None
         self.skip: Tensor | None = None
         """One if the optimizer step at hand is skipped, zero if not."""
+        self.step_values: dict[str, Tensor] = {}
+        """What is known of the optimizer step at hand, by tag. `self.log` takes half a millisecond for each, so that
+        they are handed over at the steps at which Lightning writes them, and not before."""
         self.watch = FiniteWatch(self._way_on)
         names = ("balance_loss", "z_loss", "balance_rate", "activation_checkpointing")
         self.save_hyperparameters({name: getattr(self, name) for name in names})
@@ -316,16 +319,28 @@ class LitMoE(GrowableModule):
         values = dict(zip(values, means, strict=True))
         self.watch.add_loss(total)
         self.step_losses.append(values["loss/train"])
-        self.log_dict(values)
-        self.log("loss", values["loss/train"], prog_bar=True, logger=False)
+        self.step_values |= values
         self.count(len(batch["input_ids"]), batch["input_ids"].numel())
         return loss
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step, every = self.trainer.global_step + 1, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         super().optimizer_step(*args, **kwargs)
         if self.counts_LE is not None:
             self._balance(self.counts_LE)
+        if every and step % every == 0:
+            self._log_step()
+
+    @override
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.trainer.should_stop:  # a callback has just ended the run, and Lightning writes its last step too
+            self._log_step()
+
+    def _log_step(self) -> None:
+        self.log_dict(self.step_values)
+        if "loss/train" in self.step_values:
+            self.log("loss", self.step_values["loss/train"], prog_bar=True, logger=False)
 
     @torch.no_grad()
     def _balance(self, counts_LE: Tensor) -> None:
@@ -409,7 +424,7 @@ class LitMoE(GrowableModule):
         if self.spikes and norm is not None:
             self.skip = self.spikes.observe(torch.stack(self.step_losses).mean(), norm)
             skip_step(optimizer, self.skip)
-            self.log("gradient/skipped_steps", self.spikes.skipped)
+            self.step_values["gradient/skipped_steps"] = self.spikes.skipped
             excused = self.spikes.excused
         # Gradients out of the range of float16 are what a scaler is there for: it leaves out the step.
         self.watch.end_step(self.trainer.global_step, norm if scaler is None else None, excused)
@@ -424,10 +439,10 @@ class LitMoE(GrowableModule):
         assert self.trainer.model is not None
         gradients = GradientNorm(self.trainer.model, optimizer)
         norm = gradients.total()
-        self.log("gradient/norm", norm)
+        self.step_values["gradient/norm"] = norm
         if self.gradient_norm == "groups":
             names = (f"gradient/norm/{group['name']}" for group in optimizer.param_groups)
-            self.log_dict(dict(zip(names, gradients.by_group(), strict=True)))
+            self.step_values |= dict(zip(names, gradients.by_group(), strict=True))
         if limit is not None:
             gradients.clip(norm, limit)
         return norm

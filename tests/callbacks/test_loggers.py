@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
@@ -13,6 +15,7 @@ from runs import fit
 from lit_recycle.commands.report import main
 from lit_recycle.report.read import read_run
 from lit_recycle.report.written import read_csv, read_tensorboard
+from lit_recycle.training.spikes import SpikeSkip
 
 TEXTS = ("run/start", "run/plan", "growth/record", "growth/event")
 
@@ -109,3 +112,24 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert {Path(file.path).suffix for file in client.list_artifacts(run, "norms/profile")} == {".png"}
     assert {Path(file.path).suffix for file in client.list_artifacts(run, "growth/record")} == {".md"}
+
+
+class Stop(L.Callback):
+    """Ends the run after a step, as Lightning's Timer does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+def test_losses_and_norms_are_those_of_the_step_that_they_are_logged_for(tmp_path: Path) -> None:
+    logger, skip = CSVLogger(tmp_path, name="", version=""), {"spike_skip": SpikeSkip()}
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 3, "save_every": 100, "events": []}
+    _, _, losses = fit(tmp_path, logger=logger, module=skip, callbacks=[Stop(7)], **options)
+    points = read_csv(tmp_path).scalars
+    assert points["loss/train"].steps.tolist() == [2, 5, 6], "every third, and the last"
+    assert points["loss/train"].values.tolist() == [losses[2 * step + 1] for step in (2, 5, 6)]
+    assert len(set(points["gradient/norm"].values)) == 3
+    assert points["gradient/skipped_steps"].steps.tolist() == [2, 5, 6]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import lightning as L
 import pytest
 import rich
+from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
 from runs import fit
 
 from lit_recycle.callbacks import RunProgressBar
@@ -59,6 +64,37 @@ def test_growing_and_saving_are_said_while_they_last(console: str) -> None:
 def test_the_bar_that_stays_does_not_say_that_it_is_saving(console: str) -> None:
     bars = [line for line in re.split(r"[\r\n]+", console) if re.match("training|growing|saving", line)]
     assert bars[-1].startswith("training")
+
+
+class SlowSteps(L.Callback):
+    """A clock by which each step takes a tenth of a second."""
+
+    now = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.now += 0.1
+
+
+def test_bar_is_drawn_seldom_and_between_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, drawn = SlowSteps(), []
+    monkeypatch.setattr("lit_recycle.callbacks.progress.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    bar = RunProgressBar(2, console_kwargs={"file": io.StringIO(), "width": 200, "force_terminal": True})
+    metrics, draw = bar.get_metrics, CustomProgress.get_renderable
+
+    def looked_up(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+        shown = metrics(trainer, module)
+        drawn.append((trainer.global_step, shown["loss"] == float(module.step_losses[-1])))
+        return shown
+
+    def rendered(self: CustomProgress) -> Any:
+        assert threading.current_thread() is threading.main_thread()
+        return draw(self)
+
+    monkeypatch.setattr(bar, "get_metrics", looked_up)
+    monkeypatch.setattr(CustomProgress, "get_renderable", rendered)
+    fit(tmp_path, events=[], callbacks=[clock, bar], enable_progress_bar=True, save_every=100)
+    rich.reconfigure()
+    assert drawn == [(5, True), (9, True), (9, True)], "twice a second, at the last step, and once training has ended"
 
 
 def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:

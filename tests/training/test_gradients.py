@@ -55,6 +55,7 @@ def spiky(
     watched = Spikes(*at)
     events = options.pop("events", [GrowthEvent(Trigger(steps=GROWTH), Depth(2))])
     module = {"optimizer": OPTIMIZERS[optimizer], "spike_skip": RULE} | options.pop("module", {})
+    options = {"log_every_n_steps": 1} | options
     trainer, _, _ = fit(root, strategy, steps=STEPS, events=events, module=module, callbacks=[watched], **options)
     if trainer.is_global_zero:
         (root / "seen.json").write_text(json.dumps(watched.seen))
