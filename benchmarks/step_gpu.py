@@ -27,8 +27,8 @@ from table import Row
 from torch import nn
 from torch.optim import AdamW
 
-from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.kernels import grouped
 from lit_recycle.model.transformer import MoETransformer
 
 CONTESTANTS = ("lit-recycle", "lit-recycle compiled", "transformers grouped_mm", "transformers eager")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lit_recycle.hub.shape import INSIDE, HubShape, build
 from lit_recycle.model.documents import positions_in_documents
 from lit_recycle.model.experts import Routing
-from lit_recycle.model.loss import LEFT_OUT, next_token_loss
+from lit_recycle.model.kernels.loss import LEFT_OUT
+from lit_recycle.model.loss import next_token_loss
 
 WHOLE_LOGITS = (
     "final_logit_softcapping",

@@ -1,15 +1,10 @@
-"""RMSNorm (Zhang and Sennrich 2019).
-
-Axes: N the size that is normalised, T all others together.
-"""
+"""RMSNorm (Zhang and Sennrich 2019)."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from lit_recycle.model.kernels.norm import rms_norm
 
 
 class RMSNorm(nn.RMSNorm):
@@ -21,33 +16,5 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         assert self.eps is not None
         if x.device.type == "cpu":  # where torch has no kernel of its own, but composes it of others, and its gradient
-            return _RMSNorm.apply(x, self.weight, self.eps)
+            return rms_norm(x, self.weight, self.eps)
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
-
-
-class _RMSNorm(torch.autograd.Function):
-    """``y = w · x · r`` with ``r = 1 / √(mean(x²) + ε)``, in few passes over memory.
-
-    With ``g`` the gradient of y and ``s = Σ g · w · x`` over the last axis, the gradient of x is
-    ``r · g · w - x · s · r³ / N``, that of w the sum of ``g · x · r`` over all others.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_N: Tensor, eps: float) -> Tensor:
-        dtype = torch.promote_types(weight_N.dtype, torch.float32)
-        wide, weight = x.to(dtype), weight_N.to(dtype)
-        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = mean_square.add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight_N, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_N, scale = ctx.saved_tensors
-        wide, weight = x.to(scale.dtype), weight_N.to(scale.dtype)
-        products_TN, scale_T1 = (grad * wide).reshape(-1, x.shape[-1]), scale.reshape(-1, 1)
-        share = scale.pow(3).mul_(products_TN.mv(weight).view_as(scale)).div_(-x.shape[-1])
-        grad_weight_N = products_TN.mul_(scale_T1).sum(0)  # by parts, where a product with scale would just add up
-        grad_x = (grad * weight).mul_(scale).addcmul_(wide, share)
-        return grad_x.to(x.dtype), grad_weight_N.to(weight_N.dtype), None

@@ -6,13 +6,13 @@ Axes: S positions, Q the pairs that are rotated: half of ``rotary_dim``.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.kernels.rotary import rotate_pairs
 from lit_recycle.model.rope_scaling import RopeScaling
 
 
@@ -66,32 +66,4 @@ def _kept_by_pair(config: MoEConfig, scaling: RopeScaling, frequencies_Q: Tensor
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate the pairs ``(i, i + Q)`` of the first ``2Q`` entries of the last axis, in float32 (float64 stays)."""
-    return _Rotate.apply(x, *by)
-
-
-class _Rotate(torch.autograd.Function):
-    """A gradient is rotated back, so nothing of the input is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos_SQ: Tensor, sin_SQ: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_SQ, sin_SQ)
-        return _rotated(x, cos_SQ, sin_SQ)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cos_SQ, sin_SQ = ctx.saved_tensors
-        return _rotated(grad, cos_SQ, -sin_SQ), None, None
-
-
-def _rotated(x: Tensor, cos_SQ: Tensor, sin_SQ: Tensor) -> Tensor:
-    rotated = 2 * cos_SQ.shape[-1]
-    if rotated < x.shape[-1]:
-        return torch.cat((_rotated(x[..., :rotated], cos_SQ, sin_SQ), x[..., rotated:]), dim=-1)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    wide, cos_SQ, sin_SQ = x.to(dtype), cos_SQ.to(dtype), sin_SQ.to(dtype)
-    out = wide * torch.cat((cos_SQ, cos_SQ), dim=-1)
-    (first, second), (out_first, out_second) = wide.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    out_first.addcmul_(second, sin_SQ, value=-1)
-    out_second.addcmul_(first, sin_SQ)
-    return out.to(x.dtype)
+    return rotate_pairs(x, *by)

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from lit_recycle.model.attention import Attention, KeyValues
-from lit_recycle.model.autocast import in_product_type
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.documents import DocumentMask, document_mask, positions_in_documents
 from lit_recycle.model.experts import MoE, Router, Routing, SwiGLU
+from lit_recycle.model.kernels.autocast import in_product_type
 from lit_recycle.model.loss import next_token_loss
 from lit_recycle.model.norm import RMSNorm
 from lit_recycle.model.rotary import Rotation, rotation_of

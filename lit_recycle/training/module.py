@@ -30,10 +30,11 @@ from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.shape import HubShape, parameter_names, shape_of, with_branches
 from lit_recycle.hub.transformers_model import TransformersModel
-from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
-from lit_recycle.model.loss import LEFT_OUT, label_losses
+from lit_recycle.model.kernels import grouped
+from lit_recycle.model.kernels.loss import LEFT_OUT
+from lit_recycle.model.loss import label_losses
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.seeding import seeded
 from lit_recycle.training import named_state

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.shape import chinchilla_flops
-from lit_recycle.model import grouped
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.kernels import grouped
 from lit_recycle.model.transformer import MoETransformer
 
 PAPER = MoEConfig(

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_recycle.model.experts import MoE, _SwiGLUExperts
-from lit_recycle.model.grouped import group_by_expert
+from lit_recycle.model.experts import MoE
+from lit_recycle.model.kernels.experts import swiglu_experts
+from lit_recycle.model.kernels.grouped import group_by_expert
 
 
 def a_moe(config, seed=0) -> MoE:
@@ -177,7 +178,7 @@ def test_gradients_by_finite_differences():
 
     def run(x_TD: Tensor, weights_TK: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
-        return _SwiGLUExperts.apply(x_TD, weights_TK, gate_up, down, groups)
+        return swiglu_experts(x_TD, weights_TK, gate_up, down, groups)
 
     assert torch.autograd.gradcheck(run, (x_TD, weights_TK, experts.gate_up, experts.down))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_recycle.model.grouped import (
+from lit_recycle.model.kernels.grouped import (
     MULTIPLE,
     SIZES,
     SLACK,

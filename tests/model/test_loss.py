@@ -7,7 +7,7 @@ from helpers import built, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_recycle.model import loss
+from lit_recycle.model.kernels import loss
 from lit_recycle.model.loss import next_token_loss
 
 

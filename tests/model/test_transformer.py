@@ -6,7 +6,7 @@ from helpers import assert_equal_to_rounding, built, configs, gradients, loss, t
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_recycle.model import grouped
+from lit_recycle.model.kernels import grouped
 from lit_recycle.model.transformer import MoETransformer, initial_value
 
 EVERYTHING = dict(

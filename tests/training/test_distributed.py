@@ -19,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from lit_recycle.callbacks import growth
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint, load_whole_checkpoint
 from lit_recycle.cli import main
-from lit_recycle.growth.cost import Ledger
-from lit_recycle.model import grouped
+from lit_recycle.growth.ledger import Ledger
 from lit_recycle.model.config import MoEConfig
+from lit_recycle.model.kernels import grouped
 from lit_recycle.model.transformer import Block
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.regrow import grow_in_run

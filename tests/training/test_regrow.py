@@ -24,7 +24,7 @@ from lit_recycle.growth import optimizer as optimizer_growth
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import chinchilla_flops
-from lit_recycle.model import grouped
+from lit_recycle.model.kernels import grouped
 from lit_recycle.model.transformer import MoETransformer
 from lit_recycle.training import regrow
 from lit_recycle.training.module import LitMoE
