@@ -1,16 +1,17 @@
 """What a growth costs each process of a sharded run, found by running the growth itself without any data.
 
 torch's fake process group stands for the other processes, fake tensors for the weights: the engine does what it would,
-and what it holds and receives is counted.
+and what it holds and receives is counted. Layers are alike, so that each kind of tensor is grown once; where in the
+growth memory is taken and given back is followed for all of them.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,15 +19,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from lit_recycle.growth.engine import grow_tensors
+from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
+from lit_recycle.growth.engine import Grown, carry_out, grow_weight
+from lit_recycle.growth.ledger import Ledger
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Change, Operator, Target
-from lit_recycle.growth.optimizer import grow_optimizer_state
+from lit_recycle.growth.optimizer import grow_state
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.growth.shards import best_dimension, strides
+from lit_recycle.growth.recipe import Recipe
+from lit_recycle.growth.shards import best_dimension, local_part, shard_dimension, strides
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,34 @@ def event_cost(shapes: Mapping[str, Sequence[int]], plan: GrowthPlan, mesh: Devi
         mesh: The processes.
     """
     plan = GrowthPlan(tuple(replace(step, operator=_Untreated(step.operator)) for step in plan.steps))
-    with torch.no_grad(), FakeTensorMode(), Ledger() as ledger:
-        weights = {name: _shard(shape, mesh) for name, shape in shapes.items()}
-        states = {name: {key: _shard(s, mesh) for key in ("exp_avg", "exp_avg_sq")} for name, s in shapes.items()}
-        before = ledger.held
-        ledger.reset_peak()
-        grown = dict(grow_tensors(plan, weights))
-        moments = grow_optimizer_state(plan, states, "carry", "AdamW")
-        assert grown.keys() == moments.keys()
-        return EventCost(before, ledger.peak, ledger.held, ledger.received, ledger.collectives)
+    account, kinds = _Account(), _Kinds(mesh)
+
+    def held(size: Sequence[int]) -> _Held:
+        spec = _Spec(tuple(size), best_dimension(size, mesh.size()), torch.float32)
+        return _Held(spec, account.memory(spec.bytes(mesh.size())))
+
+    weights = {name: held(size) for name, size in shapes.items()}
+    states = {name: {key: held(size) for key in ("exp_avg", "exp_avg_sq")} for name, size in shapes.items()}
+    before = account.peak = account.held
+    with torch.no_grad(), FakeTensorMode():
+        grown = {
+            name: account.own(value, is_first, mesh.size())
+            for name, value, is_first in carry_out(
+                plan, weights, lambda tensor: Grown(tensor, False), lambda *a: account.apply(*kinds.weight(*a))
+            )
+        }
+        moments = {
+            name: {key: account.own(value, is_first, mesh.size()) for key, value in state.items()}
+            for name, state, is_first in carry_out(
+                plan,
+                states,
+                lambda state: state and {key: Grown(value, False) for key, value in state.items()},
+                lambda *a: account.apply(*kinds.state(*a)),
+            )
+            if state is not None
+        }
+    assert grown.keys() >= moments.keys()
+    return EventCost(before, account.peak, account.held, account.received, account.collectives)
 
 
 class _Untreated(Operator):
@@ -97,63 +119,171 @@ def fake_processes(world_size: int) -> Iterator[DeviceMesh]:
         dist.destroy_process_group()
 
 
-def _shard(size: Sequence[int], mesh: DeviceMesh) -> Tensor:
-    shape, cut = torch.Size(size), best_dimension(size, mesh.size())
-    held = [*shape]
-    held[cut] = min(-(-shape[cut] // mesh.size()), shape[cut])  # the first process' share, as torch.chunk has it
-    local = torch.empty(held, dtype=torch.float32)
-    return DTensor.from_local(local, mesh, [Shard(cut)], run_check=False, shape=shape, stride=strides(shape))
+# --- tensors without data, and without a tensor ----------------------------------------------------------------------
 
 
-_COLLECTIVES = ("c10d", "_c10d_functional")
-_MOVE_NOTHING = ("c10d::barrier", "_c10d_functional::wait_tensor")
+class _Memory:
+    """Some bytes of a process, which are given back when nobody refers to them any more."""
 
 
-class Ledger(TorchDispatchMode):
-    """Counts the bytes of storages that operations make while it is on, while they live, and those of collectives.
+class _Spec(NamedTuple):
+    """What there is to know of a tensor without data."""
 
-    Attributes:
-        held: Bytes alive now.
-        peak: Most bytes alive at once, since ``reset_peak``.
-        received: Bytes that collectives wrote here, this process's own part included.
-        collectives: Number of collectives that move tensors.
-    """
+    shape: tuple[int, ...]
+    cut: int | None
+    """The dimension along which it is divided; None for what every process holds whole."""
+    dtype: torch.dtype
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = self.peak = self.received = self.collectives = 0
-        self._users: dict[int, int] = {}
+    def local(self, processes: int) -> list[int]:
+        """Shape of the first process' share, as torch.chunk has it."""
+        held = [*self.shape]
+        if self.cut is not None:
+            held[self.cut] = min(-(-held[self.cut] // processes), held[self.cut])
+        return held
 
-    def reset_peak(self) -> None:
-        self.peak = self.held
+    def bytes(self, processes: int) -> int:
+        return torch.Size(self.local(processes)).numel() * self.dtype.itemsize
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
-            self._enter(tensor)
-        if func.namespace in _COLLECTIVES and func.name() not in _MOVE_NOTHING:
-            self.collectives += 1
-            self.received += _tensors(args)[0].nbytes  # by torch's convention the output comes first
-        return out
-
-    def _enter(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._users:
-            self._users[key] = 0
-            self.held += size
-            self.peak = max(self.peak, self.held)
-        self._users[key] += 1
-        weakref.finalize(tensor, self._leave, key, size)
-
-    def _leave(self, key: int, size: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._users[key]
-            self.held -= size
+    def tensor(self, mesh: DeviceMesh) -> Tensor:
+        local = torch.empty(self.local(mesh.size()), dtype=self.dtype)
+        if self.cut is None:
+            return local
+        shape = torch.Size(self.shape)
+        return DTensor.from_local(local, mesh, [Shard(self.cut)], run_check=False, shape=shape, stride=strides(shape))
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    """The tensors in nested containers; of sharded ones, this process's part."""
-    tensors = [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
-    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+def _spec_of(tensor: Tensor) -> _Spec:
+    cut = shard_dimension(tensor) if isinstance(tensor, DTensor) else None
+    return _Spec(tuple(tensor.shape), cut, tensor.dtype)
+
+
+@dataclass(eq=False)
+class _Held:
+    """Stands for a tensor in the growth."""
+
+    spec: _Spec
+    memory: _Memory
+
+
+class _Made(NamedTuple):
+    """A tensor that a recipe has made."""
+
+    spec: _Spec
+    bytes: int
+    shares: int | None
+    """The number of the source whose memory it is in; None for memory of its own."""
+
+
+@dataclass
+class _Effect:
+    """What growing a tensor of some kind does: what comes out, bytes held besides at the most, and traffic."""
+
+    made: Any
+    peak: int
+    received: int
+    collectives: int
+
+
+@dataclass
+class _Account:
+    """Bytes of a process over a growth."""
+
+    held: int = 0
+    peak: int = 0
+    received: int = 0
+    collectives: int = 0
+
+    def memory(self, size: int) -> _Memory:
+        memory = _Memory()
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(memory, self._give_back, size)
+        return memory
+
+    def _give_back(self, size: int) -> None:
+        self.held -= size
+
+    def apply(self, effect: _Effect, sources: Sequence[Any]) -> Any:
+        """What comes out for these sources, which are those that the effect is of."""
+        self.peak = max(self.peak, self.held + effect.peak)
+        self.received += effect.received
+        self.collectives += effect.collectives
+
+        def stand_in(made: Any) -> Any:
+            if not isinstance(made, _Made):
+                return made
+            memory = self.memory(made.bytes) if made.shares is None else sources[made.shares].memory
+            return _Held(made.spec, memory)
+
+        return _map(stand_in, effect.made)
+
+    def own(self, grown: Grown, is_first: bool, processes: int) -> _Held:
+        """As the engine's ``own`` does."""
+        held = grown.value
+        if grown.owned or is_first:
+            return held
+        return _Held(held.spec, self.memory(held.spec.bytes(processes)))
+
+
+@dataclass
+class _Kinds:
+    """Effects by kind of tensor, each found by growing one of it."""
+
+    mesh: DeviceMesh
+    known: dict[Hashable, _Effect] = field(default_factory=dict)
+
+    def weight(self, recipe: Recipe, sources: list[Grown]) -> tuple[_Effect, list[Any]]:
+        return self._effect("weight", grow_weight, recipe, sources)
+
+    def state(self, recipe: Recipe, sources: list[Any]) -> tuple[_Effect, list[Any]]:
+        return self._effect("state", lambda *a: grow_state(*a, "carry", "AdamW"), recipe, sources)
+
+    def _effect(self, what: str, make: Callable[..., Any], recipe: Recipe, sources: Any) -> tuple[_Effect, list[Any]]:
+        leaves, tree = tree_flatten(sources)
+        key = what, _kind(recipe), str(tree), *(leaf.spec if isinstance(leaf, _Held) else leaf for leaf in leaves)
+        if key not in self.known:
+            self.known[key] = self._found(make, recipe, leaves, tree)
+        return self.known[key], leaves
+
+    def _found(self, make: Callable[..., Any], recipe: Recipe, leaves: list[Any], tree: Any) -> _Effect:
+        with Ledger() as ledger:
+            fakes = [leaf.spec.tensor(self.mesh) if isinstance(leaf, _Held) else leaf for leaf in leaves]
+            numbers = {_address(fake): i for i, fake in enumerate(fakes) if isinstance(fake, Tensor)}
+            before = ledger.held
+            ledger.reset_peak()
+            out = make(recipe, tree_unflatten(fakes, tree))
+
+            def described(value: Any) -> Any:
+                if not isinstance(value, Tensor):
+                    return value
+                return _Made(
+                    _spec_of(value), local_part(value).untyped_storage().nbytes(), numbers.get(_address(value))
+                )
+
+            return _Effect(tree_map(described, out), ledger.peak - before, ledger.received, ledger.collectives)
+
+
+def _kind(recipe: Recipe) -> Hashable:
+    """All that what is done to a tensor depends on, but for the tensor."""
+    step, layer = recipe.step, recipe.target.layer
+    dense = recipe.splits_dense and (
+        step.sources.full_axis(EXPERTS, layer),
+        step.before.size(DENSE_WIDTH, recipe.sources[0][0].layer),
+    )
+    sources = tuple((place.axes, weight) for place, weight in recipe.sources)
+    is_copy = layer is not None and step.sources.layer_copies[layer]
+    takes = tuple(recipe.takes)
+    return step.key, recipe.target.axes, recipe.target.expert, sources, takes, recipe.shape, dense, is_copy
+
+
+def _address(tensor: Tensor) -> int:
+    return local_part(tensor).untyped_storage()._cdata
+
+
+def _map(function: Callable[[Any], Any], made: Any) -> Any:
+    """Of a weight or of the entries of a state; `_Made` is a tuple too, which torch's trees would take apart."""
+    if made is None:
+        return None
+    if isinstance(made, dict):
+        return {key: _map(function, value) for key, value in made.items()}
+    return Grown(function(made.value), made.owned)

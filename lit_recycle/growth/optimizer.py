@@ -71,14 +71,21 @@ def each_grown_state(
         return None if state is None else {key: Grown(value, False) for key, value in state.items()}
 
     def make(recipe: Recipe, sources: list[GrownState | None]) -> GrownState | None:
-        states = [source for source in sources if source is not None]
-        if recipe.target.axes.is_buffer or len(states) < len(sources):
-            return None  # as long as a parameter is frozen an optimizer keeps nothing of it
-        return {key: _grow_value(recipe, states, key, policy == "fresh_copies", optimizer) for key in states[0]}
+        return grow_state(recipe, sources, policy, optimizer)
 
     for name, grown, is_first in carry_out(plan, states, enter, make):
         if grown is not None:
             yield name, {key: own(value, is_first) for key, value in grown.items()}
+
+
+def grow_state(
+    recipe: Recipe, sources: list[GrownState | None], policy: OptimizerPolicy, optimizer: str
+) -> GrownState | None:
+    """The state of a recipe's target, from that of its sources; None where one of them has none."""
+    states = [source for source in sources if source is not None]
+    if recipe.target.axes.is_buffer or len(states) < len(sources):
+        return None  # as long as a parameter is frozen an optimizer keeps nothing of it
+    return {key: _grow_value(recipe, states, key, policy == "fresh_copies", optimizer) for key in states[0]}
 
 
 def check_optimizer_state(states: Mapping[str, ParamState], shapes: Mapping[str, torch.Size], optimizer: str) -> None:

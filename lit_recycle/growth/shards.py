@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -49,14 +51,14 @@ def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
     shape = torch.Size([len(indices) if i == dimension else n for i, n in enumerate(source.shape)])
     if shard_dimension(source) != dimension:
         return rewrapped(_select(source.to_local(), dimension, indices), source, shape)
-    have, want = shard_ranges(source), _ranges(source, len(indices))
-    rank = shard_rank(source)
-    needed = [sorted({indices[e] for e in entries}) for entries in want]
-    if all(entry in mine for mine, entries in zip(have, needed, strict=True) for entry in entries):
-        held, place_of = source.to_local(), {e: i for i, e in enumerate(have[rank])}
-    else:
-        held, place_of = _exchange(source, dimension, have, needed), {e: i for i, e in enumerate(needed[rank])}
-    return rewrapped(_select(held, dimension, [place_of[indices[e]] for e in want[rank]]), source, shape)
+    rank, size = shard_rank(source), _processes(source)
+    held, want = source.to_local(), _chunks(len(indices), size)[rank]
+    route = _route(source.shape[dimension], tuple(indices), size, rank)
+    if route is not None:
+        held = _exchange(source, dimension, route)
+    has = _chunks(source.shape[dimension], size)[rank] if route is None else route.needed
+    place_of = {e: i for i, e in enumerate(has)}
+    return rewrapped(_select(held, dimension, [place_of[indices[e]] for e in want]), source, shape)
 
 
 def rewrapped(local: Tensor, like: DTensor, shape: Sequence[int]) -> DTensor:
@@ -84,7 +86,7 @@ def window(tensor: Tensor) -> tuple[slice, ...]:
     """The section of each dimension that this process holds."""
     sections = [slice(0, n) for n in tensor.shape]
     if isinstance(tensor, DTensor) and (dimension := shard_dimension(tensor)) is not None:
-        held = shard_ranges(tensor)[shard_rank(tensor)]
+        held = _chunks(tensor.shape[dimension], _processes(tensor))[shard_rank(tensor)]
         sections[dimension] = slice(held.start, held.stop)
     return tuple(sections)
 
@@ -95,11 +97,11 @@ def shard_dimension(tensor: DTensor) -> int | None:
     return None if axis is None else tensor.placements[axis].dim  # type: ignore[attr-defined]
 
 
-def shard_ranges(tensor: DTensor) -> list[range]:
+def shard_ranges(tensor: DTensor) -> Sequence[range]:
     """Which entries of the dimension that is divided each process holds."""
     dimension = shard_dimension(tensor)
     assert dimension is not None
-    return _ranges(tensor, tensor.shape[dimension])
+    return _chunks(tensor.shape[dimension], _processes(tensor))
 
 
 def shard_rank(tensor: DTensor) -> int:
@@ -113,16 +115,38 @@ def shard_group(tensor: DTensor) -> dist.ProcessGroup:
     return tensor.device_mesh.get_group(_shard_axis(tensor))
 
 
-def _exchange(tensor: DTensor, dimension: int, have: list[range], needed: list[list[int]]) -> Tensor:
-    """The entries that this process needs, in ascending order, each from the process that has it."""
-    rank, local = shard_rank(tensor), tensor.to_local().movedim(dimension, 0)
+class _Route(NamedTuple):
+    """What one process sends and receives, so that each has the sources of its entries."""
+
+    needed: tuple[int, ...]
+    """Entries that it then has, in ascending order."""
+    sent: tuple[int, ...]
+    """Entries that it sends, by their places in its part, in the order of those who receive them."""
+    send: tuple[int, ...]
+    """How many to each process."""
+    receive: tuple[int, ...]
+    """How many from each process."""
+
+
+@lru_cache(maxsize=64)  # all layers take the same routes, and of thousands of processes one takes a while
+def _route(length: int, indices: tuple[int, ...], size: int, rank: int) -> _Route | None:
+    """How entries get to where ``indices`` of them are wanted; None where each process has all that it needs."""
+    have, want = _chunks(length, size), _chunks(len(indices), size)
+    needed = [sorted({indices[e] for e in entries}) for entries in want]
+    if all(entry in mine for mine, entries in zip(have, needed, strict=True) for entry in entries):
+        return None
     mine = have[rank]
     send = [[e - mine.start for e in entries if e in mine] for entries in needed]
-    receive = [sum(e in entries for e in needed[rank]) for entries in have]
-    held = local.new_empty((len(needed[rank]), *local.shape[1:]))
-    group = shard_group(tensor)
-    sent = _select(local, 0, [entry for entries in send for entry in entries])
-    dist.all_to_all_single(held, sent, receive, [len(entries) for entries in send], group=group)
+    receive = tuple(sum(e in entries for e in needed[rank]) for entries in have)
+    return _Route(tuple(needed[rank]), tuple(e for entries in send for e in entries), tuple(map(len, send)), receive)
+
+
+def _exchange(tensor: DTensor, dimension: int, route: _Route) -> Tensor:
+    """The entries that this process needs, each from the process that has it."""
+    local = tensor.to_local().movedim(dimension, 0)
+    held = local.new_empty((len(route.needed), *local.shape[1:]))
+    sent = _select(local, 0, route.sent)
+    dist.all_to_all_single(held, sent, [*route.receive], [*route.send], group=shard_group(tensor))
     return held.movedim(0, dimension)
 
 
@@ -138,9 +162,14 @@ def _shard_axis(tensor: DTensor) -> int | None:
     return axes[0] if axes else None
 
 
-def _ranges(tensor: DTensor, length: int) -> list[range]:
-    """Which of so many entries each process holds, split as ``torch.chunk`` does."""
+def _processes(tensor: DTensor) -> int:
+    """Number of those that divide the tensor."""
     axis = _shard_axis(tensor)
-    size = 1 if axis is None else tensor.device_mesh.size(axis)
-    step = -(-length // size)
-    return [range(min(r * step, length), min((r + 1) * step, length)) for r in range(size)]
+    return 1 if axis is None else tensor.device_mesh.size(axis)
+
+
+@lru_cache(maxsize=256)
+def _chunks(length: int, processes: int) -> tuple[range, ...]:
+    """Which of so many entries each process holds, as ``torch.chunk`` divides them."""
+    step = -(-length // processes)
+    return tuple(range(min(r * step, length), min((r + 1) * step, length)) for r in range(processes))
