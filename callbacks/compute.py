@@ -63,7 +63,7 @@ class ComputeMonitor(Monitor):
 
     @override
     def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
-        self._write_losses(trainer)
+        self._write_losses(trainer, module)
         if module.device.type != "cpu":
             torch.accelerator.synchronize(module.device)
         seconds, tokens, flops = self._clock.lap(module.progress)
@@ -78,10 +78,10 @@ class ComputeMonitor(Monitor):
 
     # --- losses over tokens and FLOPs --------------------------------------------------------------------------------
 
-    def _write_losses(self, trainer: L.Trainer) -> None:
-        """The losses that Lightning logs for this step, at the count at which the step began, as its steps are."""
+    def _write_losses(self, trainer: L.Trainer, module: GrowableModule) -> None:
+        """The losses of this step, at the count at which the step began, as Lightning's steps are."""
         if self.axes:
-            metrics = trainer.callback_metrics
+            metrics = trainer.callback_metrics | module.step_values
             losses = {k: float(v) for k, v in metrics.items() if k.startswith("loss/") and not _is_validation(k)}
             for axis in self.axes:
                 axis.write(losses, _count(axis, self._began))

@@ -110,6 +110,9 @@ class GrowableModule(L.LightningModule):
         """Those that growths of the run will give the model, once they are known."""
         self.step_losses: list[Tensor] = []
         """Cross-entropy of each micro-batch of the optimizer step at hand, mean over all processes; on the device."""
+        self.step_values: dict[str, Tensor] = {}
+        """What else is known of the optimizer step at hand, by tag. It is logged at the steps that Lightning writes:
+        ``self.log`` at every step costs a small model per cents of its speed."""
         self.save_hyperparameters({"config": shape.to_dict(), "growth": self.growth})
 
     # --- shape -------------------------------------------------------------------------------------------------------
@@ -244,7 +247,7 @@ class GrowableModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._pending_samples = self._pending_tokens = 0
-            self.counts_LE, self.step_losses = None, []
+            self.counts_LE, self.step_losses, self.step_values = None, [], {}
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -257,3 +260,16 @@ class GrowableModule(L.LightningModule):
         self.tokens_seen += self._pending_tokens
         self.samples_seen += self._pending_samples
         self._pending_samples = self._pending_tokens = 0
+        step, every = self.trainer.global_step + 1, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0:
+            self._log_step()
+
+    @override
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.trainer.should_stop:  # a callback has just ended the run, and Lightning writes its last step too
+            self._log_step()
+
+    def _log_step(self) -> None:
+        self.log_dict(self.step_values)
+        if "loss/train" in self.step_values:
+            self.log("loss", self.step_values["loss/train"], prog_bar=True, logger=False)

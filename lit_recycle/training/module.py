@@ -142,9 +142,6 @@ class LitMoE(GrowableModule):
         self.spikes = SpikeWatch(spike_skip) if spike_skip else None
         self.skip: Tensor | None = None
         """One if the optimizer step at hand is skipped, zero if not."""
-        self.step_values: dict[str, Tensor] = {}
-        """What is known of the optimizer step at hand, by tag. `self.log` takes half a millisecond for each, so that
-        they are handed over at the steps at which Lightning writes them, and not before."""
         self.watch = FiniteWatch(self._way_on)
         names = ("balance_loss", "z_loss", "balance_rate", "activation_checkpointing")
         self.save_hyperparameters({name: getattr(self, name) for name in names})
@@ -326,22 +323,9 @@ class LitMoE(GrowableModule):
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        step, every = self.trainer.global_step + 1, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         super().optimizer_step(*args, **kwargs)
         if self.counts_LE is not None:
             self._balance(self.counts_LE)
-        if every and step % every == 0:
-            self._log_step()
-
-    @override
-    def on_train_batch_end(self, *args: Any) -> None:
-        if self.trainer.should_stop:  # a callback has just ended the run, and Lightning writes its last step too
-            self._log_step()
-
-    def _log_step(self) -> None:
-        self.log_dict(self.step_values)
-        if "loss/train" in self.step_values:
-            self.log("loss", self.step_values["loss/train"], prog_bar=True, logger=False)
 
     @torch.no_grad()
     def _balance(self, counts_LE: Tensor) -> None:
