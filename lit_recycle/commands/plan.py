@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.plan_data import print_sources, source_rows
+from lit_recycle.commands.plan_device import add_hours, memory
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.data.batch_warmup import BatchWarmup
 from lit_recycle.data.config import DataDefaults
@@ -49,6 +49,8 @@ class RunShape:
     pace: Pace
     max_steps: int
     param_bytes: int
+    precision: str = "32-true"
+    checkpointing: bool = False
 
     @property
     def tokens_per_step(self) -> int:
@@ -107,26 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strategy", default="fsdp2", help="of those N processes: fsdp2")
     parser.add_argument(
         "--tokens-per-second",
-        type=float,
-        metavar="N",
-        help="speed of the first stage, given or measured (compute/tokens_per_second): adds hours",
+        metavar="N|RUN",
+        help="adds hours: speed of the first stage, or the folder of a run with ComputeMonitor, whose FLOPs per second "
+        "are taken",
     )
     return parser
-
-
-def add_hours(rows: list[dict[str, Any]], tokens_per_second: float) -> None:
-    """Add to each row how long its stage takes, FLOPs being done as fast in all of them as in the first.
-
-    Raises:
-        ValueError: For a speed that is none.
-    """
-    if not 0 < tokens_per_second < math.inf:
-        raise ValueError(f"--tokens-per-second must be a positive number, got {tokens_per_second}")
-    first = rows[0]
-    per_token = first["flops"] / first["tokens"] if first["tokens"] else first["flops_per_token"]
-    flops_per_second = tokens_per_second * per_token
-    for row in rows:
-        row["hours"] = row["flops"] / flops_per_second / 3600
 
 
 def add_trained(rows: list[dict[str, Any]], parts: list[Stage]) -> None:
@@ -213,6 +200,8 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
         pace=_pace(trainer, data, parsed),
         max_steps=max_steps,
         param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision") or 32),
+        precision=str(trainer.get("precision") or 32),
+        checkpointing=bool(model.get("activation_checkpointing")),
     )
 
 
@@ -287,8 +276,7 @@ def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
         "flops_per_token": stage.shape.num_flops_per_token(last.seq_len),
         "flops": stage.end.flops - stage.start.flops,
         "sunk_flops": stage.start.flops,
-        "weight_bytes": size["params"] * run.param_bytes,
-        "optimizer_bytes": 2 * size["params"] * run.param_bytes,
+        **memory(stage.shape, last, run.param_bytes, run.precision, run.checkpointing),
         "event": stage.event.to_dict() if stage.event else None,
         "growth": stage.label,
         "preserves_function": stage.plan.preserves if stage.plan else None,
@@ -319,8 +307,12 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
         "FLOPs of the stage": lambda row: f"{row['flops']:.3g} ({row['flops'] / total:.0%})",
         "FLOPs before it": lambda row: f"{row['sunk_flops']:.3g}",
         "weights": lambda row: human(row["weight_bytes"], "B"),
+        "gradients": lambda row: human(row["gradient_bytes"], "B"),
         "AdamW moments": lambda row: human(row["optimizer_bytes"], "B"),
     }
+    if rows[0]["peak_bytes"]:
+        lines["activations of a process"] = lambda row: human(row["activation_bytes"], "B")
+        lines["at once, not sharded"] = lambda row: human(row["peak_bytes"], "B")
     if "trained_params" in rows[0]:
         lines["of them trained"] = lambda row: _count_of(row["trained_params"])
         lines["trained"] = lambda row: (row["event"] and in_words(row["event"])) or "all"

@@ -342,6 +342,23 @@ def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_p
     assert sum(row["hours"] for row in rows) > 0 and [row["start_step"] for row in rows] == [0, 2, 4]
 
 
+def test_a_plan_takes_its_speed_from_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Twice: the run has grown in between, and FLOPs are done as fast in all stages."""
+    path, run = config(tmp_path / "run"), tmp_path / "measured"
+    run.mkdir()
+    refused("plan", "--config", path, "--tokens-per-second", run / "none", says=("--tokens-per-second", "none"))
+    lines = [
+        "step,compute/tokens,compute/flops,compute/tokens_per_second",
+        "9,100,1e6,50",
+        "19,200,2e6,50",
+        "29,300,4e6,25",
+    ]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    assert main(["plan", "--config", str(path), "--tokens-per-second", str(run), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["stages"]
+    assert [row["hours"] * 3600 for row in rows] == pytest.approx([row["flops"] / 0.5e6 for row in rows])
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 DATA: dict[str, tuple[str, bytes | None, tuple[str, ...]]] = {
