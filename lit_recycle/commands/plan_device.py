@@ -11,26 +11,29 @@ import numpy as np
 from lit_recycle.data.pace import Step
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
-from lit_recycle.model.memory import activation_bytes
+from lit_recycle.model.memory import activation_bytes, working_bytes
 
 
 def memory(shape: Shape, step: Step, param_bytes: int, precision: str, checkpointing: bool) -> dict[str, int | None]:
     """Bytes of weights, gradients, AdamW's moments and activations on a device that holds the whole model, as alone or
     under DDP, and of all that it holds at once.
 
-    Activations are let go as gradients come, so that the larger of the two counts. They are known of this project's own
+    Activations are let go as gradients come, so that the larger of the two counts, activations with what the backward
+    pass of a block needs besides. They are known of this project's own
     model, without branches; None elsewhere.
     """
     weights = shape.num_params() * param_bytes
-    activations = None
+    activations = peak = None
     if type(shape) is NativeModel:
-        activations = activation_bytes(shape.config, step.rows * step.seq_len, precision, checkpointing)
+        tokens = step.rows * step.seq_len
+        activations = activation_bytes(shape.config, tokens, precision, checkpointing)
+        peak = 3 * weights + max(weights, activations + working_bytes(shape.config, tokens, precision))
     return {
         "weight_bytes": weights,
         "gradient_bytes": weights,
         "optimizer_bytes": 2 * weights,
         "activation_bytes": activations,
-        "peak_bytes": None if activations is None else 3 * weights + max(weights, activations),
+        "peak_bytes": peak,
     }
 
 

@@ -19,14 +19,24 @@ def activation_bytes(config: MoEConfig, tokens: int, precision: str = "32-true",
         precision: As `trainer.precision`: mixed ones keep the residual stream in float32.
         checkpointing: Whether blocks are computed again in the backward pass; then one of them is held at a time.
     """
-    product = 2 if "16" in precision else 4
-    residual = 4 if "mixed" in precision else product
+    residual, product = _widths(precision)
     layers = [_block(config, config.is_dense(i), residual, product) for i in range(config.num_layers)]
     blocks = sum(layers)
     if checkpointing:
         blocks = config.num_layers * config.hidden_size * residual + max(layers)
     ends = 2 * config.hidden_size * residual + INDEX  # the last norm's input, the gradient that the loss has computed
     return tokens * (blocks + ends)
+
+
+def working_bytes(config: MoEConfig, tokens: int, precision: str = "32-true") -> int:
+    """Bytes of the gradients of activations, which live while a block is gone back through: about what it has kept."""
+    return tokens * max(_block(config, config.is_dense(i), *_widths(precision)) for i in range(config.num_layers))
+
+
+def _widths(precision: str) -> tuple[int, int]:
+    """Bytes of a number in the residual stream, and in products."""
+    product = 2 if "16" in precision else 4
+    return 4 if "mixed" in precision else product, product
 
 
 def _block(config: MoEConfig, is_dense: bool, residual: int, product: int) -> int:
