@@ -236,7 +236,7 @@ class _Kinds:
         return self._effect("weight", grow_weight, recipe, sources)
 
     def state(self, recipe: Recipe, sources: list[Any]) -> tuple[_Effect, list[Any]]:
-        return self._effect("state", lambda *a: grow_state(*a, "carry", "AdamW"), recipe, sources)
+        return self._effect("state", lambda r, s: grow_state(r, s, "carry", "AdamW"), recipe, sources)
 
     def _effect(self, what: str, make: Callable[..., Any], recipe: Recipe, sources: Any) -> tuple[_Effect, list[Any]]:
         leaves, tree = tree_flatten(sources)

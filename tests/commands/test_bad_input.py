@@ -342,7 +342,7 @@ def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_p
     assert sum(row["hours"] for row in rows) > 0 and [row["start_step"] for row in rows] == [0, 2, 4]
 
 
-def test_a_plan_takes_its_speed_from_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_plan_takes_its_speed_from_a_run(refused, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Twice: the run has grown in between, and FLOPs are done as fast in all stages."""
     path, run = config(tmp_path / "run"), tmp_path / "measured"
     run.mkdir()
