@@ -270,7 +270,7 @@ def _kind(recipe: Recipe) -> Hashable:
         step.sources.full_axis(EXPERTS, layer),
         step.before.size(DENSE_WIDTH, recipe.sources[0][0].layer),
     )
-    sources = tuple((place.axes, weight) for place, weight in recipe.sources)
+    sources = tuple((place.axes, place.model, weight) for place, weight in recipe.sources)
     is_copy = layer is not None and step.sources.layer_copies[layer]
     takes = tuple(recipe.takes)
     return step.key, recipe.target.axes, recipe.target.expert, sources, takes, recipe.shape, dense, is_copy
