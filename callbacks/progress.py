@@ -118,6 +118,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
             return
         if self.train_progress_bar_id is None:  # a run that goes on within its only epoch
             self._initialize_train_progress_bar_id()
+        assert self.train_progress_bar_id is not None
         self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
         self._update_metrics(trainer, pl_module)
         self.refresh(hard=True)
