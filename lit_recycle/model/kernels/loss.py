@@ -5,10 +5,10 @@ Axes: T tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -45,18 +45,17 @@ class _CrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + rows)
             hidden, kept = hidden_TD[chunk], kept_T[chunk].unsqueeze(1)
             labels = labels_T[chunk].unsqueeze(1).clamp(min=0)
-            logits = (hidden @ weight.T).to(dtype)
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            loss += (log_sum - logits.gather(1, labels)).where(kept, 0.0).sum()
+            log_probs = F.log_softmax(hidden @ weight.T, dim=-1, dtype=dtype)
+            loss -= log_probs.gather(1, labels).where(kept, 0.0).sum()
             if needs_hidden or needs_weight:
-                # The softmax; of a row that is left out zeros, which take no pass of their own over the logits.
-                grad = logits.sub_(log_sum.where(kept, math.inf)).exp_()
-                grad.scatter_add_(1, labels, -kept.to(grad.dtype))
+                grad = log_probs.exp_().scatter_add_(1, labels, log_probs.new_full(labels.shape, -1.0))
                 grad = grad.to(hidden.dtype)  # of the sum: shares of the mean would vanish in float16
+                # A row that is left out counts nothing, and takes no pass of its own over the logits.
+                counts = kept.to(hidden.dtype)
             if grad_hidden_TD is not None:
-                torch.mm(grad, weight, out=grad_hidden_TD[chunk])
+                torch.mm(grad, weight, out=grad_hidden_TD[chunk]).mul_(counts)
             if grad_weight_VD is not None:  # shrunk, for sums over so many rows would be infinite there
-                grad_weight_VD += grad.T @ (hidden * shrink)
+                grad_weight_VD += grad.T @ (hidden * (counts * shrink))
         if grad_weight_VD is not None:
             grad_weight_VD = grad_weight_VD.div_(shrink * count).to(weight_VD.dtype)
         ctx.save_for_backward(grad_hidden_TD, grad_weight_VD, count)
