@@ -26,6 +26,7 @@ from lit_recycle.growth.shape import Shape
 from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.training import named_state
 from lit_recycle.training.averages import update_averages
+from lit_recycle.training.description import check_description
 from lit_recycle.training.growable import GrowableModule, check_growable
 from lit_recycle.training.growth_log import batch_loss, log_growth
 from lit_recycle.training.module import Batch
@@ -118,6 +119,7 @@ class GrowthCallback(L.Callback):
         stages = self.stages(trainer, pl_module)
         if isinstance(pl_module, GrowableModule):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
+            check_description(pl_module, [stage.plan for stage in stages if stage.plan is not None])
         check_rules([*pl_module.growth, *records_to_come(stages, named_state.parameter_names(pl_module))])
         self.rows.follow(trainer, pl_module)
         self._last_step = trainer.global_step
@@ -246,6 +248,10 @@ class GrowthCallback(L.Callback):
         """After the first step, when its state is there: not at an event that is weeks away."""
         if self._checked:
             return
+        if module.progress.tokens == 0:
+            raise ValueError(
+                f"{type(module).__name__}.training_step has counted no tokens: call self.count(samples=…, tokens=…)"
+            )
         events = [event for event in self._open_events(module.growth) if event.optimizer_state != "reset"]
         if events:
             operators = [operator for event in events for operator in event.operators]

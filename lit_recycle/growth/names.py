@@ -58,7 +58,8 @@ class Naming:
         layers: Regular expression of what stands before a layer's index.
         axes: Axis strings (see :mod:`lit_recycle.growth.axes`) by the suffix after the layer's index, in which
             ``{e}`` stands for an expert's index.
-        others: Axis strings of the tensors outside of the layers, by name without a leading ``model.`` or the like.
+        others: Axis strings of the tensors outside of the layers, by name; a leading ``model.`` or the like may be left
+            out.
         inside: What stands before all names, where the model is part of another module.
         tail: Regular expression of what stands before the index of a layer for multi-token prediction, where these are
             a stack of their own; empty where they follow the last layer.
@@ -102,7 +103,7 @@ class Naming:
         if match is None and self.tail and (match := self._tail_pattern.fullmatch(own)):
             number, first = int(match["layer"]), self.num_layers
         if match is None:
-            text = self.others.get(self.bare(name))
+            text = self.others.get(own) or self.others.get(self.bare(name))
             return Place("", None, name, None, parse_axes(text) if text else UNKNOWN)
         suffix, expert = match["suffix"], None
         if found := re.search(r"(?<=\bexperts\.)\d+(?=\.)", suffix):

@@ -95,19 +95,28 @@ class TableShape:
 
     @property
     def num_layers(self) -> int:
-        return getattr(self, self.fields["L"])
+        return getattr(self, self._field("L"))
 
     def size(self, axis: str, layer: int | None = None) -> int:
         """See :class:`GrowableModel`."""
-        return getattr(self, self.fields[axis]) if axis in self.fields else 0
+        return getattr(self, self._field(axis)) if axis in self.fields else 0
+
+    def _field(self, axis: str) -> str:
+        """The dataclass' field that holds an axis' size."""
+        owner, named = type(self).__name__, self.fields.get(axis)
+        if named is None:
+            raise ValueError(f"{owner}.fields must name the field of the number of layers, as in {{'L': 'num_layers'}}")
+        if not hasattr(self, named):
+            raise ValueError(f"{owner}.fields names {named!r} for {axis}, and {owner} has no such field")
+        return named
 
     def resized(self, sources: SourceMap, top_k: int | None = None) -> Self:
         """See :class:`GrowableModel`."""
         lacking = [AXIS_NAMES.get(axis, axis) for axis in sources.axes if axis not in self.fields]
         if lacking:
             raise ValueError(f"{type(self).__name__}.fields names no field for {', '.join(lacking)}")
-        changes = {self.fields["L"]: len(sources.layers)}
-        changes |= {self.fields[axis]: one_size(axis, maps) for axis, maps in sources.axes.items()}
+        changes = {self._field("L"): len(sources.layers)}
+        changes |= {self._field(axis): one_size(axis, maps) for axis, maps in sources.axes.items()}
         return replace(self, **changes)  # type: ignore[type-var]  # a subclass is a dataclass
 
     def upcycled(self, layers: Sequence[int], num_experts: int, top_k: int, granularity: int) -> Self:

@@ -19,7 +19,7 @@ from lit_recycle.hub.patterns import cycle
 LIKE = "like"
 MERGED = ("axes", "others", "sizes", "keys", "patterns")
 """Keys whose entries are added to those of the family that it is like."""
-IN_CODE_ALONE = ("native", "becomes", "upcycled")
+IN_CODE_ALONE = ("native", "becomes", "upcycled", "implied")
 
 
 def read_family(path: str | Path) -> Family:

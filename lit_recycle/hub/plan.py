@@ -12,6 +12,7 @@ from lit_recycle.growth.event import Form, operators_of
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
+from lit_recycle.growth.outputs import check_outputs
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.hub.alike import open_alike
@@ -216,6 +217,8 @@ def _check_names(growth: FolderGrowth) -> None:
     for step in growth.plan.steps[:1]:
         for layer in range(model.num_layers):
             _check_layer(growth, layer, by_layer.get(layer, []))
+        places = (place for each in by_layer.values() for place in each)
+        check_outputs(growth.plan, places, str(where), at_least=growth.before_family.outputs)
         widths = set(step.maps) - {EXPERTS}
         unknown = [p for places in by_layer.values() for p in places if not p.axes.known]
         if widths and unknown:
@@ -245,12 +248,6 @@ def _check_layer(growth: FolderGrowth, layer: int, places: Sequence[Place]) -> N
                     f"{where}: {place.name} seems to belong to the experts, and its axes are not known; add them to "
                     "the family's file"
                 )
-    zeroed = getattr(step.operator, "zero_output", False)
-    outputs = {place.suffix for place in places if place.axes.writes_residual and not place.suffix.endswith("bias")}
-    if zeroed and len(outputs) < growth.before_family.outputs:
-        raise ValueError(
-            f"{where}: the output projections of layer {layer} are not known by name, so zero_output cannot zero them"
-        )
 
 
 def _is_of_experts(place: Place, shape: tuple[int, ...], model: GrowableModel, layer: int) -> bool:

@@ -48,7 +48,12 @@ def load(folder: Path) -> Any:
         from transformers import AutoModelForCausalLM
     except ModuleNotFoundError:
         raise ValueError("comparing models needs transformers: pip install 'lit-recycle[hf]'") from None
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except ValueError as error:
+        raise ValueError(f"transformers does not load {folder}: {str(error).splitlines()[0]}") from error
     model, info = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in info[kind] if not _is_mtp(str(key), model.config))

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pico
@@ -16,6 +17,7 @@ from lit_recycle.hub.dense_layers import Kinds, Prefix
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.family_file import family_from, read_family
 from lit_recycle.hub.grow import grow_folder
+from lit_recycle.hub.verify import compare_logits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "add-a-family.md").read_text()
 NAMES = {
@@ -35,8 +37,8 @@ NAMES = {
 KEYS = {"num_hidden_layers": "n_layers", "num_local_experts": "n_experts", "num_experts_per_tok": "n_active"}
 
 
-def block(language):
-    return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
+def block(language, number=0):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[number]
 
 
 def translated(source, target, names, keys, model_type):
@@ -90,8 +92,40 @@ def test_the_tensors_of_the_page_are_those_of_the_folder(acme):
 
 def test_both_ways_to_describe_it_are_one(acme):
     names: dict = {}
-    exec(block("python"), names)
+    exec(block("python", 1), names)
     assert read_family(acme[0] / "acme.yaml") == names["FAMILY"]
+
+
+PERSIMMON = {
+    "axes": {
+        "self_attn.dense.weight": "D+ (H P)*",
+        "self_attn.dense.bias": "D+",
+        "mlp.dense_4h_to_h.weight": "down: D+ I*",
+        "mlp.dense_4h_to_h.bias": "D+",
+    }
+}
+
+
+def test_a_bias_of_an_output_that_is_not_named_is_told(tmp_path, monkeypatch, capsys):
+    """On the tiny model of the page."""
+    monkeypatch.chdir(tmp_path)
+    exec(block("python"), {})
+    Path("whole.yaml").write_text(yaml.safe_dump(PERSIMMON))
+    arguments = ["tiny", "grown", "--depth", "2", "--zero-output", "--verify", "--family"]
+    assert grow([*arguments, "whole.yaml"]) == 0 and "logit difference 0 " in capsys.readouterr().out
+    axes = {name: text for name, text in PERSIMMON["axes"].items() if name != "mlp.dense_4h_to_h.bias"}
+    Path("part.yaml").write_text(yaml.safe_dump({"axes": axes}))
+    with pytest.raises(ValueError, match=r"model.layers.0.mlp.dense_4h_to_h.bias is added to the residual stream"):
+        grow([*arguments, "part.yaml", "--dry-run"])
+
+
+def test_a_folder_whose_config_contradicts_it_is_told(sources, tmp_path):
+    source, _ = sources("mixtral")
+    shutil.copytree(source, tmp_path / "other")
+    config = json.loads((tmp_path / "other/config.json").read_text())
+    (tmp_path / "other/config.json").write_text(json.dumps(config | {"vocab_size": 48}))
+    with pytest.raises(ValueError, match=r"other: transformers finds mismatched keys: .*embed_tokens"):
+        compare_logits(tmp_path / "other", source)
 
 
 def test_every_key_is_on_the_page():

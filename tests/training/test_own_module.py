@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -162,3 +163,94 @@ def test_operators_that_do_not_fit_are_refused_before_the_run(
     trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[growth], default_root_dir=tmp_path, logger=False)
     with pytest.raises(ValueError, match=says):
         trainer.fit(own.LitGPT(), datamodule=own.Bytes(TEXT))
+
+
+def refused(own: Any, tmp_path: Path, operator: Any, module: Any, steps: int = 1) -> str:
+    """What a run is refused with, before the growth."""
+    growth = GrowthCallback([GrowthEvent(at=Trigger(steps=steps), grow=[operator])])
+    kept: dict[str, Any] = dict(logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer = L.Trainer(max_steps=steps + 1, accelerator="cpu", callbacks=[growth], default_root_dir=tmp_path, **kept)
+    with pytest.raises(ValueError) as error:
+        trainer.fit(module, datamodule=own.Bytes(TEXT))
+    assert module.growth == [] and not any(p.is_meta for p in module.parameters())
+    return str(error.value)
+
+
+INNER, DEEPER = WidenInner("dense", factor=2), Interpose(2, zero_output=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers", "operator", "says"),
+    [
+        (
+            {"up.weight": None},
+            "",
+            INNER,
+            "makes model.blocks.0.up.weight of shape [64, 32], and make_model gives it [128",
+        ),
+        ({"up.weight": "up: D I*"}, "", INNER, "up.weight of shape [64, 32] the axis I where it has 32 entries"),
+        ({"norm1.weight": "D I"}, "", INNER, "gives model.blocks.0.norm1.weight 2 axes, and its shape is [32]"),
+        ({}, "blocks", DEEPER, "the output projections of layer 0 are not known by name"),
+        ({}, "blocks", Interpose(2), "makes no model.blocks.2.norm1.weight, which make_model gives the grown model"),
+        ({"down.weight": None, "out.weight": None}, "", DEEPER, "the output projections of layer 0 are not known"),
+    ],
+)
+def test_tensors_described_wrongly_are_refused_before_the_run(
+    own: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str | None],
+    layers: str,
+    operator: Any,
+    says: str,
+) -> None:
+    naming = own.GPTShape.naming
+    axes = {name: text for name, text in {**naming.axes, **changes}.items() if text}
+    monkeypatch.setattr(own.GPTShape, "naming", dataclasses.replace(naming, axes=axes, layers=layers or naming.layers))
+    assert says in refused(own, tmp_path, operator, own.LitGPT())
+
+
+def test_a_bias_that_zero_output_would_leave_is_refused(own: Any, tmp_path: Path) -> None:
+    class Biased(own.LitGPT):  # type: ignore[name-defined]
+        def make_model(self) -> Any:
+            model = super().make_model()
+            for block in model.blocks:
+                block.down = type(block.down)(self.shape.inner_size, self.shape.hidden_size)
+            return model
+
+    assert "down.bias is added to the residual stream as down.weight is" in refused(own, tmp_path, DEEPER, Biased())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"I": "inner_size"}, "GPTShape.fields must name the field of the number of layers"),
+        ({"L": "num_layers", "I": "inner"}, "GPTShape.fields names 'inner' for I, and GPTShape has no such field"),
+    ],
+)
+def test_fields_that_are_not_there_are_named(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str], says: str
+) -> None:
+    monkeypatch.setattr(own.GPTShape, "fields", fields)
+    assert says in refused(own, tmp_path, INNER, own.LitGPT())
+
+
+def test_a_module_that_counts_no_tokens_is_told_after_one_step(own: Any, tmp_path: Path) -> None:
+    class Uncounted(own.LitGPT):  # type: ignore[name-defined]
+        def count(self, samples: int, tokens: int) -> None:
+            pass
+
+    assert "Uncounted.training_step has counted no tokens" in refused(own, tmp_path, DEEPER, Uncounted(), steps=3)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_hidden_size_grows_with_the_tensors_outside_of_the_layers_named(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    others = {f"{prefix}embed.weight": "V D", f"{prefix}head.weight": "V D*"}
+    axes = own.GPTShape.naming.axes | {"qkv.weight": "qkv D*"}
+    naming = dataclasses.replace(own.GPTShape.naming, others=others, axes=axes)
+    monkeypatch.setattr(own.GPTShape, "naming", naming)
+    monkeypatch.setattr(own.GPTShape, "fields", {"L": "num_layers", "D": "hidden_size"})
+    said = refused(own, tmp_path, WidenHidden(2), own.LitGPT())
+    assert "makes model.blocks.0.qkv.weight of shape [96, 64], and make_model gives it [192, 64]" in said
