@@ -200,6 +200,11 @@ FAMILIES = {
     "nemotron": _DENSE | dict(head_dim=4),
     "olmo": _DENSE,
     "starcoder2": _DENSE,
+    "cohere": _DENSE | dict(logit_scale=1.0),
+    "gemma": _DENSE | dict(head_dim=4),
+    "gpt_neox": _DENSE,
+    "phi": _DENSE,
+    "stablelm": _DENSE,
 }
 DENSE = [name for name in FAMILIES if models.FAMILIES[name].routing is None]
 UPCYCLED = {name: models.FAMILIES[name].becomes for name in DENSE if models.FAMILIES[name].becomes}

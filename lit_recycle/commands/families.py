@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
     _print(rows)
     print("\nAll of them train and grow in a run, too: as our model, or through transformers.\n\nNot grown:")
     _print(list(NOT_GROWN.items()))
+    print("\nAny other model type can be described in a YAML file: docs/add-a-family.md and `grow --family`.")
     return 0
 
 
