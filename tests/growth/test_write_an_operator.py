@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 from helpers import built, grown_by, tiny, tokens
 
@@ -17,7 +18,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_example_passes_its_test_and_runs_on_disk(tmp_path):
-    operator, test, _ = blocks("python")
+    operator, test, *_ = blocks("python")
     (tmp_path / "my_operators.py").write_text(operator)
     (tmp_path / "test_my_operators.py").write_text(test)
     pythonpath = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT / 'tests')!r}]; "
@@ -42,18 +43,17 @@ def test_the_example_passes_its_test_and_runs_on_disk(tmp_path):
     assert "CopyLast(" in run.stdout and "times=2, noise=0.01" in run.stdout, run.stderr
 
 
-def test_the_other_example_leaves_the_function():
+def test_the_other_examples_leave_the_function():
     names: dict = {}
-    head = "from collections.abc import Mapping\nfrom dataclasses import dataclass\n"
-    head += "from lit_recycle.growth.operator import GrowableModel\n"
-    head += (
-        "from lit_recycle.growth.operators.widen import WidthOperator\nfrom lit_recycle.growth.sources import AxisMap\n"
-    )
-    exec(head + blocks("python")[2], names)
+    exec("\n".join(blocks("python")[2:]), names)
     model = built(tiny())
-    after = grown_by(model, names["DoubleInner"]())
-    assert after.config.expert_size == 2 * model.config.expert_size
-    assert (after(tokens(model.config))[0] - model(tokens(model.config))[0]).abs().max() < 1e-12
+    inner, experts = grown_by(model, names["DoubleInner"]()), grown_by(model, names["RotateExperts"](by=2))
+    assert inner.config.expert_size == 2 * model.config.expert_size
+    assert experts.config.num_experts == 6 and experts.config.top_k == 2 * model.config.top_k
+    rows, before = (m.state_dict()["layers.1.moe.router.weight"] for m in (experts, model))
+    assert torch.equal(rows, before[[0, 1, 2, 2, 0, 1]])
+    for after in (inner, experts):
+        assert (after(tokens(model.config))[0] - model(tokens(model.config))[0]).abs().max() < 1e-12
 
 
 def test_the_table_of_operators_is_what_the_command_prints():
