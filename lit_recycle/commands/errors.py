@@ -111,6 +111,11 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
         return f"{path} must be of type {wrong_type[1]}, got {wrong_type[2]!r}"
     if choice := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", message):
         return f"{path} must be one of {choice[1]}, got {choice[2]!r}"
+    if missing := re.search(r"No module named '([\w.]+)'", message):
+        return f"{path}: there is no module {missing[1]!r}, neither in the folder of the call nor on PYTHONPATH"
+    if unknown_class := re.search(r"Expected a dot import path string: (\S+)", message):
+        own = f"one of your own needs its module, my_module.{unknown_class[1]}"
+        return f"{path}: no class is known as {unknown_class[1]}; {own}"
     text = _one_line(_BOILERPLATE.sub("", message).replace('in "<unicode string>", line', "at line"))
     return f"{path}: {text}" if path else text
 

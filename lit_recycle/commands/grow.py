@@ -189,7 +189,8 @@ def _operators(texts: list[str]) -> list[Operator]:
         values = [yaml.safe_load(text) for text in texts]
         return parser.instantiate(parser.parse_object({"grow": values})).grow
     except argparse.ArgumentError as error:
-        raise ValueError(f"--{sentence(error)}; `lit-recycle operators` lists them") from error
+        told = str(sentence(error)).removeprefix("grow: ")
+        raise ValueError(f"--grow: {told} (`lit-recycle operators` lists operators and their keys)") from error
     except yaml.YAMLError as error:
         raise ValueError(f"--grow is not YAML: {' '.join(str(error).split())}") from error
 
@@ -251,6 +252,7 @@ def _verify(args: argparse.Namespace, expect_equal: bool) -> int:
     difference = compare_logits(args.source, args.destination)
     print(f"largest logit difference {difference.largest:.3g} (largest logit of the source {difference.scale:.3g})")
     if expect_equal and not difference.is_rounding:
-        print("the growth should preserve the function, and does not: this is an error", file=sys.stderr)
+        way_out = " in the YAML file a tensor or a mark is missing: docs/add-a-family.md" if args.family else ""
+        print(f"the growth should preserve the function, and does not: this is an error{way_out}", file=sys.stderr)
         return 1
     return 0

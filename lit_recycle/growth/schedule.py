@@ -201,5 +201,5 @@ def _check(event: GrowthEvent, step: int, now: Progress, max_steps: int, is_firs
     if step >= max_steps:
         raise ValueError(
             f"the growth at {event.at} (step {step:,}) cannot be reached: the run ends at trainer.max_steps "
-            f"{max_steps:,}; raise max_steps or let the event come earlier"
+            f"{max_steps:,}; raise max_steps or let the event come earlier (--growth.events.N.at, N from 0)"
         )

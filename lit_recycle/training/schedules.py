@@ -29,7 +29,8 @@ class WarmupStableDecay(LambdaLR):
     ) -> None:
         if warmup_steps < 0 or decay_steps < 0 or warmup_steps + decay_steps > total_steps:
             raise ValueError(
-                f"warmup_steps {warmup_steps} and decay_steps {decay_steps} do not fit into total_steps {total_steps}"
+                f"warmup_steps {warmup_steps} and decay_steps {decay_steps} do not fit into total_steps {total_steps}; "
+                "set model.lr_scheduler.warmup_steps and decay_steps to fewer"
             )
         if not 0 <= final_factor <= 1:
             raise ValueError(f"final_factor must lie in 0..1, got {final_factor}")

@@ -164,5 +164,23 @@ def test_any_operator_from_the_command_line(sources, tmp_path, capsys):
     record = json.loads(maps.read_text())["growths"][0]
     (tmp_path / "maps.json").write_text(json.dumps(record))
     assert grow([str(source), str(tmp_path / "again"), *options, "--maps", str(tmp_path / "maps.json")]) == 0
-    with pytest.raises(ValueError, match="WidenHiden"):
-        grow([str(source), str(tmp_path / "no"), "--grow", "WidenHiden"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "WidenHiden",
+            r"^--grow: no class is known as WidenHiden; one of your own needs its module, my_module.WidenHiden",
+        ),
+        ("no_operators.Mine", r"^--grow: there is no module 'no_operators', neither in the folder of the call nor on"),
+        (
+            "{class_path: Solar, init_args: {dop: 1}}",
+            r"^--grow: there is no key 'dop' in grow; did you mean 'drop'\? \(`",
+        ),
+        ("Solar", r"^--grow: the following arguments are required: drop \("),
+    ],
+)
+def test_operators_that_are_not_there_are_told(text, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        grow([str(tmp_path), str(tmp_path / "no"), "--grow", text])
