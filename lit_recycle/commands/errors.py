@@ -45,8 +45,9 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     """What to tell the user; None for what is broken in a program, which deserves a traceback.
 
     A user's mistakes are errors of the file system, of a configuration (Lightning's, OmegaConf's, or the command
-    line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it. That another
-    process of a run is gone, or memory short, is no mistake, but a traceback would not tell more.
+    line's), and a ``ValueError`` raised by this project's own code, wherever a parser has wrapped it, or by a class
+    that refuses its arguments. That another process of a run is gone, or memory short, is no mistake, but a traceback
+    would not tell more.
 
     Args:
         error: An exception.
@@ -77,6 +78,7 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     innermost = list(_causes(error))[-1] if _raised_by(error).startswith("jsonargparse.") else error
     users = type(error).__name__ == "MisconfigurationException"
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
+    users |= isinstance(innermost, ValueError) and innermost is not error and _refuses_arguments(innermost)
     return _one_line(innermost) if users else None
 
 
@@ -147,6 +149,14 @@ def _raised_by(error: BaseException) -> str:
     while trace is not None:
         name, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
     return f"{name}."
+
+
+def _refuses_arguments(error: BaseException) -> bool:
+    """Whether a class that a configuration names, a user's own too, has raised it where it takes its arguments."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_code.co_name in ("__init__", "__post_init__")
 
 
 def _one_line(text: object) -> str:

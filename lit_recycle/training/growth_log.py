@@ -65,7 +65,8 @@ def announcement(record: GrowthRecord, seconds: float) -> str:
     """A growth in a few lines: what it was, and the model before → after."""
     stages = record.sizes_before, record.sizes_after
     rows = {"layers": [str(size["layers"]) for size in stages]}
-    rows["experts (top-k)"] = [f"{size['experts']} ({size['top_k']})" for size in stages]
+    if any(size["experts"] for size in stages):
+        rows["experts (top-k)"] = [f"{size['experts']} ({size['top_k']})" for size in stages]
     rows |= {name: [str(size.get(name, 0)) for size in stages] for name in AXIS_NAMES.values() if name != "experts"}
     rows["parameters"] = [human(size["params"]) for size in stages]
     rows["active parameters"] = [human(size["active_params"]) for size in stages]

@@ -19,6 +19,8 @@ import lightning as L
 
 class Mine(L.Callback):
     def __init__(self, path: str) -> None:
+        if not path:
+            raise ValueError("path must name a file")
         self.path = path
 
     def on_train_end(self, trainer, pl_module) -> None:
@@ -43,3 +45,15 @@ def test_a_package_called_callbacks(
     path = config(tmp_path / "run", trainer__callbacks=[mine, growth], trainer__max_steps=2)
     assert main(["fit", "--config", str(path)]) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "steps").read_text()) == 2
+
+
+def test_arguments_that_a_class_refuses_are_told_in_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_callbacks.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    mine = {"class_path": "my_callbacks.Mine", "init_args": {"path": ""}}
+    path = config(tmp_path / "run", trainer__callbacks=[mine], trainer__max_steps=2)
+    assert main(["fit", "--config", str(path)]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: path must name a file"
+    assert not (tmp_path / "run").exists()

@@ -51,6 +51,7 @@ def test_the_page_runs(own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(RUN, names)
     said = capsys.readouterr().out
     assert "GPTShape(num_layers=4, hidden_size=32, inner_size=128) ['depth ×2', 'inner width (dense) ×2']" in said
+    assert "loss, same batch" in said and "experts" not in said
     losses = [(r["loss_before"], r["loss_after"]) for r in names["module"].growth]
     for before, after in losses:
         assert after == pytest.approx(before, abs=1e-5)
