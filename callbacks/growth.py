@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -16,7 +17,7 @@ from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.facts import Facts, Unmeasured
+from lit_recycle.growth.facts import ACTIVATION, CHANNELS, Facts, Unmeasured
 from lit_recycle.growth.history import GrowthRecord, records_to_come
 from lit_recycle.growth.measure import norms, weight_facts
 from lit_recycle.growth.operator import GrowableModel
@@ -25,6 +26,7 @@ from lit_recycle.growth.schedule import Stage, is_due, stages
 from lit_recycle.growth.shape import Shape
 from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.training import named_state
+from lit_recycle.training.activations import activations, check_activations
 from lit_recycle.training.averages import update_averages
 from lit_recycle.training.description import check_description
 from lit_recycle.training.growable import GrowableModule, check_growable
@@ -79,8 +81,8 @@ class GrowthCallback(L.Callback):
             raise ValueError(f"GrowthCallback.utility_steps must be at least 1, got {utility_steps}")
         if not events:
             raise ValueError("GrowthCallback.events is empty: list at least one growth, or leave the callback out")
-        self.events: Sequence[GrowthEvent] = tuple(events)
-        self._written = [event.to_dict() for event in events]  # asked for several times in each step
+        self.events: Sequence[GrowthEvent] = tuple(part for event in events for part in event.spread())
+        self._written = [event.to_dict() for event in self.events]  # asked for several times in each step
         self.dirpath, self.save_anchor, self.seed = dirpath, save_anchor, seed
         self.seq_len, self.constant_tokens = start_seq_len, constant_tokens
         if start_seq_len is not None and start_seq_len < 1:
@@ -120,6 +122,9 @@ class GrowthCallback(L.Callback):
         if isinstance(pl_module, GrowableModule):
             pl_module.shapes_to_come = [stage.shape for stage in stages]
             check_description(pl_module, [stage.plan for stage in stages if stage.plan is not None])
+        for asked in {fact for event in self.events for operator in event.operators for fact in operator.asks}:
+            if asked.startswith(ACTIVATION):
+                check_activations(pl_module, asked.removeprefix(ACTIVATION))
         check_rules([*pl_module.growth, *records_to_come(stages, named_state.parameter_names(pl_module))])
         self.rows.follow(trainer, pl_module)
         self._last_step = trainer.global_step
@@ -266,7 +271,7 @@ class GrowthCallback(L.Callback):
             observer.on_growth_start(trainer, module, event)
         progress, loss_before = module.progress, batch_loss(trainer, module, batch)
         started = time.perf_counter()
-        plan, names = self._plan(trainer, module, event), named_state.parameter_names(module)
+        plan, names = self._plan(trainer, module, event, batch), named_state.parameter_names(module)
         self.rows.release(module)
         grow_in_run(trainer, module, plan, event.optimizer_state)
         self._watch(trainer)
@@ -282,11 +287,12 @@ class GrowthCallback(L.Callback):
         for observer in _observers(trainer):
             observer.on_growth_end(trainer, module, module.growth[-1])
 
-    def _plan(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> GrowthPlan:
+    def _plan(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent, batch: Batch) -> GrowthPlan:
         def facts(model: GrowableModel) -> Facts:
             assert trainer.model is not None
             weights = named_state.weights(trainer.model)
-            return weight_facts(model, weights, self.utility.facts(lambda: norms(model, weights, EXPERTS)))
+            seen = {f"{ACTIVATION}{axis}": partial(activations, trainer, module, batch, axis) for axis in CHANNELS}
+            return weight_facts(model, weights, seen | self.utility.facts(lambda: norms(model, weights, EXPERTS)))
 
         return plan_growth(module.shape, event.operators, seed=self.seed, event=len(module.growth), facts=facts)
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from lit_recycle.growth.engine import Grown, grow_weight, own
+from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.native import NATIVE
+from lit_recycle.growth.operator import GrowableModel, Operator
 from lit_recycle.growth.operators import DuplicateExperts, Layers
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.growth.sources import AxisMap, SourceMap
+from lit_recycle.growth.sources import AxisMap, MapPerExpert, SourceMap
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,32 @@ class Shape:
         maps = [sources.full_axis("E", j) for j in range(len(sources.layers))]
         experts = (self.experts[i] if m is None else len(m.sources) for m, i in zip(maps, sources.layers, strict=True))
         return replace(self, experts=tuple(experts), top_k=top_k or self.top_k)
+
+
+@dataclass(frozen=True)
+class WidenEachExpert(Operator):
+    """Copies of other inner channels in each expert."""
+
+    size: int
+    seed: int = 0
+
+    def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def row(width: int) -> AxisMap:
+            more = torch.randint(width, (self.size - width,), generator=generator).tolist()
+            order = torch.randperm(self.size, generator=generator).tolist()
+            return AxisMap(width, tuple([*range(width), *more][i] for i in order))
+
+        maps = [
+            MapPerExpert(tuple(row(model.size("F", layer)) for _ in range(experts))) if experts else None
+            for layer in range(model.num_layers)
+            for experts in [model.size("E", layer)]
+        ]
+        return SourceMap.identity(model.num_layers, {"F": tuple(maps)})
+
+    def label(self, model: GrowableModel, after: GrowableModel) -> str:
+        return f"inner width {self.size}"
 
 
 def plan_of_maps(

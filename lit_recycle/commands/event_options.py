@@ -49,7 +49,7 @@ def apply(options: dict[str, Any], config: dict[str, Any]) -> None:
         below: Any = growth.setdefault("init_args", {})
         for number, part in enumerate(parents):
             below = _step(below, part, f"--growth.{'.'.join(parents[: number + 1])}")
-        if parents[-1:] == ["at"]:
+        if parents[-1:] in (["at"], ["until"]):
             below.clear()
         below[last] = value
 

@@ -196,7 +196,7 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
         shape = with_branches(shape, model["reparam"])
     return RunShape(
         shape=shape,
-        events=list(parsed.events),
+        events=[part for event in parsed.events for part in event.spread()],
         pace=_pace(trainer, data, parsed),
         max_steps=max_steps,
         param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision") or 32),

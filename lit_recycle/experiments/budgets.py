@@ -51,7 +51,7 @@ class Settings:
             see :class:`Restart`.
         start_seq_len: Tokens per sample before the first growth that has a ``seq_len``.
         constant_tokens: Keep the tokens per step while samples are shorter.
-        growths: Events of GrowthCallback without ``at``; ``after`` is in F_c since the first growth.
+        growths: Events of GrowthCallback without ``at``; ``after``, and ``until``, are in F_c since the first growth.
         sunk: F_c before the first growth.
         extra: F_c after it; of the whole run where nothing is sunk.
         decay: F_c at the end in which the learning rate decays.
@@ -87,6 +87,8 @@ def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, t
     total = round((settings.sunk + settings.extra) * unit)
     growth = settings.growth_callback(events)
     shape = _endless_shape(fit, growth)
+    if len(shape.events) > len(events):  # one that is spread over several is written out
+        growth = settings.growth_callback([event.to_dict() for event in shape.events])
     stages = shape.stages()
     last = stages[-1]
     per_step = flops_of(last.last, last.shape)
@@ -132,8 +134,9 @@ def _lay_out_restart(
 
 
 def _event(growth: Mapping[str, Any], sunk: float, unit: int) -> dict[str, Any]:
-    after = growth.get("after", 0.0)
-    return {"at": {"flops": round((sunk + after) * unit)}} | {k: v for k, v in growth.items() if k != "after"}
+    moments = {"at": growth.get("after", 0.0)} | {k: v for k, v in growth.items() if k == "until"}
+    triggers = {name: {"flops": round((sunk + after) * unit)} for name, after in moments.items()}
+    return triggers | {k: v for k, v in growth.items() if k not in ("after", "until")}
 
 
 def _endless_shape(fit: Fit, growth: Sequence[Mapping[str, Any]]) -> RunShape:

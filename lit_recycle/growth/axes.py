@@ -25,6 +25,7 @@ from functools import cache, cached_property
 from math import prod
 
 EXPERTS = "E"
+EXPERT_WIDTH = "F"
 DENSE_WIDTH = "I"
 SUMMED, RESIDUAL = "*", "+"
 _FACTOR = r"(?:\w+|\[[\w ]+\])"

@@ -21,8 +21,8 @@ from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS, Dimension
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.growth.shards import gather, local_part, resharded, rewrapped, shard_dimension, window
-from lit_recycle.growth.sources import AxisMap
+from lit_recycle.growth.shards import gather, gather_each, local_part, resharded, rewrapped, shard_dimension, window
+from lit_recycle.growth.sources import AnyMap, AxisMap, MapPerExpert
 from lit_recycle.growth.treatments import Part, Treatment, Zero
 
 T = TypeVar("T")
@@ -146,9 +146,8 @@ def grow_weight(recipe: Recipe, sources: Sequence[Grown]) -> Grown:
     """The weight of a recipe's target, from the weights of its sources."""
     value, owned = taken(recipe, sources)
     for i, axis, mapped in recipe.takes if recipe.shape is None else ():
-        dimension = recipe.target.axes.dimensions[i]
-        if dimension.summed:
-            scale(value, i, dimension, axis, [1 / m for m in mapped.multiplicities])
+        if recipe.target.axes.dimensions[i].summed:
+            scale(recipe, value, i, axis, mapped, lambda m: [1 / n for n in m.multiplicities])
     wanted = treatments_of(recipe)
     if all(treatments == (Zero(),) for treatments in wanted):
         return Grown(value.zero_() if owned else torch.zeros_like(value), True)
@@ -170,8 +169,18 @@ def taken(recipe: Recipe, sources: Sequence[Grown]) -> Grown:
         dimension, length = recipe.target.axes.dimensions[i], value.shape[i]
         if length == 1 != mapped.size:  # factored optimizer state has no entries along this dimension
             continue
-        value, owned = gather(value, i, dimension.indices(axis, mapped.size, mapped.sources, length)), True
+        if isinstance(mapped, MapPerExpert):
+            tables = [dimension.indices(axis, m.size, m.sources, length) for m in mapped.maps]
+            value, owned = gather_each(value, _expert_dimension(recipe), i, tables), True
+        else:
+            value, owned = gather(value, i, dimension.indices(axis, mapped.size, mapped.sources, length)), True
     return Grown(value, owned)
+
+
+def _expert_dimension(recipe: Recipe) -> int:
+    found = recipe.target.axes.expert_dimension
+    assert found is not None, "only a tensor of all experts has a map for each"
+    return found
 
 
 def _new(recipe: Recipe, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -197,7 +206,7 @@ def _blend(recipe: Recipe, values: Sequence[Tensor]) -> Tensor:
 
 def split_dense(recipe: Recipe, sources: Sequence[Tensor]) -> Tensor:
     """Experts out of a dense network: slice g of its inner channels for an expert that comes from g."""
-    mapped = recipe.step.sources.full_axis(EXPERTS, recipe.target.layer)
+    mapped = recipe.step.sources.experts(recipe.target.layer)
     assert mapped is not None
     like, stack = sources[0], recipe.target.axes.cell.stack
     wholes = [source.full_tensor() if isinstance(source, DTensor) else source for source in sources]
@@ -249,17 +258,30 @@ def stacked(matrices: Sequence[Tensor], stack: tuple[int, bool] | None) -> Tenso
     return torch.stack(list(matrices), dim=dimension + 1).flatten(dimension, dimension + 1)
 
 
-def scale(value: Tensor, i: int, dimension: Dimension, axis: str, factors: Sequence[float]) -> None:
-    """Multiply in place along a dimension by a factor for each entry of one of its axes."""
-    local = local_part(value)
-    if len({*factors}) == 1 or value.shape[i] == 1:
+def scale(
+    recipe: Recipe, value: Tensor, i: int, axis: str, mapped: AnyMap, factors: Callable[[AxisMap], Sequence[float]]
+) -> None:
+    """Multiply in place along a dimension by a factor for each entry of one of its axes, as its map has it."""
+    local, sections, dimension = local_part(value), window(value), recipe.target.axes.dimensions[i]
+    if isinstance(mapped, AxisMap):
+        _scale(local, i, factors(mapped), dimension, axis, value.shape[i], sections[i])
+        return
+    outer = _expert_dimension(recipe)
+    for part, one in zip(local.unbind(outer), mapped.maps[sections[outer]], strict=True):
+        _scale(part, i - (outer < i), factors(one), dimension, axis, value.shape[i], sections[i])
+
+
+def _scale(
+    local: Tensor, i: int, factors: Sequence[float], dimension: Dimension, axis: str, length: int, section: slice
+) -> None:
+    """``section`` is what ``local`` holds of a dimension of so many indices."""
+    if len({*factors}) == 1 or length == 1:
         factor = factors[0] if len({*factors}) == 1 else sum(factors) / len(factors)
         if factor != 1:
             local.mul_(factor)
         return
-    vector = torch.tensor(dimension.repeated(axis, factors, value.shape[i]), dtype=torch.float64)[window(value)[i]]
-    shape = [-1 if j == i else 1 for j in range(local.dim())]
-    local.mul_(vector.to(local).view(shape))
+    vector = torch.tensor(dimension.repeated(axis, factors, length), dtype=torch.float64)[section]
+    local.mul_(vector.to(local).view([-1 if j == i else 1 for j in range(local.dim())]))
 
 
 # --- what operators do to parts --------------------------------------------------------------------------------------
@@ -314,10 +336,14 @@ def parts_of(recipe: Recipe, value: Tensor) -> Iterator[Part | None]:
     """The part of each expert, or the only one; None for those that other processes hold."""
     target, step, local, sections = recipe.target, recipe.step, local_part(value), window(value)
     dimension, experts = target.axes.expert_dimension, recipe.experts()
-    maps: dict[str, AxisMap] = {axis: mapped for _, axis, mapped in recipe.takes}
+    maps = {axis: mapped for _, axis, mapped in recipe.takes}
+
+    def of(expert: int | None) -> dict[str, AxisMap]:
+        return {axis: mapped.of(expert) for axis, mapped in maps.items()}
+
     if dimension is None or experts is None:
         key = (*step.key, target.layer, target.expert)
-        yield Part(local, target.axes, key, target.suffix, tuple(value.shape), sections, maps)
+        yield Part(local, target.axes, key, target.suffix, tuple(value.shape), sections, of(target.expert))
         return
     mine = sections[dimension]
     rest = sections[:dimension] + sections[dimension + 1 :]
@@ -327,4 +353,4 @@ def parts_of(recipe: Recipe, value: Tensor) -> Iterator[Part | None]:
             yield None
             continue
         values = local.select(dimension, expert - mine.start)
-        yield Part(values, target.axes.cell, (*step.key, target.layer, expert), target.suffix, shape, rest, maps)
+        yield Part(values, target.axes.cell, (*step.key, target.layer, expert), target.suffix, shape, rest, of(expert))

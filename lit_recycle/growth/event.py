@@ -201,6 +201,9 @@ class GrowthEvent:
             layers, experts, channels and heads), or only the ``old`` ones. The others stay as they are, bit for bit.
         train_steps: Number of optimizer steps that this holds for; for good when not given.
         seq_len: Tokens per sample from then on, at most ``data.seq_len``; as before when not given.
+        until: Spread it over several events, the last one then, in the unit of ``at``, each going a part of the way;
+            for operators that shrink an axis to a size.
+        times: Number of those events, the first at ``at``, all equally far apart.
     """
 
     at: Trigger
@@ -212,6 +215,8 @@ class GrowthEvent:
     train: Literal["all", "new", "old"] = "all"
     train_steps: int | None = None
     seq_len: int | None = None
+    until: Trigger | None = None
+    times: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grow", tuple(self.grow or ()))
@@ -229,6 +234,40 @@ class GrowthEvent:
                 f"train_steps must be at least 1 and stand beside train: new or old, got {self.train_steps} beside "
                 f"train: {self.train}"
             )
+        self._check_spread()
+
+    def _check_spread(self) -> None:
+        """Raises ``ValueError`` where it is to be spread over several events and cannot be."""
+        if self.until is None and self.times is None:
+            return
+        where = f"the event at {self.at}"
+        if self.until is None or self.times is None or self.times < 2:
+            raise ValueError(f"{where}: until and times stand together, and times is at least 2, got {self.times}")
+        if self.until.unit != self.at.unit or self.at.unit == "chinchilla":
+            raise ValueError(f"{where}: until must be in its unit, one of steps, tokens, flops; got {self.until}")
+        if self.until.value - self.at.value < (self.times - 1 if self.at.unit == "steps" else 1):
+            raise ValueError(f"{where} has no room for {self.times} events until {self.until}")
+        if self.rewarm or self.train != "all" or self.seq_len:
+            raise ValueError(f"{where}: rewarm, train and seq_len belong to a single event, without until")
+        self.spread()
+
+    def spread(self) -> list[GrowthEvent]:
+        """The events that it is short for; itself if it is not spread over several.
+
+        Raises:
+            ValueError: For an operator that is done at once or not at all.
+        """
+        if self.until is None or self.times is None:
+            return [self]
+        step = (self.until.value - self.at.value) / (self.times - 1)
+        moments = [self.at.value + i * step for i in range(self.times - 1)] + [self.until.value]
+        if self.at.unit == "steps":
+            moments = [round(moment) for moment in moments]
+        parts = zip(*(operator.gradual(self.times) for operator in self.operators), strict=True)
+        return [
+            GrowthEvent(Trigger(**{self.at.unit: moment}), grow=part, optimizer_state=self.optimizer_state)  # type: ignore[arg-type]
+            for moment, part in zip(moments, parts, strict=True)
+        ]
 
     @property
     def operators(self) -> tuple[Operator, ...]:
@@ -237,6 +276,7 @@ class GrowthEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as in a YAML file; the short forms are written out."""
+        assert self.until is None, "what happens are the events that it is spread over"
         return {
             "at": asdict(self.at),
             "grow": [operator.to_dict() for operator in self.operators],

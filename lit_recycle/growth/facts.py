@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from lit_recycle.growth.axes import EXPERT_WIDTH, EXPERTS
+
+CHANNELS = ("F", "S", "I")
+"""Axes of inner channels."""
+ACTIVATION = "channel_activation_"
+"""Of inner channels, before the letter of their axis."""
 PerLayer = list[list[float]]
-"""For each layer a number for each entry of an axis; an empty list where a layer lacks the axis."""
+"""For each layer a number for each entry of an axis; an empty list where a layer lacks the axis.
+
+Of an axis inside experts for all of one expert, then for all of the next one.
+"""
 
 
 class Facts:
@@ -38,9 +47,14 @@ class Unmeasured(Facts):
         self._model = model
 
     def __call__(self, name: str) -> PerLayer:
-        axis = name.removeprefix("channel_norm_") if name.startswith("channel_norm_") else "E"
+        axis = name.rpartition("_")[2] if name.startswith("channel_") else EXPERTS
         layers = range(self._model.num_layers + self._model.num_tail_layers)
-        return [[1.0] * self._model.size(axis, layer) for layer in layers]
+        return [[1.0] * entries(self._model, axis, layer) for layer in layers]
+
+
+def entries(model: HasSizes, axis: str, layer: int) -> int:
+    """Entries of an axis in a layer; of one inside experts, in all of them together."""
+    return model.size(axis, layer) * (model.size(EXPERTS, layer) if axis == EXPERT_WIDTH else 1)
 
 
 class HasSizes(Protocol):

@@ -13,18 +13,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from lit_recycle.growth.axes import EXPERTS
-from lit_recycle.growth.facts import Facts, PerLayer
+from lit_recycle.growth.facts import CHANNELS, Facts, PerLayer, entries
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
-from lit_recycle.growth.shards import resharded, shard_dimension
-
-CHANNELS = ("S", "I")
+from lit_recycle.growth.shards import resharded, shard_dimension, strides
 
 
 def weight_facts(
     model: GrowableModel, tensors: Mapping[str, Tensor], more: Mapping[str, Callable[[], PerLayer]] | None = None
 ) -> Facts:
-    """What weights tell: ``norm`` of each expert, ``channel_norm_S`` and ``_I`` of each inner channel.
+    """What weights tell: ``norm`` of each expert, ``channel_norm_F``, ``_S`` and ``_I`` of each inner channel.
 
     Args:
         model: The model.
@@ -37,40 +35,49 @@ def weight_facts(
 
 
 def norms(model: GrowableModel, tensors: Mapping[str, Tensor], axis: str) -> PerLayer:
-    """Euclidean norm over all matrices of each entry of an axis, by layer."""
-    layers = [torch.zeros(model.size(axis, i), dtype=torch.float64) for i in range(model.num_layers)]
+    """Euclidean norm over all matrices of each entry of an axis, by layer; inside experts one expert after another."""
+    layers = [torch.zeros(entries(model, axis, i), dtype=torch.float64) for i in range(model.num_layers)]
     for name, tensor in tensors.items():
         place = model.naming.parse(name)
         if place.layer is not None and axis in place.axes.names and set(place.axes.matrices) & {"gate", "up", "down"}:
-            layers[place.layer] += squares(place, tensor, axis)
+            found = squares(place, tensor, axis)
+            start = (place.expert or 0) * len(found)
+            layers[place.layer][start : start + len(found)] += found
     return [layer.sqrt().tolist() for layer in layers]
 
 
 @torch.no_grad()
 def squares(place: Place, tensor: Tensor, axis: str) -> Tensor:
-    """Sum of squares of each entry of an axis of a tensor, float64 on the CPU, the same on all processes."""
+    """Sum of squares of each entry of an axis of a tensor, float64 on the CPU, the same on all processes.
+
+    Of an axis inside experts, in a tensor of them all, one expert after the other.
+    """
     i, dimension = next((i, d) for i, d in enumerate(place.axes.dimensions) if axis in d.factors)
-    others = [j for j in range(tensor.dim()) if j != i]
+    kept = sorted({i, *(j for j in [place.axes.expert_dimension] if j is not None)})
+    others = [j for j in range(tensor.dim()) if j not in kept]
     if isinstance(tensor, DTensor):
-        if shard_dimension(tensor) not in (None, i):
+        if shard_dimension(tensor) not in (None, *kept):
             tensor = resharded(tensor, i)
-        local = _sum_of_squares(tensor.to_local(), others)
-        per_index = _all_entries(local, tensor, i) if shard_dimension(tensor) == i else local
+        per_index = _all_entries(_sum_of_squares(tensor.to_local(), others), tensor, kept)
     else:
         per_index = _sum_of_squares(tensor, others)
+    rows = per_index.movedim(kept.index(i), -1).reshape(-1, tensor.shape[i])
     stacked = next((len(f) for f in dimension.factors if isinstance(f, tuple)), 1)
-    if stacked == 1:
-        return per_index.cpu()
-    outer_first = isinstance(dimension.factors[0], tuple)
-    return per_index.view((stacked, -1) if outer_first else (-1, stacked)).sum(0 if outer_first else 1).cpu()
+    if stacked > 1:
+        outer_first = isinstance(dimension.factors[0], tuple)
+        rows = rows.unflatten(1, (stacked, -1) if outer_first else (-1, stacked)).sum(1 if outer_first else 2)
+    return rows.flatten().cpu()
 
 
-def _all_entries(local: Tensor, tensor: DTensor, i: int) -> Tensor:
-    """A number for each index of the sharded dimension, from those of this process."""
-    placements = [p if p.is_replicate() else Shard(0) for p in tensor.placements]
-    shape = torch.Size((tensor.shape[i],))
+def _all_entries(local: Tensor, tensor: DTensor, kept: list[int]) -> Tensor:
+    """Numbers for all indices of some dimensions, from those of this process."""
+    cut = shard_dimension(tensor)
+    if cut is None:
+        return local
+    placements = [p if p.is_replicate() else Shard(kept.index(cut)) for p in tensor.placements]
+    shape = torch.Size(tensor.shape[j] for j in kept)
     return DTensor.from_local(
-        local, tensor.device_mesh, placements, run_check=False, shape=shape, stride=(1,)
+        local, tensor.device_mesh, placements, run_check=False, shape=shape, stride=strides(shape)
     ).full_tensor()
 
 

@@ -12,11 +12,15 @@ from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
+from typing_extensions import TypeIs
+
 from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
 from lit_recycle.growth.names import Place
-from lit_recycle.growth.sources import SourceMap
+from lit_recycle.growth.sources import AxisMap, MapPerExpert, SourceMap
 
 Flags = tuple[bool, ...]
+AnyFlags = Flags | tuple[Flags, ...]
+"""For each entry of an axis, or for each expert and entry, where experts differ."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class NewRows:
     Args:
         layers: Whether each layer is new.
         experts: Number of routed experts of each layer.
-        entries: By axis and layer (None: outside of the layers), whether each entry of the axis is new; only where one
-            of them is.
+        entries: By axis and layer (None: outside of the layers), whether each entry of the axis is new, by expert where
+            they differ; only where one of them is.
         tensors: Layer and suffix of parameters that are new as a whole.
     """
 
     layers: Flags
     experts: tuple[int, ...]
-    entries: Mapping[tuple[str, int | None], Flags]
+    entries: Mapping[tuple[str, int | None], AnyFlags]
     tensors: frozenset[tuple[int, str]] = frozenset()
 
     @classmethod
@@ -67,19 +71,21 @@ class NewRows:
             for part, copy in zip(parts, sources.layer_copies, strict=True)
         )
         experts = tuple(
-            len(mapped.sources) if (mapped := sources.full_axis(EXPERTS, j)) else self.experts[part[0]]
+            len(mapped.sources) if (mapped := sources.experts(j)) else self.experts[part[0]]
             for j, part in enumerate(parts)
         )
         places: list[tuple[int | None, list[int | None]]] = [(None, [None]), *enumerate(parts)]  # type: ignore[list-item]
         axes = {*sources.axes, *(axis for axis, _ in self.entries)}
         entries = {(a, place): self._entries(a, place, part, sources, adds) for a in axes for place, part in places}
         tensors = frozenset((j, suffix) for j, part in enumerate(parts) for i, suffix in self.tensors if i in part)
-        return NewRows(layers, experts, {key: flags for key, flags in entries.items() if any(flags)}, tensors)
+        return NewRows(layers, experts, {key: flags for key, flags in entries.items() if _any(flags)}, tensors)
 
     def _entries(
         self, axis: str, place: int | None, parts: Sequence[int | None], sources: SourceMap, adds: bool
-    ) -> Flags:
+    ) -> AnyFlags:
         mapped, before = sources.full_axis(axis, place), self._before(axis, parts)
+        if is_by_expert(before) and (experts := sources.experts(place)) is not None:
+            before = tuple(before[source] for source in experts.sources)
         if mapped is None:
             return before
         first = parts[0]
@@ -88,12 +94,17 @@ class NewRows:
             width = len(channels) // mapped.size
             before = tuple(any(channels[g * width : (g + 1) * width]) for g in range(mapped.size))
         before = before or (False,) * mapped.size
-        copies = zip(mapped.sources, mapped.copies, strict=True)
-        return tuple(before[source] or (adds and copy) for source, copy in copies)
+        if isinstance(mapped, AxisMap) and not is_by_expert(before):
+            return _mapped(before, mapped, adds)
+        count = len(mapped.maps) if isinstance(mapped, MapPerExpert) else len(before)
+        return tuple(_mapped(of_expert(before, e), mapped.of(e), adds) for e in range(count))
 
-    def _before(self, axis: str, parts: Sequence[int | None]) -> Flags:
+    def _before(self, axis: str, parts: Sequence[int | None]) -> AnyFlags:
         found = [flags for part in parts if (flags := self.entries.get((axis, part)))]
-        return tuple(any(flags) for flags in zip(*found, strict=True))
+        if any(is_by_expert(flags) for flags in found):
+            count = next(len(flags) for flags in found if is_by_expert(flags))
+            return tuple(_union([of_expert(flags, e) for flags in found]) for e in range(count))
+        return _union(found)  # type: ignore[arg-type]
 
     # --- elements of tensors -----------------------------------------------------------------------------------------
 
@@ -101,15 +112,19 @@ class NewRows:
         """Whether a tensor is new as a whole."""
         return place.layer is not None and (self.layers[place.layer] or (place.layer, place.suffix) in self.tensors)
 
-    def along(self, place: Place, dimension: int, length: int) -> Flags | None:
-        """For each index of a dimension whether it is new; None where none is."""
+    def differs_by_expert(self, place: Place) -> bool:
+        """Whether other entries are new in other experts of a tensor."""
+        return any(is_by_expert(self.entries.get((axis, place.layer), ())) for axis in place.axes.names)
+
+    def along(self, place: Place, dimension: int, length: int, expert: int | None = None) -> Flags | None:
+        """For each index of a dimension, in an expert where they differ, whether it is new; None where none is."""
         if dimension >= len(place.axes.dimensions):
             return None
         axes, flags = place.axes.dimensions[dimension], None
         for axis in axes.factors:
             new = self.entries.get((axis, place.layer)) if isinstance(axis, str) else None
             if new is not None and isinstance(axis, str):
-                spread = axes.repeated(axis, new, length)
+                spread = axes.repeated(axis, of_expert(new, place.expert if expert is None else expert), length)
                 flags = tuple(bool(a) for a in spread) if flags is None else tuple(map(_either, flags, spread))
         return flags
 
@@ -121,6 +136,31 @@ class NewRows:
 
 def _either(a: float, b: float) -> bool:
     return bool(a or b)
+
+
+def _mapped(before: Flags, mapped: AxisMap, adds: bool) -> Flags:
+    return tuple(before[s] or (adds and copy) for s, copy in zip(mapped.sources, mapped.copies, strict=True))
+
+
+def _union(found: Sequence[Flags]) -> Flags:
+    return tuple(any(flags) for flags in zip(*found, strict=True))
+
+
+def _any(flags: AnyFlags) -> bool:
+    return any(any(row) if isinstance(row, tuple) else row for row in flags)
+
+
+def is_by_expert(flags: AnyFlags) -> TypeIs[tuple[Flags, ...]]:
+    """Whether entries are new expert by expert."""
+    return bool(flags) and isinstance(flags[0], tuple)
+
+
+def of_expert(flags: AnyFlags, expert: int | None) -> Flags:
+    """Whether each entry is new in an expert."""
+    if not is_by_expert(flags):
+        return flags  # type: ignore[return-value]
+    assert expert is not None, "each expert has flags of its own"
+    return flags[expert]
 
 
 class Block(NamedTuple):
@@ -140,20 +180,30 @@ class Block(NamedTuple):
 def blocks(place: Place, shape: Sequence[int], growths: Sequence[NewRows]) -> list[Block]:
     """A tensor divided into blocks by what each of some growths has added to it."""
     whole = tuple(new.has_whole(place) for new in growths)
-    groups = [_groups(place, i, length, growths) for i, length in enumerate(shape)]
+    outer, experts = place.axes.expert_dimension, list[int | None]([None])
+    if outer is not None and any(new.differs_by_expert(place) for new in growths):
+        experts = [*range(shape[outer])]
     found = []
-    for chosen in product(*(group.items() for group in groups)):
-        kind = tuple(w or any(signature[i] for signature, _ in chosen) for i, w in enumerate(whole))
-        indices = tuple(None if len(group) == 1 else kept for group, (_, kept) in zip(groups, chosen, strict=True))
-        found.append(Block(indices, kind, prod(len(kept) for _, kept in chosen)))
+    for expert in experts:
+        groups = [_groups(place, i, length, growths, expert) for i, length in enumerate(shape)]
+        if expert is not None and outer is not None:
+            groups[outer] = {kind: [expert] for kind, indices in groups[outer].items() if expert in indices}
+        for chosen in product(*(group.items() for group in groups)):
+            kind = tuple(w or any(signature[i] for signature, _ in chosen) for i, w in enumerate(whole))
+            indices = tuple(
+                None if len(kept) == length else kept for (_, kept), length in zip(chosen, shape, strict=True)
+            )
+            found.append(Block(indices, kind, prod(len(kept) for _, kept in chosen)))
     if len({block.kind for block in found}) == 1:
         return [Block((None,) * len(shape), found[0].kind, prod(shape))]
     return found
 
 
-def _groups(place: Place, dimension: int, length: int, growths: Iterable[NewRows]) -> dict[Flags, Sequence[int]]:
-    """Indices of a dimension by whether each growth has added them."""
-    flags = [new.along(place, dimension, length) for new in growths]
+def _groups(
+    place: Place, dimension: int, length: int, growths: Iterable[NewRows], expert: int | None
+) -> dict[Flags, Sequence[int]]:
+    """Indices of a dimension, in an expert where they differ, by whether each growth has added them."""
+    flags = [new.along(place, dimension, length, expert) for new in growths]
     if not any(flags):
         return {(False,) * len(flags): range(length)}
     found: dict[Flags, list[int]] = {}

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.sources import AxisMap, SourceMap
@@ -130,7 +129,8 @@ class Cell(NamedTuple):
     @property
     def experts(self) -> AxisMap | None:
         """The map of the experts of its layer; None where they stay as they are."""
-        return None if self.expert is None else self.change.sources.axis(EXPERTS, self.place.layer)
+        mapped = None if self.expert is None else self.change.sources.experts(self.place.layer)
+        return None if mapped is None or mapped.is_identity else mapped
 
     @property
     def is_expert_copy(self) -> bool:
@@ -183,6 +183,14 @@ class Operator(ABC):
     def treatments(self, cell: Cell) -> Sequence[Treatment]:
         """What is done to a part of a grown tensor after it was copied and scaled by the map, in order."""
         return ()
+
+    def gradual(self, times: int) -> Sequence[Operator]:
+        """Itself in so many parts, each of which goes an equal part of the way.
+
+        Raises:
+            ValueError: If it is done at once or not at all.
+        """
+        raise ValueError(f"{type(self).__name__} is done at once: only what shrinks to a size is spread over events")
 
     def preserves(self, model: GrowableModel) -> bool:
         """Whether the grown model computes what the model did, up to rounding."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_recycle.growth.axes import EXPERTS, Dimension
+from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.engine import Grown, carry_out, own, scale, taken, treat, treatments_of
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.recipe import Recipe
-from lit_recycle.growth.sources import AxisMap
+from lit_recycle.growth.sources import AnyMap, AxisMap
 
 ParamState = dict[str, Any]
 """What an optimizer keeps of one parameter: tensors of its shape and scalars."""
@@ -37,6 +38,7 @@ GRADIENT_POWER = {
     "row_var": 2,  # Adafactor: means of squared gradients over the last dimension
     "col_var": 2,  # and over the one before it
     "variance": 2,
+    "pruned": 0,  # no optimizer's: masks of weights that are held at zero, which grow likewise
 }
 """To which power of the gradient each kind of state is proportional."""
 
@@ -128,31 +130,31 @@ def _grow_value(recipe: Recipe, sources: list[GrownState], key: str, fresh: bool
     assert recipe.target.expert is None, "a parameter holds all experts of its layer"
     state = {name: part.value for name, part in sources[0].items()}
     grown = taken(recipe, held)
-    for i, dimension, axis, mapped in divided(recipe):
-        power = gradient_power(key, state, optimizer)
-        if power:
-            scale(grown.value, i, dimension, axis, [m**-power for m in mapped.multiplicities])
+    for i, axis, mapped in divided(recipe):
+        if power := gradient_power(key, state, optimizer):
+            scale(recipe, grown.value, i, axis, mapped, partial(_shares, power=power))
     wanted = [[t for t in treatments if t.touches_state] for treatments in treatments_of(recipe)]
     known = GRADIENT_POWER.get(key)
     grown = treat(recipe, grown, wanted, lambda treatment, part: treatment.apply_to_state(part, known))
     if fresh:
         for i, axis, mapped in recipe.takes:
-            kept = [0.0 if copy else 1.0 for copy in mapped.copies]
-            scale(grown.value, i, recipe.target.axes.dimensions[i], axis, kept)
+            scale(recipe, grown.value, i, axis, mapped, lambda m: [0.0 if copy else 1.0 for copy in m.copies])
     return grown
 
 
-def divided(recipe: Recipe) -> Iterator[tuple[int, Dimension, str, AxisMap]]:
+def _shares(mapped: AxisMap, power: int) -> list[float]:
+    return [m**-power for m in mapped.multiplicities]
+
+
+def divided(recipe: Recipe) -> Iterator[tuple[int, str, AnyMap]]:
     """The dimensions along which copies share a gradient."""
     maps = recipe.takes
     if recipe.splits_dense:
-        mapped = recipe.step.sources.full_axis(EXPERTS, recipe.target.layer)
-        i = recipe.target.axes.expert_dimension
-        maps = [] if mapped is None or i is None else [(i, EXPERTS, mapped)]
+        slices, i = recipe.step.sources.experts(recipe.target.layer), recipe.target.axes.expert_dimension
+        maps = [] if slices is None or i is None else [(i, EXPERTS, slices)]
     for i, axis, mapped in maps:
-        dimension = recipe.target.axes.dimensions[i]
-        if not dimension.summed and max(mapped.multiplicities) > 1:
-            yield i, dimension, axis, mapped
+        if not recipe.target.axes.dimensions[i].summed and mapped.has_copies:
+            yield i, axis, mapped
 
 
 def gradient_power(key: str, state: ParamState, optimizer: str) -> int:

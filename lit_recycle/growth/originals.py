@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.growth.sources import AxisMap, SourceMap
@@ -49,7 +48,7 @@ def _grow(before: Originals, sources: SourceMap) -> Originals:
     layers = before.layers
     if sources.changes_layers:
         layers = AxisMap(sources.num_layers, sources.layers).originals
-    maps = (sources.full_axis(EXPERTS, j) for j in range(len(sources.layers)))
+    maps = (sources.experts(j) for j in range(len(sources.layers)))
     experts = tuple(
         before.experts[source] if mapped is None or _is_unchanged(mapped, before.experts[source]) else mapped.originals
         for mapped, source in zip(maps, sources.layers, strict=True)

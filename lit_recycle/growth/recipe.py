@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Cell, Change, GrowableModel, Operator, Target
-from lit_recycle.growth.sources import AxisMap, SourceMap
+from lit_recycle.growth.sources import AnyMap, SourceMap
 from lit_recycle.growth.treatments import Draw, Treatment, Zero
 
 
@@ -32,11 +32,11 @@ class Recipe(NamedTuple):
     shape: tuple[int, ...] | None = None
 
     @property
-    def takes(self) -> list[tuple[int, str, AxisMap]]:
-        """What is gathered: dimension, axis and map."""
-        layer, dimensions = self.target.layer, self.target.axes.dimensions
+    def takes(self) -> list[tuple[int, str, AnyMap]]:
+        """What is gathered: dimension, axis and map; of all experts in one tensor perhaps a map for each."""
+        layer, expert, dimensions = self.target.layer, self.target.expert, self.target.axes.dimensions
         return [
-            (i, axis, mapped)
+            (i, axis, mapped if expert is None else mapped.of(expert))
             for i, dimension in enumerate(dimensions)
             for axis in dimension.factors
             if isinstance(axis, str) and (mapped := self.step.maps.get(axis, {}).get(layer)) is not None
@@ -94,7 +94,7 @@ class Recipe(NamedTuple):
     def _part_of(self, place: Place, expert: int) -> Place:
         if not place.is_routed:
             return place
-        mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
+        mapped = self.step.sources.experts(self.target.layer)
         return _alone(place, mapped.sources[expert] if mapped else expert)
 
     def grown_shape(self, source: tuple[int, ...]) -> tuple[int, ...]:
@@ -102,17 +102,17 @@ class Recipe(NamedTuple):
         if self.shape is not None:
             return self.shape
         shape = list(source)
-        mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
+        slices = self.step.sources.experts(self.target.layer)
         if self.splits_dense:
-            assert mapped is not None
+            assert slices is not None
             place = self.sources[0][0]
             i = next(i for i, d in enumerate(place.axes.dimensions) if DENSE_WIDTH in d.factors)
-            shape[i] = shape[i] // mapped.size * self._stacked
+            shape[i] = shape[i] // slices.size * self._stacked
             if self.target.expert is None:
-                shape.insert(0, len(mapped.sources))
+                shape.insert(0, slices.grown_size)
         for i, axis, mapped in self.takes:
             if axis != EXPERTS or not self.splits_dense:
-                shape[i] = shape[i] * len(mapped.sources) // mapped.size
+                shape[i] = shape[i] * mapped.grown_size // mapped.size
         return tuple(shape)
 
     def experts(self) -> range | None:
@@ -153,7 +153,7 @@ class Step:
         return self.change.sources
 
     @cached_property
-    def maps(self) -> Mapping[str, Mapping[int | None, AxisMap]]:
+    def maps(self) -> Mapping[str, Mapping[int | None, AnyMap]]:
         """By axis and layer (None: outside of the layers) the maps that change something."""
         places: list[int | None] = [None, *range(len(self.sources.layers))]
         found = {axis: {p: m for p in places if (m := self.sources.axis(axis, p))} for axis in self.sources.axes}
@@ -219,7 +219,7 @@ class Step:
 
     def _grown_experts(self, layer: int) -> dict[int | None, list[int]]:
         """The grown experts that come from each source expert; under None all of them, for a dense source."""
-        mapped = self.sources.full_axis(EXPERTS, layer)
+        mapped = self.sources.experts(layer)
         if mapped is None:
             return {}
         grown: dict[int | None, list[int]] = {e: [] for e in range(mapped.size)}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.operator import GrowableModel, Target
-from lit_recycle.growth.sources import AXIS_NAMES, AxisMap, SourceMap
+from lit_recycle.growth.sources import AXIS_NAMES, AxisMap, LayerMaps, SourceMap
 
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
 
@@ -65,14 +65,14 @@ def sizes(shape: Shape) -> dict[str, Any]:
     }
 
 
-def one_size(axis: str, maps: AxisMap | tuple[AxisMap | None, ...]) -> int:
+def one_size(axis: str, maps: AxisMap | LayerMaps) -> int:
     """The size that an axis has in all layers after a growth.
 
     Raises:
         ValueError: For layers that would have different sizes.
     """
     each = (maps,) if isinstance(maps, AxisMap) else maps
-    found = sorted({len(m.sources) for m in each if m is not None})
+    found = sorted({m.grown_size for m in each if m is not None})
     if len(found) != 1:
         raise ValueError(f"all layers of this model have the same number of {axis}, and would have {found}")
     return found[0]

@@ -61,6 +61,28 @@ def gather(source: Tensor, dimension: int, indices: Sequence[int]) -> Tensor:
     return rewrapped(_select(held, dimension, [place_of[indices[e]] for e in want]), source, shape)
 
 
+def gather_each(source: Tensor, outer: int, dimension: int, tables: Sequence[Sequence[int]]) -> Tensor:
+    """As :func:`gather` along ``dimension``, with other indices for each entry of the dimension ``outer``.
+
+    Nothing is sent, but where a tensor is divided along ``dimension``: it is divided along ``outer`` meanwhile, and
+    each process sends and receives no more than its part.
+    """
+    shape = [len(tables[0]) if i == dimension else n for i, n in enumerate(source.shape)]
+    if isinstance(source, DTensor):
+        if shard_dimension(source) == dimension:
+            return resharded(gather_each(resharded(source, outer), outer, dimension, tables), dimension)  # type: ignore[arg-type]
+        mine, local = window(source)[outer], source.to_local()
+        return rewrapped(_select_each(local, outer, dimension, tables[mine], len(tables[0])), source, shape)
+    return _select_each(source, outer, dimension, tables, len(tables[0]))
+
+
+def _select_each(source: Tensor, outer: int, dimension: int, tables: Sequence[Sequence[int]], length: int) -> Tensor:
+    grown = source.new_empty([length if i == dimension else n for i, n in enumerate(source.shape)])
+    for part, indices, target in zip(source.unbind(outer), tables, grown.unbind(outer), strict=True):
+        target.copy_(_select(part, dimension - (outer < dimension), indices))
+    return grown
+
+
 def rewrapped(local: Tensor, like: DTensor, shape: Sequence[int]) -> DTensor:
     """This process's part of a tensor of ``shape``, sharded as ``like`` is."""
     stride = strides(shape)

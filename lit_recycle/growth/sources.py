@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lit_recycle.growth.axes import EXPERTS
+
 
 @dataclass(frozen=True)
 class AxisMap:
@@ -35,6 +37,19 @@ class AxisMap:
     @classmethod
     def identity(cls, size: int) -> AxisMap:
         return cls(size, tuple(range(size)))
+
+    @property
+    def grown_size(self) -> int:
+        """Entries after the growth."""
+        return len(self.sources)
+
+    @property
+    def has_copies(self) -> bool:
+        return any(self.copies)
+
+    def of(self, expert: int | None) -> AxisMap:
+        """The map inside an expert: it is the same in all."""
+        return self
 
     @cached_property
     def is_identity(self) -> bool:
@@ -63,6 +78,43 @@ class AxisMap:
         return tuple(first.setdefault(origin, entry) for entry, origin in enumerate(self.origins))
 
 
+@dataclass(frozen=True)
+class MapPerExpert:
+    """Where each entry of an axis inside experts comes from, expert by expert: a table of sources, ``[E, F']``.
+
+    Args:
+        maps: The map inside each expert of the grown model, from the entries of the expert that it comes from.
+    """
+
+    maps: tuple[AxisMap, ...]
+
+    def __post_init__(self) -> None:
+        if len({(m.size, m.grown_size) for m in self.maps}) != 1:
+            raise ValueError("experts of a layer have the same sizes, and their maps have others or there are none")
+
+    @property
+    def size(self) -> int:
+        return self.maps[0].size
+
+    @property
+    def grown_size(self) -> int:
+        return self.maps[0].grown_size
+
+    @property
+    def has_copies(self) -> bool:
+        return any(m.has_copies for m in self.maps)
+
+    def of(self, expert: int | None) -> AxisMap:
+        """The map inside an expert."""
+        assert expert is not None, "each expert has a map of its own"
+        return self.maps[expert]
+
+    @cached_property
+    def is_identity(self) -> bool:
+        return all(m.is_identity for m in self.maps)
+
+
+AnyMap = AxisMap | MapPerExpert
 AXIS_NAMES = {
     "D": "hidden channels",
     "H": "query heads",
@@ -72,7 +124,7 @@ AXIS_NAMES = {
     "S": "inner channels (shared)",
     "I": "inner channels (dense)",
 }
-LayerMaps = tuple[AxisMap | None, ...]
+LayerMaps = tuple[AnyMap | None, ...]
 """A map for each grown layer; None where a layer lacks the axis."""
 
 
@@ -83,7 +135,8 @@ class SourceMap:
     Args:
         layers: The source layer of each grown layer.
         num_layers: Layers before the growth.
-        axes: The axes that are mapped: one map for the whole model, or one for each grown layer.
+        axes: The axes that are mapped: one map for the whole model, or one for each grown layer, and there for each
+            expert, where experts differ.
         blends: Grown layers that are weighted sums of several source layers, as (layer, weight).
         models: Where there are several models to take from, the share of each in all that no axis' map takes from one.
     """
@@ -105,17 +158,23 @@ class SourceMap:
         """Layers stay as they are."""
         return cls(tuple(range(num_layers)), num_layers, axes or {}, models=tuple(models))
 
-    def full_axis(self, name: str, layer: int | None) -> AxisMap | None:
+    def full_axis(self, name: str, layer: int | None) -> AnyMap | None:
         """The map of an axis in a grown layer, or outside of the layers; None where there is none."""
         maps = self.axes.get(name)
         if isinstance(maps, tuple):
             return None if layer is None else maps[layer]
         return maps
 
-    def axis(self, name: str, layer: int | None) -> AxisMap | None:
+    def axis(self, name: str, layer: int | None) -> AnyMap | None:
         """As :meth:`full_axis`; None also where the map changes nothing."""
         mapped = self.full_axis(name, layer)
         return None if mapped is None or mapped.is_identity else mapped
+
+    def experts(self, layer: int | None) -> AxisMap | None:
+        """The map of the routed experts in a grown layer; None where they are not mapped."""
+        mapped = self.full_axis(EXPERTS, layer)
+        assert not isinstance(mapped, MapPerExpert), "an expert is in no expert"
+        return mapped
 
     @cached_property
     def changes_layers(self) -> bool:
@@ -135,13 +194,14 @@ class SourceMap:
         return tuple((model, share) for model, share in enumerate(self.models) if share)
 
     def listing(self) -> Iterator[tuple[str, AxisMap]]:
-        """What is mapped and how, for people; of an axis that is mapped layer by layer, the first layer's map."""
+        """What is mapped and how, for people; of an axis that is mapped by layers or experts, the first one's map."""
         if self.changes_layers:
             yield "layers", AxisMap(self.num_layers, self.layers)
         for axis, maps in self.axes.items():
             each = (maps,) if isinstance(maps, AxisMap) else tuple(m for m in maps if m is not None)
             alike = "" if len(set(each)) == 1 else ", first layer"
-            yield AXIS_NAMES.get(axis, axis) + alike, each[0]
+            alike += ", first expert" if isinstance(each[0], MapPerExpert) else ""
+            yield AXIS_NAMES.get(axis, axis) + alike, each[0].of(0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types. Maps that are alike in all layers that have them are written once."""
@@ -161,10 +221,12 @@ class SourceMap:
         return cls(layers, values["num_layers"], axes, blends, tuple(values["models"]))
 
 
-def _plain(maps: AxisMap | LayerMaps) -> Any:
+def _plain(maps: AnyMap | LayerMaps) -> Any:
     if isinstance(maps, AxisMap):
         one = {"size": maps.size, "sources": list(maps.sources)}
         return one | {"models": list(maps.models)} if maps.models else one
+    if isinstance(maps, MapPerExpert):
+        return {"size": maps.size, "by_expert": [list(m.sources) for m in maps.maps]}
     kinds = {m for m in maps if m is not None}
     if len(kinds) == 1:
         return _plain(kinds.pop()) | {"in_layers": [j for j, m in enumerate(maps) if m is not None]}
@@ -181,7 +243,9 @@ def _read(maps: Any, num_layers: int) -> AxisMap | LayerMaps:
     return tuple(one if j in where else None for j in range(num_layers))
 
 
-def _read_one(values: Mapping[str, Any]) -> AxisMap:
+def _read_one(values: Mapping[str, Any]) -> Any:
+    if "by_expert" in values:
+        return MapPerExpert(tuple(AxisMap(values["size"], tuple(sources)) for sources in values["by_expert"]))
     return AxisMap(values["size"], tuple(values["sources"]), tuple(values.get("models", ())))
 
 

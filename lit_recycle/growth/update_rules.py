@@ -13,7 +13,7 @@ from typing import Any
 
 from lit_recycle.growth.event import Rewarm
 from lit_recycle.growth.names import Naming
-from lit_recycle.growth.new_rows import Flags, NewRows, blocks
+from lit_recycle.growth.new_rows import Flags, NewRows, blocks, is_by_expert, of_expert
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,10 @@ def _kinds(new: Sequence[NewRows]) -> Iterator[Flags]:
         whole = tuple(place is not None and n.layers[place] for n in new)
         yield whole
         for axis in {axis for n in new for axis, where in n.entries if where == place}:
-            each = [n.entries.get((axis, place)) for n in new]
-            length = max(len(flags) for flags in each if flags)
-            for i in range(length):
-                yield tuple(w or bool(flags and flags[i]) for w, flags in zip(whole, each, strict=True))
+            each = [n.entries.get((axis, place)) or () for n in new]
+            count = max((len(flags) for flags in each if is_by_expert(flags)), default=1)
+            for rows in ([of_expert(flags, e) for flags in each] for e in range(count)):
+                for i in range(max(map(len, rows))):
+                    yield tuple(w or bool(flags and flags[i]) for w, flags in zip(whole, rows, strict=True))
         for suffix in {suffix for n in new for layer, suffix in n.tensors if layer == place}:
             yield tuple(w or (place, suffix) in n.tensors for w, n in zip(whole, new, strict=True))

@@ -68,7 +68,7 @@ def _widen(grown: Config, family: Family, axis: str, sources: SourceMap) -> None
             "them are known by name; add their axes and sizes to the family"
         )
     maps = sources.axes[axis]
-    sizes = {len(m.sources) for m in ((maps,) if isinstance(maps, AxisMap) else maps) if m is not None}
+    sizes = {m.grown_size for m in ((maps,) if isinstance(maps, AxisMap) else maps) if m is not None}
     if len(sizes) > 1:
         raise ValueError(
             f"config.json has one {family.sizes[axis]} for all layers, and they would have {sorted(sizes)}"

@@ -98,7 +98,7 @@ class HubModel:
 
     def resized(self, sources: SourceMap, top_k: int | None = None) -> HubModel:
         """See :class:`GrowableModel`."""
-        maps = [sources.full_axis(EXPERTS, j) for j in range(len(sources.layers))]
+        maps = [sources.experts(j) for j in range(len(sources.layers))]
         experts = tuple(
             self.experts[source] if mapped is None else len(mapped.sources)
             for mapped, source in zip(maps, sources.layers, strict=True)

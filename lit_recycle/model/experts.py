@@ -85,6 +85,15 @@ class Experts(nn.Module):
         groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
         return swiglu_experts(x_TD, weights_TK, self.gate_up, self.down, groups)
 
+    def inner_squares(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor, counts_E: Tensor) -> Tensor:
+        """For the inputs of a call the summed squares of each expert's inner channels over its tokens, ``[E, F]``."""
+        x_TD = in_product_type(x_TD)
+        groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
+        gate_RF, up_RF = product(x_TD.index_select(0, groups.tokens_R), self.gate_up, groups).chunk(2, dim=-1)
+        inner_RF = (F.silu(gate_RF) * up_RF).index_select(0, groups.places_TK.flatten())  # without padding
+        sums_EF = inner_RF.new_zeros(len(counts_E), inner_RF.shape[1], dtype=torch.float64)
+        return sums_EF.index_add_(0, chosen_TK.flatten(), inner_RF.double().square())
+
 
 class MoE(nn.Module):
     """Router, routed experts and, where configured, a shared expert."""

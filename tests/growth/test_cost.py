@@ -12,9 +12,10 @@ from lit_recycle.growth import cost
 from lit_recycle.growth.cost import EventCost, event_cost, fake_processes
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.ledger import Ledger
+from lit_recycle.growth.facts import Unmeasured
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operator import Operator
-from lit_recycle.growth.operators import DuplicateExperts, Interpolate, Interpose, WidenHidden, WidenInner
+from lit_recycle.growth.operators import DuplicateExperts, Interpolate, Interpose, PruneInner, WidenHidden, WidenInner
 from lit_recycle.growth.optimizer import grow_optimizer_state
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.shards import best_dimension
@@ -37,6 +38,7 @@ def mesh() -> Iterator[DeviceMesh]:
     [
         ([Interpose(2, zero_output=True)], 0),
         ([WidenInner("experts", size=12, symmetry_break=0.1)], 0),  # tensors of experts are sharded along experts
+        ([PruneInner(4, "experts")], 0),  # and so each process has all channels of its experts
         ([DuplicateExperts(2)], 0),  # copies stand beside their source, in the process that has it
         ([WidenInner("experts"), DuplicateExperts(3), Interpose(2)], 0),
         ([DuplicateExperts(2, order="appended")], 2 * 3 * 3),  # three tensors with two moments in each of two layers
@@ -47,7 +49,7 @@ def mesh() -> Iterator[DeviceMesh]:
 def test_what_is_not_sharded_is_grown_without_a_word(
     operators: list[Operator], collectives: int, mesh: DeviceMesh
 ) -> None:
-    plan = plan_growth(NativeModel(CONFIG), operators)
+    plan = plan_growth(NativeModel(CONFIG), operators, facts=Unmeasured)
     cost = event_cost(parameter_shapes(NativeModel(CONFIG)), plan, mesh)
     assert cost.collectives == collectives
     assert (cost.received == 0) == (collectives == 0)

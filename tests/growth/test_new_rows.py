@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from helpers import tiny
+from maps import WidenEachExpert
 
 from lit_recycle.growth.event import GrowthEvent, Rewarm, Trigger
+from lit_recycle.growth.facts import entries
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.new_rows import NewRows, blocks
@@ -18,6 +21,7 @@ from lit_recycle.growth.operators import (
     DuplicateExperts,
     Interpose,
     PruneExperts,
+    PruneInner,
     RandomLayers,
     Stack,
     Upcycle,
@@ -46,9 +50,20 @@ HISTORIES: dict[str, tuple[MoEConfig, list[list[Operator]]]] = {
     "inner width, then experts": (MOE, [[WidenInner(size=7)], [DuplicateExperts(2)]]),
     "dense width, then hidden size": (DENSE, [[WidenInner("dense")], [WidenHidden()]]),
     "experts, then some pruned": (MOE, [[DuplicateExperts(2)], [PruneExperts(4)], [DropLayers([0])]]),
+    "inner width, then channels pruned": (MOE, [[WidenInner(size=7)], [PruneInner(5, "experts")], [Interpose()]]),
+    "by expert": (MOE, [[WidenEachExpert(6)], [DuplicateExperts(num_experts=5, top_k=3)], [PruneInner(5, "experts")]]),
+    "by expert, experts pruned": (MOE, [[WidenEachExpert(6), DuplicateExperts(2)], [PruneExperts(3, top_k=2)]]),
     "upcycled": (DENSE, [[Upcycle(4, granularity=2)], [DuplicateExperts(2)]]),
     "upcycled and copied at once": (DENSE, [[Upcycle(4), Interpose()]]),
 }
+
+
+def ranks(model: NativeModel, name: str) -> list[list[float]]:
+    """Facts that put entries into an order of some kind, another one in each layer."""
+    axis = name.rpartition("_")[2] if name.startswith("channel") else "E"
+    return [
+        [float((5 * i + layer) % 7) for i in range(entries(model, axis, layer))] for layer in range(model.num_layers)
+    ]
 
 
 def history(
@@ -62,7 +77,7 @@ def history(
     states = {name: {"exp_avg": torch.ones(tuple(shape))} for name, shape in parameter_shapes(model).items()}
     for number, operators in enumerate(growths):
         written = GrowthEvent(Trigger(steps=number + 1), grow=operators, **(event if not number else {}))
-        plan = plan_growth(model, operators, facts=lambda model: lambda _: [[*range(12)]] * model.num_layers)
+        plan = plan_growth(model, operators, facts=lambda model: partial(ranks, model))
         records.append(GrowthRecord.of(written, Progress(number + 1, 2, 3), plan, list(states)).to_dict())
         states = grow_optimizer_state(plan, states, "carry" if number else "fresh_copies", "AdamW")
         model = plan.after

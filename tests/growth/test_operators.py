@@ -208,7 +208,7 @@ MISTAKES = {
     "top_k": (lambda: Upcycle(4, top_k=5), "1..num_experts"),
     "not dense": (lambda: layers(Upcycle(4, in_layers=[7]), 3), r"asked for \[7\]"),
     "no inner": (lambda: WidenInner(size=2).maps(Shape((2,), hidden=3)), "cannot grow to 2"),
-    "more experts": (lambda: experts(PruneExperts(9), 4), "leaves nothing out of 4 experts"),
+    "more experts": (lambda: experts(PruneExperts(9), 4), "9 leaves nothing out of 4 experts"),
 }
 
 

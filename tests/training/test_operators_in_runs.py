@@ -62,6 +62,8 @@ CASES: dict[str, tuple[dict[str, Any], list[Operator]]] = {
     "DuplicateExperts, drawn": ({}, [DuplicateExperts(2, copies="draw", router="draw_all", order="appended")]),
     "PruneExperts": ({}, [PruneExperts(2)]),
     "PruneInner": ({}, [PruneInner(5, "shared")]),
+    "PruneInner, experts": ({}, [PruneInner(5, "experts")]),
+    "PruneInner, activation": ({}, [PruneInner(5, "experts", "activation"), WidenInner("shared")]),
     "Upcycle": (DENSE, [Upcycle(4, 2, 2, in_layers=[0, 2], redraw=0.5)]),
     "WidenInner": ({}, [WidenInner("experts", size=11, symmetry_break=0.1), WidenInner("shared")]),
     "WidenHeads": ({"num_heads": 4, "num_kv_heads": 2, "qk_norm": "full"}, [WidenHeads(3, symmetry_break=0.1)]),
@@ -99,8 +101,10 @@ def check(root: Path, name: str, strategy: str) -> None:
     folder = root / strategy / name.replace(", ", "-")
     policy = "fresh_copies" if name == "Stack" else "carry"
     anchor = folder / f"run/checkpoints/anchor-step={STEP}.ckpt"
-    grow_checkpoint(anchor, folder / "disk.ckpt", *CASES[name][1], optimizer_state=policy)
-    on_disk, in_run = (load_whole_checkpoint(folder / f"{kind}.ckpt") for kind in ("disk", "grown"))
+    in_run = load_whole_checkpoint(folder / "grown.ckpt")
+    maps = in_run["hyper_parameters"]["growth"][0]["maps"] if name == "PruneInner, activation" else None
+    grow_checkpoint(anchor, folder / "disk.ckpt", *CASES[name][1], optimizer_state=policy, maps=maps)
+    on_disk = load_whole_checkpoint(folder / "disk.ckpt")
     assert_equal(in_run["state_dict"], on_disk["state_dict"], "weights")
     (ours,), (theirs,) = in_run["optimizer_states"], on_disk["optimizer_states"]
     assert_equal(by_name(ours), by_name(theirs), "optimizer")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 from typing import Literal
 
-from lit_recycle.growth.axes import EXPERTS
+from typing_extensions import override
+
+from lit_recycle.growth.axes import EXPERT_WIDTH, EXPERTS
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.operator import GrowableModel, Operator
 from lit_recycle.growth.operators.depth import DepthOperator
 from lit_recycle.growth.operators.widen import INNER
-from lit_recycle.growth.sources import AxisMap, LayerMaps, SourceMap
+from lit_recycle.growth.sources import AxisMap, LayerMaps, MapPerExpert, SourceMap
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,35 @@ class DropLayers(DepthOperator):
         return [i for i in range(model.num_layers) if i not in self.indices]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pruning(Operator):
+    """Shrinking an axis to a size, at once or by and by.
+
+    Args:
+        events_left: Number of events in which the size is reached by equal parts, this one among them; an event with
+            ``until`` sets it.
+    """
+
+    events_left: int = 1
+
+    @override
+    def gradual(self, times: int) -> Sequence[Operator]:
+        return [replace(self, events_left=left) for left in range(times, 0, -1)]
+
+    def next_size(self, what: str, before: int, target: int, unit: int) -> int:
+        """The size after this event; on the way a multiple of what both sizes are multiples of, ``unit`` at most.
+
+        Raises:
+            ValueError: If nothing is left to do.
+        """
+        if before <= target:
+            raise ValueError(f"{target} leaves nothing out of {before} {what}")
+        unit = gcd(before, target, unit)
+        return target + (before - target) * (self.events_left - 1) // self.events_left // unit * unit
+
+
 @dataclass(frozen=True)
-class PruneExperts(Operator):
+class PruneExperts(Pruning):
     """Keep the most useful experts of each layer, in their order.
 
     Args:
@@ -66,49 +96,63 @@ class PruneExperts(Operator):
 
     def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:
         experts = [model.size(EXPERTS, i) for i in range(model.num_layers + model.num_tail_layers)]
-        if not any(n > self.num_experts for n in experts):
-            raise ValueError(f"num_experts {self.num_experts} leaves nothing out of {max(experts)} experts")
-        return SourceMap.identity(len(experts), {EXPERTS: best(facts(self.by), experts, self.num_experts)})
+        count = self.next_size("experts", max(experts), self.num_experts, 1)
+        return SourceMap.identity(len(experts), {EXPERTS: best(facts(self.by), experts, count)})
 
     def resized(self, model: GrowableModel, sources: SourceMap) -> GrowableModel:
         top_k = model.top_k if self.top_k is None else self.top_k
         if top_k > self.num_experts:
             raise ValueError(f"a token visits {top_k} experts, and {self.num_experts} would be left: give top_k")
-        return model.resized(sources, self.top_k)
+        return model.resized(sources, self.top_k if self.events_left == 1 else None)
 
     def label(self, model: GrowableModel, after: GrowableModel) -> str:
         return f"experts {model.size(EXPERTS)} → {after.size(EXPERTS)} by {self.by}"
 
 
 @dataclass(frozen=True)
-class PruneInner(Operator):
-    """Keep the inner channels of the greatest norm in dense networks or shared experts, in their order.
+class PruneInner(Pruning):
+    """Keep the most useful inner channels of feed-forward networks, in their order; each expert keeps its own.
 
     Args:
         size: Inner width afterwards.
-        networks: The ``dense`` layers or the ``shared`` expert.
+        networks: ``dense`` layers, the ``shared`` expert, or the routed ``experts``.
+        by: What makes one useful: ``norm`` of its weights, or ``activation``, its root mean square over the tokens of
+            the batch at hand.
     """
 
     origin = "IDEA Prune, arXiv 2503.05920"
-    axes = "I S"
-    needs = "norms"
+    axes = "F S I"
+    needs = "norms, or activations of a run"
     size: int
-    networks: Literal["dense", "shared"] = "dense"
+    networks: Literal["dense", "shared", "experts"] = "dense"
+    by: Literal["norm", "activation"] = "norm"
 
     def __post_init__(self) -> None:
-        if self.networks not in ("dense", "shared") or self.size < 1:
-            raise ValueError(f"networks must be dense or shared and size at least 1, got {self.networks}, {self.size}")
+        if self.networks not in INNER or self.size < 1:
+            raise ValueError(
+                f"networks must be one of {', '.join(INNER)} and size at least 1, got {self.networks}, {self.size}"
+            )
+        if self.by not in ("norm", "activation"):
+            raise ValueError(f"by must be norm or activation, got {self.by!r}")
 
     @property
     def asks(self) -> Sequence[str]:
-        return (f"channel_norm_{INNER[self.networks]}",)
+        return (f"channel_{self.by}_{INNER[self.networks]}",)
 
     def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:
         axis = INNER[self.networks]
         widths = [model.size(axis, i) for i in range(model.num_layers + model.num_tail_layers)]
-        if not any(n > self.size for n in widths):
-            raise ValueError(f"size {self.size} leaves nothing out of {max(widths)} inner channels ({self.networks})")
-        return SourceMap.identity(len(widths), {axis: best(facts(self.asks[0]), widths, self.size)})
+        # On the way too in sizes that a grouped product of bfloat16 can take, 16 bytes at a time.
+        size = self.next_size(f"inner channels ({self.networks})", max(widths), self.size, 8)
+        values = facts(self.asks[0])
+        if axis != EXPERT_WIDTH:
+            return SourceMap.identity(len(widths), {axis: best(values, widths, size)})
+        maps: list[MapPerExpert | None] = []
+        for width, layer in zip(widths, values, strict=True):
+            rows = [layer[start : start + width] for start in range(0, len(layer), width)] if width else []
+            found = best(rows, [width] * len(rows), size)
+            maps.append(MapPerExpert(found) if found else None)  # type: ignore[arg-type]
+        return SourceMap.identity(len(widths), {axis: tuple(maps)})
 
     def label(self, model: GrowableModel, after: GrowableModel) -> str:
         axis = INNER[self.networks]
@@ -116,7 +160,7 @@ class PruneInner(Operator):
 
 
 def best(values: Sequence[Sequence[float]], sizes: Sequence[int], count: int) -> LayerMaps:
-    """In each layer the entries of the greatest values, in their order."""
+    """In each layer, or expert, the entries of the greatest values, in their order."""
     maps: list[AxisMap | None] = []
     for size, layer in zip(sizes, values, strict=True):
         order = sorted(range(size), key=layer.__getitem__, reverse=True)  # stable: the first of equals first

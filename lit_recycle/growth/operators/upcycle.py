@@ -81,13 +81,13 @@ class Upcycle(Operator):
 
     def targets(self, place: Place, change: Change) -> Iterable[Target]:
         assert place.layer is not None
-        if change.sources.full_axis(EXPERTS, place.layer) is None:
+        if change.sources.experts(place.layer) is None:
             return (Target(place),)
         return change.before.routed_targets(place, change.after)
 
     def treatments(self, cell: Cell) -> Sequence[Treatment]:
         place = cell.place
-        if cell.change.sources.full_axis(EXPERTS, place.layer) is None:
+        if cell.change.sources.experts(place.layer) is None:
             return ()
         if not place.is_routed:  # a shared expert that the family demands begins with an output of zero
             new = Zero() if place.axes.writes_residual else Draw(cell.change.after.init_std)
