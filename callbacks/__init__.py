@@ -9,6 +9,7 @@ from lit_recycle.callbacks.expert_load import ExpertLoadMonitor
 from lit_recycle.callbacks.forgetting import ForgettingMonitor
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.growth_monitor import GrowthMonitor
+from lit_recycle.callbacks.magnitude_pruning import MagnitudePruning
 from lit_recycle.callbacks.progress import RunProgressBar
 from lit_recycle.callbacks.run_record import RunRecord
 from lit_recycle.callbacks.sequence_length import SequenceLengthWarmup
@@ -28,6 +29,7 @@ __all__ = [
     "ForgettingMonitor",
     "GrowthCallback",
     "GrowthMonitor",
+    "MagnitudePruning",
     "RunProgressBar",
     "RunRecord",
     "SequenceLengthWarmup",

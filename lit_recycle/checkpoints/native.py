@@ -18,13 +18,14 @@ from lit_recycle.addresses import Place, place_of
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.remote import checkpoints_at, on_disk
-from lit_recycle.checkpoints.sharded import CURRENT, WEIGHTS
+from lit_recycle.checkpoints.sharded import CURRENT, MASKS, NAMED, WEIGHTS
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.destination import check_destination
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
 from lit_recycle.growth.history import GrowthRecord
+from lit_recycle.growth.masks import apply_masks, grow_masks
 from lit_recycle.growth.measure import weight_facts
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
@@ -188,7 +189,7 @@ def load_whole_checkpoint(path: Place, scratch: Path | None = None) -> dict[str,
     weights: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         kind, _, parameter = name.partition("/")
-        if kind in WEIGHTS:
+        if kind in NAMED:
             weights.setdefault(kind, {})[parameter] = tensor
     optimizers = [number_state(sharded.join(tensors, rest, i)) for i in range(len(rest["optimizers"]))]
     del rest["optimizers"]
@@ -288,6 +289,9 @@ def grow_checkpoint(
     checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
     for key in checkpoint.keys() & WEIGHTS:
         checkpoint[key] = dict(grow_tensors(plan, dict(checkpoint[key])))
+    if MASKS in checkpoint:
+        checkpoint[MASKS] = grow_masks(plan, checkpoint[MASKS])
+        apply_masks(trained_weights(checkpoint), checkpoint[MASKS])  # noise on copies is over pruned weights, too
     checkpoint["hyper_parameters"] = saved | {
         "config": record.after,
         "growth": [*saved["growth"], record.to_dict()],

@@ -38,12 +38,16 @@ CURRENT = "current_model_state"
 ``WeightAveraging`` callbacks write it."""
 WEIGHTS = ("state_dict", CURRENT)
 """What holds a tensor for each parameter and buffer."""
+MASKS = "pruned"
+"""Where a checkpoint has the masks of weights that are held at zero, for some parameters."""
+NAMED = (*WEIGHTS, MASKS)
+"""What holds tensors by the names of parameters."""
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint of named tensors as ``sharded`` keeps it: the tensors under flat names, and the rest."""
-    rest = {k: v for k, v in checkpoint.items() if k not in (*WEIGHTS, "optimizer_states")}
-    tensors = {f"{kind}/{name}": t for kind in WEIGHTS for name, t in checkpoint.get(kind, {}).items()}
+    rest = {k: v for k, v in checkpoint.items() if k not in (*NAMED, "optimizer_states")}
+    tensors = {f"{kind}/{name}": t for kind in NAMED for name, t in checkpoint.get(kind, {}).items()}
     rest["optimizers"] = []
     for i, saved in enumerate(checkpoint.get("optimizer_states", [])):
         scalars: dict[str, ParamState] = {}

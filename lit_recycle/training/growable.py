@@ -19,6 +19,7 @@ from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape
 from lit_recycle.training import named_state
 from lit_recycle.training.averages import begin_averages, refuse_averages, reshard_for_averages, take_trained_weights
+from lit_recycle.training.masks import leave_masks
 from lit_recycle.training.rewarm import unwarm
 
 
@@ -188,6 +189,7 @@ class GrowableModule(L.LightningModule):
                 begin_averages(self.trainer, self)
         if self._trainer is not None:
             take_trained_weights(self.trainer, checkpoint)
+            leave_masks(self.trainer, checkpoint)
         for name in COUNTERS:
             setattr(self, name, checkpoint["progress"][name])
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, ShardedOptimStateDictConfig, ShardedStateDictConfig, StateDictType
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-from torch.distributed.fsdp import ShardedOptimStateDictConfig, ShardedStateDictConfig, StateDictType
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -31,6 +31,14 @@ def clean_name(name: str) -> str:
 def parameter_names(module: nn.Module) -> list[str]:
     """Names of all parameters, without what wrappers put into them."""
     return [clean_name(name) for name, _ in module.named_parameters()]
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters by name; under FSDP2 the shards that an optimizer has, also right after a forward pass."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    return {clean_name(name): parameter for name, parameter in module.named_parameters()}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -173,7 +181,7 @@ def assemble(checkpoint: dict[str, Any], keep: bool) -> dict[str, Any]:
 
     weights = {
         kind: {name: whole(tensor) for name, tensor in checkpoint.pop(kind).items()}
-        for kind in sharded.WEIGHTS
+        for kind in sharded.NAMED
         if kind in checkpoint
     }
     optimizers = checkpoint.pop("optimizer_states", [])
@@ -195,9 +203,14 @@ def _shards(model: FSDP) -> AbstractContextManager[Any]:
     )
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on every process."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def like(template: Tensor, value: Tensor) -> Tensor:
     """``value``, whole on every process, in the device and sharding of ``template``; each process keeps its part."""
-    if not isinstance(template, DTensor):
+    if not isinstance(template, DTensor) or isinstance(value, DTensor):
         return value.to(template.device)
     value = value.to(template.device)
     return distribute_tensor(value, template.device_mesh, template.placements, src_data_rank=None)

@@ -22,6 +22,7 @@ from lit_recycle.training import named_state
 from lit_recycle.training.averages import grow_averages, refuse_averages
 from lit_recycle.training.fsdp1 import FlatGrowth
 from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.masks import holders_of_masks
 from lit_recycle.training.strategies import FSDP2Strategy, FSDPStrategy
 
 
@@ -71,6 +72,8 @@ def grow_in_run(trainer: L.Trainer, module: GrowableModule, plan: GrowthPlan, po
     small.give_states(trainer.model, optimizer, policy)  # type: ignore[arg-type]  # wrapped as it was
     for scheduler, state in zip(trainer.lr_scheduler_configs, schedules, strict=True):
         scheduler.scheduler.load_state_dict(state)
+    for holder in holders_of_masks(trainer):
+        holder.grow_masks(trainer, module, plan)
 
 
 def check_optimizer(module: GrowableModule, optimizer: Optimizer, divides: bool) -> None:

@@ -16,7 +16,6 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.optim import Optimizer
 
@@ -25,7 +24,7 @@ from lit_recycle.growth.shards import local_part, window
 from lit_recycle.growth.update_rules import UpdateRule, factor, is_trained, new_rows, update_rules
 from lit_recycle.training import fsdp1
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.named_state import clean_name
+from lit_recycle.training.named_state import parameters
 
 Index = tuple[slice | Tensor, ...]
 
@@ -81,7 +80,7 @@ class RowUpdates:
 
     def release(self, module: GrowableModule) -> None:
         """Give parameters the ``requires_grad`` that their user has set, and forget all rules."""
-        for name, parameter in _parameters(module):
+        for name, parameter in parameters(module).items():
             if name in self._frozen:
                 parameter.requires_grad_(True)
         self.rules, self._rows, self._saved, self._frozen = [], [], [], set()
@@ -112,7 +111,7 @@ class RowUpdates:
     def _freeze(self, trainer: L.Trainer, module: GrowableModule, names: set[str]) -> None:
         """Let these parameters have no gradient, besides those for which their user wants none."""
         thawed, changed = self._frozen - names, False
-        for name, parameter in _parameters(module):
+        for name, parameter in parameters(module).items():
             if name in names and parameter.requires_grad:
                 parameter.requires_grad_(False)
                 parameter.grad, changed = None, True
@@ -136,19 +135,11 @@ def _copied(local: Tensor, where: Index) -> Tensor:
     return chosen if any(isinstance(part, Tensor) for part in where) else chosen.clone()  # slices give a view
 
 
-def _parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """All parameters by name; under FSDP2 the shards that an optimizer has, also right after a forward pass."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
-    return [(clean_name(name), parameter) for name, parameter in module.named_parameters()]
-
-
 def _shapes(trainer: L.Trainer, module: GrowableModule) -> dict[str, Sequence[int]]:
     """Shape of each whole parameter."""
     if isinstance(trainer.model, FSDP):
         return {name: part.shape for name, part in fsdp1.layout(trainer.model).items()}
-    return {name: parameter.shape for name, parameter in _parameters(module)}
+    return {name: parameter.shape for name, parameter in parameters(module).items()}
 
 
 def _local_rows(
@@ -157,7 +148,7 @@ def _local_rows(
     """The rows whose updates are not left alone, as this process holds them."""
     found: list[Rows] = []
     slices = fsdp1.layout(trainer.model) if isinstance(trainer.model, FSDP) else {}
-    for name, param in _parameters(module):
+    for name, param in parameters(module).items():
         for block in divided.get(name, ()):
             if all(rule.trains(new) and not (rule.ramp and new) for rule, new in zip(rules, block.kind, strict=True)):
                 continue

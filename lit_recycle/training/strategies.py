@@ -36,6 +36,7 @@ from lit_recycle.growth.shards import best_dimension
 from lit_recycle.training import named_state
 from lit_recycle.training.averages import load_sharded_averages
 from lit_recycle.training.growable import GrowableModule
+from lit_recycle.training.masks import load_masks
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another one before it ends the run; Lightning's default is half an hour. What takes
@@ -78,7 +79,8 @@ class NamedCheckpoints:
         else:
             weights = trained_weights(checkpoint) if fitting else checkpoint["state_dict"]
             named_state.load_file(self.model, optimizers, checkpoint | {"state_dict": weights})
-        return checkpoint | load_sharded_averages(self.lightning_module.trainer, self.model, path, checkpoint)
+        averages = load_sharded_averages(self.lightning_module.trainer, self.model, path, checkpoint)
+        return checkpoint | averages | load_masks(self.model, path, checkpoint)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Nothing: `load_checkpoint` has read the weights, each process its own."""
