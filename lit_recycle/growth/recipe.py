@@ -59,7 +59,7 @@ class Recipe(NamedTuple):
     def keeps_places(self) -> bool:
         """Whether each element of the target comes from those in its place in the sources, treatments aside."""
         if self.splits_dense:  # an expert that is a whole network
-            mapped = self.step.sources.full_axis(EXPERTS, self.target.layer)
+            mapped = self.step.sources.experts(self.target.layer)
             return self.target.expert is not None and mapped is not None and mapped.size == len(self.sources) == 1
         return self.shape is None and not self.takes
 
@@ -84,7 +84,7 @@ class Recipe(NamedTuple):
 
     def part(self, expert: int) -> Recipe:
         """The recipe of one expert's part of the target, which then stands alone."""
-        mapped, sources = self.step.sources.full_axis(EXPERTS, self.target.layer), self.sources
+        mapped, sources = self.step.sources.experts(self.target.layer), self.sources
         if self.splits_dense and mapped is not None:
             sources = tuple(source for source in sources if source[0].model == mapped.origins[expert][0])
         sources = tuple((self._part_of(place, expert), weight) for place, weight in sources)
@@ -211,7 +211,7 @@ class Step:
 
     def _models(self, source: Place, target: Place) -> Sequence[tuple[int, float]]:
         """The models that a tensor is taken from, with their shares: of an expert that is cut out of one, that one."""
-        mapped = self.sources.full_axis(EXPERTS, target.layer)
+        mapped = self.sources.experts(target.layer)
         if mapped is None or source.is_routed or not target.is_routed:
             return self.sources.shares
         origins = mapped.origins if target.expert is None else mapped.origins[target.expert : target.expert + 1]
