@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,7 @@ from lit_recycle.checkpoints.sharded import MASKS
 from lit_recycle.growth.event import GrowthEvent, Trigger, Width
 from lit_recycle.growth.operators import PruneInner, WidenInner
 from lit_recycle.training.muon import Muon
+from lit_recycle.training.strategies import FSDPStrategy
 
 STEPS, GROWS = 8, 4
 OPERATORS = [WidenInner("shared"), Width(2, noise=0.3).operator]
@@ -176,3 +178,9 @@ def test_structured_and_unstructured_pruning_stand_side_by_side(tmp_path: Path) 
     trainer, zeros = run(tmp_path, before_growth=after, events=[])
     assert trainer.lightning_module.config.expert_size == 4 and CONFIG.expert_size == 8
     assert zeros.shares == sorted(zeros.shares) and zeros.shares[-1] > 0.4
+
+
+def test_fsdp1_is_refused() -> None:
+    trainer: Any = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(ValueError, match="FSDP1 holds flat slices of them"):
+        MagnitudePruning(0.5).setup(trainer, L.LightningModule(), "fit")
