@@ -85,6 +85,7 @@ class Experts(nn.Module):
         groups = group_by_expert(chosen_TK, counts_E, x_TD.dtype)
         return swiglu_experts(x_TD, weights_TK, self.gate_up, self.down, groups)
 
+    @torch.no_grad()
     def inner_squares(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor, counts_E: Tensor) -> Tensor:
         """For the inputs of a call the summed squares of each expert's inner channels over its tokens, ``[E, F]``."""
         x_TD = in_product_type(x_TD)
