@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.kernels.autocast import in_product_type
 from lit_recycle.model.kernels.experts import swiglu_experts
-from lit_recycle.model.kernels.grouped import group_by_expert
+from lit_recycle.model.kernels.grouped import group_by_expert, product
 
 
 class Routing(NamedTuple):

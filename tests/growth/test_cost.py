@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_recycle.growth import cost
 from lit_recycle.growth.cost import EventCost, event_cost, fake_processes
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.ledger import Ledger
 from lit_recycle.growth.facts import Unmeasured
+from lit_recycle.growth.ledger import Ledger
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import DuplicateExperts, Interpolate, Interpose, PruneInner, WidenHidden, WidenInner
