@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from lit_recycle.growth.event import Depth, Form, Width
 from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import BranchTrainMix, Upcycle
 from lit_recycle.growth.policy import POLICIES
+from lit_recycle.hub.reader import read_json
 from lit_recycle.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -87,15 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     width.add_argument("--reset-balance", action="store_true", help="zero the balancing bias")
     upcycle = parser.add_argument_group("dense to Mixture-of-Experts")
     upcycle.add_argument("--upcycle", type=int, metavar="E", help="copy each feed-forward network to E experts")
-    upcycle.add_argument("--upcycle-top-k", type=int, default=2, metavar="K", help="experts per token (2)")
-    upcycle.add_argument("--granularity", type=int, default=1, metavar="G", help="cut each network into G experts (1)")
+    upcycle.add_argument("--upcycle-top-k", type=int, metavar="K", help="experts per token (2)")
+    upcycle.add_argument("--granularity", type=int, metavar="G", help="cut each network into G experts (1)")
     upcycle.add_argument(
         "--experts-from", nargs="+", default=[], metavar="DIR", help="further models: experts from each in turn (BTX)"
     )
     upcycle.add_argument(
         "--shares", type=_shares, metavar="W,W,…", help="weight of SRC and each DIR in what is no expert's (equal)"
     )
-    upcycle.add_argument("--drop", type=float, default=0.0, metavar="R", help="re-draw this share of inner channels")
+    upcycle.add_argument("--drop", type=float, metavar="R", help="re-draw this share of inner channels")
     parser.add_argument(
         "--grow", action="append", default=[], metavar="OPERATOR", help="class name, or YAML as in a configuration"
     )
@@ -151,29 +151,35 @@ def _width(args: argparse.Namespace) -> Width | None:
 
 def _forms(args: argparse.Namespace) -> list[Form]:
     """What is done, in order."""
-    operators = _operators(args.grow)
-    mixes = bool(args.experts_from) and not any(isinstance(operator, BranchTrainMix) for operator in operators)
+    listed = _operators(args.grow)
+    mixes = bool(args.experts_from) and not any(isinstance(operator, BranchTrainMix) for operator in listed)
     upcycle = _upcycle(args, mixes)
     forms: list[Form | None] = [_depth(args), upcycle, _width(args)]
     if mixes:  # of models as they are
         forms = [upcycle, forms[0], forms[2]]
-    return [*(form for form in forms if form is not None), *operators]
+    return [*(form for form in forms if form is not None), *listed]
 
 
 def _upcycle(args: argparse.Namespace, mixes: bool) -> Upcycle | None:
-    models = 1 + len(args.experts_from)
+    keys = {"top_k": args.upcycle_top_k, "granularity": args.granularity, "redraw": args.drop}
+    given: dict[str, Any] = {key: value for key, value in keys.items() if value is not None}
     if args.shares is not None and not mixes:
         raise ValueError("--shares belong to several models: give --experts-from")
-    if args.upcycle is None and not mixes:
-        return None
-    count = models * args.granularity if args.upcycle is None else args.upcycle
-    top_k, granularity, redraw = args.upcycle_top_k, args.granularity, args.drop
-    if not mixes:
-        return Upcycle(count, top_k, granularity, redraw=redraw)
-    shares = args.shares or (1 / models,) * models
-    if len(shares) != models:
-        raise ValueError(f"--shares has {len(shares)} weights for {models} models, SRC among them")
-    return BranchTrainMix(count, top_k, granularity, redraw=redraw, shares=shares)
+    if mixes:
+        models = 1 + len(args.experts_from)
+        shares = args.shares or (1 / models,) * models
+        if len(shares) != models:
+            raise ValueError(f"--shares has {len(shares)} weights for {models} models, SRC among them")
+        count = args.upcycle if args.upcycle is not None else models * given.get("granularity", 1)
+        return BranchTrainMix(count, shares=shares, **given)
+    if args.upcycle is not None:
+        return Upcycle(args.upcycle, **given)
+    if given:
+        raise ValueError(
+            "--upcycle-top-k, --granularity and --drop belong to experts of dense models: give --upcycle or "
+            "--experts-from"
+        )
+    return None
 
 
 def _operators(texts: list[str]) -> list[Operator]:
@@ -199,8 +205,11 @@ def _maps(args: argparse.Namespace) -> list[dict[str, Any]] | None:
     """Recorded maps: a list of them, or a record with the key ``maps``."""
     if args.maps is None:
         return None
-    values = json.loads(Path(args.maps).read_text(encoding="utf-8"))
-    return values["maps"] if isinstance(values, dict) else values
+    values = read_json(Path(args.maps))
+    maps = values.get("maps") if isinstance(values, dict) else values
+    if not isinstance(maps, list):
+        raise ValueError(f"{args.maps} holds neither a list of maps nor a record with the key maps")
+    return maps
 
 
 def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:

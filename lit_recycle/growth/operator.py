@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Naming, Place
@@ -142,17 +142,20 @@ class Operator(ABC):
 
     The map says where each layer and each entry of an axis comes from; by it alone weights and the optimizer's state
     are copied and scaled (see :mod:`lit_recycle.growth.engine`). Treatments say what else is done, to copies mostly.
+
+    What stands here besides methods bears no annotation: jsonargparse evaluates those of a base class with the names
+    of the subclass's module, and checks no type of any field where that fails.
     """
 
-    origin: ClassVar[str] = ""
+    origin = ""
     """Where it was described: a paper."""
-    axes: ClassVar[str] = ""
+    axes = ""
     """What it grows: ``layers``, or letters of :mod:`lit_recycle.growth.axes`."""
-    keeps: ClassVar[str] = "no"
+    keeps = "no"
     """Whether the grown model computes what the model did: ``yes``, ``no``, or on which condition."""
-    is_elementwise: ClassVar[bool] = False
+    is_elementwise = False
     """Whether it maps layers alone and treats a tensor as a whole: then flat slices of tensors can be grown as such."""
-    needs: ClassVar[str] = ""
+    needs = ""
     """What it must know of the weights or the run; empty if the map follows from shapes alone."""
 
     @property

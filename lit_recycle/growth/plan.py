@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_recycle.growth.facts import Facts
+from lit_recycle.growth.facts import Facts, Unmeasured
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Change, GrowableModel, Operator
 from lit_recycle.growth.recipe import Recipe, Step
-from lit_recycle.growth.sources import AxisMap, SourceMap
+from lit_recycle.growth.sources import AXIS_NAMES, AxisMap, SourceMap
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def plan_growth(
         try:
             if steps and operator.asks and maps is None:  # facts are of the model as it is
                 raise ValueError("it chooses by the model's weights or load, so it must stand first in its event")
-            sources = SourceMap.from_dict(maps[number]) if maps else operator.sources(model, facts(model))
+            if maps is None:
+                sources = operator.sources(model, facts(model))
+            else:
+                sources = _recorded(maps[number], operator.sources(model, Unmeasured(model)))
             _check_models(sources, 1 if steps else models)
             change = Change(model, operator.resized(model, sources), sources)
         except ValueError as error:
@@ -150,3 +153,27 @@ def _check_models(sources: SourceMap, models: int) -> None:
             f"it takes from {said(wanted)}, and there are {models}: SRC and each folder of --experts-from; other "
             "operators follow the one that mixes them"
         )
+
+
+def _recorded(values: Any, expected: SourceMap) -> SourceMap:
+    """A recorded map, which must have the sizes of the one that would be made."""
+    try:
+        sources = SourceMap.from_dict(values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"what is recorded is no map: {error!r}") from error
+    a, b = _sizes(sources), _sizes(expected)
+    outside = [i for i in sources.layers if not 0 <= i < sources.num_layers]
+    if a != b or outside:
+        wrong = next((f"{what} {a.get(what)} for {b.get(what)}" for what in (*b, *a) if a.get(what) != b.get(what)), "")
+        raise ValueError(f"the recorded map is of another growth: {wrong or f'it names layers {outside}'}")
+    return sources
+
+
+def _sizes(sources: SourceMap) -> dict[str, Any]:
+    """Entries before and after, of the layers and of each axis in each layer."""
+    places: list[int | None] = [None, *range(len(sources.layers))]
+    found: dict[str, Any] = {"layers": (sources.num_layers, len(sources.layers)), "models": len(sources.models)}
+    for axis in sources.axes:
+        maps = [sources.full_axis(axis, place) for place in places]
+        found[AXIS_NAMES.get(axis, axis)] = [m and (m.size, len(m.sources)) for m in maps]
+    return found

@@ -1,12 +1,17 @@
 """Source maps of operators, against maps written out by hand."""
 
+from argparse import ArgumentError
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 from maps import Shape
 
 from lit_recycle.growth import operators
 from lit_recycle.growth.facts import Facts
+from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import (
     DropLayers,
     DuplicateExperts,
@@ -199,17 +204,36 @@ MISTAKES = {
     "block": (lambda: layers(Middle(5), 4), "more than the model's 4 layers"),
     "weight": (lambda: Interpolate(1.0), "between 0 and 1"),
     "drop": (lambda: layers(DropLayers([4]), 4), "must be some of the layers 0..3"),
-    "all dropped": (lambda: layers(DropLayers([0, 1]), 2), "layers must be some of"),
+    "all dropped": (lambda: layers(DropLayers([0, 1]), 2), "no layer would be left of 2"),
     "noise": (lambda: DuplicateExperts(noise=float("nan")), "noise must be a finite number"),
     "fewer experts": (lambda: experts(DuplicateExperts(num_experts=3), 4), "use PruneExperts"),
     "share": (lambda: DuplicateExperts(redraw=2.0), "0..1"),
     "choice": (lambda: DuplicateExperts(by="luck"), "by must be one of None, norm, gradient"),
     "granularity": (lambda: Upcycle(4, granularity=3), "must divide num_experts 4"),
     "top_k": (lambda: Upcycle(4, top_k=5), "1..num_experts"),
-    "not dense": (lambda: layers(Upcycle(4, in_layers=[7]), 3), r"asked for \[7\]"),
+    "not dense": (
+        lambda: layers(Upcycle(4, in_layers=[7]), 3),
+        r"in_layers must be some of the dense layers \[0, 1, 2\], got \[7\]",
+    ),
     "no inner": (lambda: WidenInner(size=2).maps(Shape((2,), hidden=3)), "cannot grow to 2"),
     "more experts": (lambda: experts(PruneExperts(9), 4), "9 leaves nothing out of 4 experts"),
+    "symmetry": (
+        lambda: WidenHidden(2, symmetry_break=-1.0),
+        "symmetry_break must be a finite number and not negative",
+    ),
+    "factor and size": (lambda: WidenInner(factor=2, size=9), "either factor or size"),
 }
+
+
+@pytest.mark.parametrize("name", operators.__all__)
+def test_every_argument_has_a_type_that_a_configuration_is_held_to(name):
+    """Annotations that jsonargparse cannot evaluate are strings to it, and it takes any value for them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--operator", type=Operator)
+    for field in fields(getattr(operators, name)):
+        values = {"class_path": name, "init_args": {field.name: {"no": "such thing"}}}
+        with pytest.raises(ArgumentError, match=f'Parser key "{field.name}"'):
+            parser.parse_object({"operator": values})
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -30,6 +30,7 @@ from lit_recycle.growth.operators import (
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.grow import grow_folder
 
+RECORDED = '[{"layers": %s, "num_layers": 2, "axes": {}, "blends": {}, "models": [1.0]}]'
 WIDENED = [name for name, family in FAMILIES.items() if family.sizes]
 EXPERTS = [name for name in WIDENED if FAMILIES[name].routing]
 
@@ -184,3 +185,35 @@ def test_any_operator_from_the_command_line(sources, tmp_path, capsys):
 def test_operators_that_are_not_there_are_told(text, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         grow([str(tmp_path), str(tmp_path / "no"), "--grow", text])
+
+
+MISTAKES = {
+    ("--grow", "5"): "--grow: grow takes a class's name, or class_path and init_args, and got 5|--grow takes a class's name",
+    ("--grow", "[Solar"): "--grow is not YAML",
+    ("--grow", "{class_path: Upcycle, init_args: {num_experts: four}}"): "num_experts must be of type int, got 'four'",
+    ("--depth", "2", "--granularity", "2"): "--granularity and --drop belong to experts of dense models",
+    ("--depth", "2", "--maps", "{}"): "neither a list of maps nor a record",
+    ("--depth", "2", "--maps", "{"): "is not valid JSON",
+    ("--depth", "2", "--maps", "[1]"): "Interpose: what is recorded is no map",
+    ("--depth", "2", "--maps", "[]"): "0 recorded maps do not belong to 1 operators",
+    ("--depth", "2", "--maps", RECORDED % "[0, 9, 1, 1]"): r"of another growth: it names layers \[9\]",
+    ("--depth", "2", "--maps", RECORDED % "[0, 1]"): r"of another growth: layers \(2, 2\) for \(2, 4\)",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_a_mistake_on_the_command_line(options, sources, tmp_path):
+    source, _ = sources("llama")
+    if "--maps" in options:
+        (tmp_path / "maps.json").write_text(options[-1])
+        options, said = (*options[:-1], str(tmp_path / "maps.json")), MISTAKES[options]
+    else:
+        said = MISTAKES[options]
+    with pytest.raises(ValueError, match=said) as error:
+        grow([str(source), str(tmp_path / "no"), "--dry-run", *options])
+    assert "\n" not in str(error.value)
+
+
+def test_more_experts_per_token_than_there_are(sources, tmp_path):
+    with pytest.raises(ValueError, match=r"top_k must lie in 1\.\.6, the number of experts, got 9"):
+        grow_folder(sources("mixtral")[0], tmp_path / "no", DuplicateExperts(num_experts=6, top_k=9))

@@ -108,7 +108,7 @@ def test_mistakes(options, tmp_path):
 
 def test_only_dense_models_without_biases(tmp_path):
     pico.build("mixtral").save_pretrained(tmp_path / "moe")
-    with pytest.raises(ValueError, match="Upcycle makes experts of dense layers"):
+    with pytest.raises(ValueError, match="no dense layers to make experts of"):
         grow_folder(tmp_path / "moe", tmp_path / "result", Upcycle(4))
     pico.build("llama", attention_bias=True).save_pretrained(tmp_path / "biased")
     with pytest.raises(ValueError, match="sets attention_bias, which mixtral models cannot have"):

@@ -72,6 +72,9 @@ CASES: dict[str, tuple[dict[str, Any], list[Operator]]] = {
     "several": ({}, [WidenHidden(2), DuplicateExperts(2, noise=0.1), Interpose(2), DropLayers([0])]),
 }
 STEP, END = 2, 4
+STRATEGIES = ("ddp", "fsdp", "fsdp2")
+QUICK = ("Upcycle", "several")
+"""Cases that each run of the tests resumes on several processes; ``make families`` resumes all."""
 
 
 OF_SEVERAL_MODELS = {"BranchTrainMix"}
@@ -92,9 +95,9 @@ def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
     fit(root / "run", strategy, steps=END, events=events, config=CONFIG.replace(**changes), **options)
 
 
-def grow_in_run(root: Path, name: str, strategy: str = "auto") -> None:
+def grow_in_run(root: Path, name: str, strategy: str = "auto", save_every: int = END) -> None:
     folder = root / strategy / name.replace(", ", "-")
-    run(folder, name, strategy, save_every=END, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
+    run(folder, name, strategy, save_every=save_every, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
 
 
 def check(root: Path, name: str, strategy: str) -> None:
@@ -126,22 +129,58 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def all_cases(root: Path) -> None:
-    for strategy in ("ddp", "fsdp", "fsdp2"):
+    for strategy in STRATEGIES:
         for name in CASES:
-            grow_in_run(root, name, strategy)
+            grow_in_run(root, name, strategy, save_every=1 if name in QUICK else END)
+            if name in QUICK:
+                resume(root, name, strategy)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", CASES)
 def test_growth_on_two_processes_is_growth_on_disk(name: str, strategy: str, sharded: Path) -> None:
     check(sharded, name, strategy)
 
 
+def resume(root: Path, name: str, strategy: str) -> None:
+    """A run that has saved after each step, from before its growth and from after it."""
+    folder = root / strategy / name.replace(", ", "-")
+    for step in AROUND:
+        run(folder / f"from-{step}", name, strategy, ckpt_path=folder / f"run/checkpoints/step={step}.ckpt")
+
+
+def check_resumed(root: Path, name: str, strategy: str) -> None:
+    folder = root / strategy / name.replace(", ", "-")
+    for step in AROUND:
+        again = folder / f"from-{step}/run/checkpoints/step={END}.ckpt"
+        assert_same_training_state(folder / f"run/checkpoints/step={END}.ckpt", again)
+
+
+AROUND = (STEP - 1, STEP + 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", QUICK)
+def test_a_resumed_run_on_two_processes_ends_where_it_would_have(name: str, strategy: str, sharded: Path) -> None:
+    check_resumed(sharded, name, strategy)
+
+
+def resume_all(root: Path, strategy: str) -> None:
+    for name in CASES:
+        grow_in_run(root, name, strategy, save_every=1)
+        resume(root, name, strategy)
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_operator_is_resumed_on_two_processes(strategy: str, tmp_path: Path) -> None:
+    on_processes(2, resume_all, tmp_path, strategy)
+    for name in CASES:
+        check_resumed(tmp_path, name, strategy)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_is_resumed_around_a_growth_ends_where_it_would_have(name: str, tmp_path: Path) -> None:
-    run(tmp_path / "whole", name)
-    saved = tmp_path / "whole/run/checkpoints"
-    for step in (STEP - 1, STEP + 1):
-        run(tmp_path / f"from-{step}", name, ckpt_path=saved / f"step={step}.ckpt")
-        again = tmp_path / f"from-{step}/run/checkpoints/step={END}.ckpt"
-        assert_same_training_state(saved / f"step={END}.ckpt", again)
+    grow_in_run(tmp_path, name, save_every=1)
+    resume(tmp_path, name, "auto")
+    check_resumed(tmp_path, name, "auto")

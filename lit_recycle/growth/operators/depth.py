@@ -54,7 +54,9 @@ def layer_map(model: GrowableModel, layers: Sequence[int]) -> SourceMap:
     """The map of a growth in depth; layers behind the last one stay single, at the end."""
     count = model.num_layers
     outside = [i for i in layers if not 0 <= i < count]
-    if outside or not layers:
+    if not layers:
+        raise ValueError(f"no layer would be left of {count}")
+    if outside:
         raise ValueError(f"layers must be some of 0..{count - 1}, got {list(layers)}")
     tail = range(count, count + model.num_tail_layers)
     return SourceMap((*layers, *tail), count + model.num_tail_layers)

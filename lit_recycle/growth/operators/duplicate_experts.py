@@ -124,6 +124,9 @@ class DuplicateExperts(Operator):
         top_k = self._top_k(model)
         if "two experts" in model.traits and top_k not in (None, 2):
             raise ValueError("the router of this model always takes two experts: give top_k: keep (--top-k keep)")
+        fewest = min(len(m.sources) for m in sources.axes[EXPERTS] if m is not None)  # type: ignore[union-attr]
+        if top_k is not None and not 1 <= top_k <= fewest:
+            raise ValueError(f"top_k must lie in 1..{fewest}, the number of experts, got {top_k}")
         return model.resized(sources, top_k)
 
     # --- what is done to copies --------------------------------------------------------------------------------------

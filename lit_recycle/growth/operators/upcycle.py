@@ -58,13 +58,16 @@ class Upcycle(Operator):
             ValueError: If they are not dense, or their width does not divide into slices.
         """
         dense = [i for i in range(model.num_layers) if model.size("I", i)]
-        chosen = dense if self.in_layers is None else sorted(self.in_layers)
-        wrong = [i for i in chosen if i not in dense]
-        if wrong or not chosen:
-            raise ValueError(f"Upcycle makes experts of dense layers, which are {dense or 'none'}; asked for {wrong}")
+        if not dense:
+            raise ValueError("the model has no dense layers to make experts of, or their tensors are not known by name")
+        chosen = dense if self.in_layers is None else sorted({*self.in_layers})
+        if not chosen or not {*chosen} <= {*dense}:
+            raise ValueError(f"in_layers must be some of the dense layers {dense}, got {chosen}")
         for layer in chosen:
-            if model.size("I", layer) % self.granularity:
-                raise ValueError(f"granularity {self.granularity} does not divide the inner width of layer {layer}")
+            if (width := model.size("I", layer)) % self.granularity:
+                raise ValueError(
+                    f"granularity {self.granularity} does not divide the inner width {width} of layer {layer}"
+                )
         return chosen
 
     def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ class WidthOperator(Operator):
 
     keeps = "yes"
     symmetry_break: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.symmetry_break < math.inf:
+            raise ValueError(f"symmetry_break must be a finite number and not negative, got {self.symmetry_break}")
 
     @abstractmethod
     def maps(self, model: GrowableModel) -> Mapping[str, AxisMap]:
@@ -50,7 +55,7 @@ def repeated(size: int, target: int) -> AxisMap:
 def grown_size(what: str, size: int, factor: int | None, target: int | None) -> int:
     """Raises ``ValueError`` where nothing would grow."""
     if not size:
-        raise ValueError(f"the model has no {what} to widen")
+        raise ValueError(f"the model has no {what} to widen, or none of which all tensors are known by name")
     wanted = target if target is not None else size * (factor or 2)
     if wanted <= size:
         raise ValueError(f"{what} of {size} cannot grow to {wanted}")
@@ -58,8 +63,10 @@ def grown_size(what: str, size: int, factor: int | None, target: int | None) -> 
 
 
 def check_size(factor: int | None, size: int | None) -> None:
-    if factor is not None and (size is not None or factor < 2):
-        raise ValueError(f"factor must be at least 2, got {factor}, and stand without size")
+    if factor is not None and size is not None:
+        raise ValueError("give either factor or size")
+    if factor is not None and factor < 2:
+        raise ValueError(f"factor must be at least 2, got {factor}")
 
 
 INNER = {"experts": "F", "shared": "S", "dense": "I"}
@@ -82,6 +89,7 @@ class WidenInner(WidthOperator):
     size: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size(self.factor, self.size)
         if self.networks not in INNER:
             raise ValueError(f"networks must be one of {', '.join(INNER)}, got {self.networks!r}")
@@ -111,6 +119,7 @@ class WidenHeads(WidthOperator):
     kv_heads: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size(self.factor, None)
 
     def maps(self, model: GrowableModel) -> Mapping[str, AxisMap]:
@@ -142,6 +151,7 @@ class WidenHidden(WidthOperator):
     factor: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size(self.factor, None)
 
     def maps(self, model: GrowableModel) -> Mapping[str, AxisMap]:
