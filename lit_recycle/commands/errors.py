@@ -38,6 +38,7 @@ _IN_WORKER = re.compile(
     r"Caught ValueError in DataLoader worker process.*^  File \"([^\"]+)\".*^ValueError: (.*)", re.M | re.S
 )
 """What torch makes of an error in a process that gathers data: the last file of its traceback, and what it said."""
+_NO_CLASS = re.compile(r"Not a valid subclass of|Expected an instantiatable class, but \S+ is abstract")
 _BOILERPLATE = re.compile(r"^(Parser key|Problem with given class_path) [\"'][^\"']+[\"']:\s*")
 
 
@@ -118,6 +119,11 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
     if unknown_class := re.search(r"Expected a dot import path string: (\S+)", message):
         own = f"one of your own needs its module, my_module.{unknown_class[1]}"
         return f"{path}: no class is known as {unknown_class[1]}; {own}"
+    if _NO_CLASS.match(message):
+        got = re.search(r"Got value: (.*?)(?: Subclass types|$)", _one_line(message))
+        return f"{path} takes a class's name, or class_path and init_args" + (f", and got {got[1]}" if got else "")
+    if no_list := re.match(r"Expected a <class 'collections\.abc\.Sequence'>\. Got value: (.*)", message):
+        return f"{path} must be a list, got {no_list[1]}"
     text = _one_line(_BOILERPLATE.sub("", message).replace('in "<unicode string>", line', "at line"))
     return f"{path}: {text}" if path else text
 

@@ -195,7 +195,7 @@ def _operators(texts: list[str]) -> list[Operator]:
         values = [yaml.safe_load(text) for text in texts]
         return parser.instantiate(parser.parse_object({"grow": values})).grow
     except argparse.ArgumentError as error:
-        told = str(sentence(error)).removeprefix("grow: ")
+        told = str(sentence(error)).removeprefix("grow: ").removeprefix("grow ")
         raise ValueError(f"--grow: {told} (`lit-recycle operators` lists operators and their keys)") from error
     except yaml.YAMLError as error:
         raise ValueError(f"--grow is not YAML: {' '.join(str(error).split())}") from error

@@ -231,6 +231,13 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
         [{"at": AT_2, "grow": [{"class_path": "PruneExperts", "init_args": {"num_experts": 2}}], "train": "new"}],
         ("the growth at steps 2 adds nothing to the model that train: new could mean",),
     ),
+    "no operator": ([{"at": AT_2, "grow": ["Solr"]}], ("events.grow", "no class is known as Solr")),
+    "no class": ([{"at": AT_2, "grow": [5]}], ("events.grow takes a class's name, or class_path", "got 5")),
+    "not in a list": ([{"at": AT_2, "grow": "Solar"}], ("events.grow must be a list, got Solar",)),
+    "argument": (
+        [{"at": AT_2, "grow": [{"class_path": "Upcycle", "init_args": {"num_experts": "four"}}]}],
+        ("events.grow.num_experts must be of type int, got 'four'",),
+    ),
     "nothing trained": (
         [
             {"at": AT_2, "depth": {}, "train": "new"},

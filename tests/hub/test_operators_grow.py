@@ -188,7 +188,7 @@ def test_operators_that_are_not_there_are_told(text, says, tmp_path):
 
 
 MISTAKES = {
-    ("--grow", "5"): "--grow: grow takes a class's name, or class_path and init_args, and got 5|--grow takes a class's name",
+    ("--grow", "5"): "--grow: takes a class's name, or class_path and init_args, and got 5",
     ("--grow", "[Solar"): "--grow is not YAML",
     ("--grow", "{class_path: Upcycle, init_args: {num_experts: four}}"): "num_experts must be of type int, got 'four'",
     ("--depth", "2", "--granularity", "2"): "--granularity and --drop belong to experts of dense models",
