@@ -71,6 +71,16 @@ class WidenEachExpert(Operator):
         return f"inner width {self.size}"
 
 
+@dataclass(frozen=True)
+class MappedExperts(DuplicateExperts):
+    """Experts copied by a map of one's own for each layer."""
+
+    maps: tuple[AxisMap | None, ...] = ()
+
+    def sources(self, model: GrowableModel, facts: Facts) -> SourceMap:
+        return SourceMap.identity(len(self.maps), {"E": self.maps})
+
+
 def plan_of_maps(
     layers: Sequence[int],
     experts: Sequence[Sequence[int]],
@@ -87,17 +97,15 @@ def plan_of_maps(
         counts[i] = max(counts.get(i, 0), max(of_layer, default=-1) + 1)
     sizes = [counts.get(i, 0) for i in range(max(layers) + 1)]
     model = Shape(tuple(sizes), naming)
-    deep = SourceMap(tuple(layers), len(sizes))
     maps = tuple(AxisMap(sizes[i], tuple(e)) if e else None for i, e in zip(layers, experts, strict=True))
-    wide = SourceMap.identity(len(layers), {"E": maps})
-    operators = [Layers(layers, zero_output=zero_output), DuplicateExperts(noise=noise, top_k=1)]
-    return plan_growth(model, operators, seed=seed, event=event, maps=[deep.to_dict(), wide.to_dict()])
+    operators = [Layers(layers, zero_output=zero_output), MappedExperts(noise=noise, top_k=1, maps=maps)]
+    return plan_growth(model, operators, seed=seed, event=event)
 
 
 def recipe_of(plan: GrowthPlan, name: str, names: Iterable[str]) -> list[Recipe]:
     """The recipes that lead to one tensor of the grown model, one for each step."""
     found: list[Recipe] = []
-    for level in reversed(plan.recipes(map(plan.before.naming.parse, names))):
+    for level in reversed(plan.recipes(names)):
         recipe = next(r for r in level if r.target.name == name)
         name = recipe.sources[0][0].name
         found.insert(0, recipe)

@@ -77,7 +77,7 @@ def carry_out(
         memory that it may share.
     """
     level: _Level[G] = _Sources(sources, enter)
-    for number, recipes in enumerate(plan.recipes(map(plan.before.naming.parse, list(sources)))):
+    for number, recipes in enumerate(plan.recipes(sources)):
         level = _Step(number, recipes, level, make)
     seen: set[Hashable] = set()
     for name in level.names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lit_recycle.growth.facts import Facts, Unmeasured
@@ -39,25 +40,35 @@ class GrowthPlan:
     def label(self) -> str:
         return " and ".join(step.operator.label(step.before, step.after) for step in self.steps)
 
-    def recipes(self, places: Iterable[Place]) -> list[list[Recipe]]:
-        """For each step the recipes of the tensors that it makes, from the places of the model's tensors."""
-        levels, made = [], list(places)
-        for step in self.steps:
-            levels.append(list(step.recipes(made)))
-            made = [recipe.target for recipe in levels[-1]]
-        return levels
+    def recipes(self, names: Iterable[str]) -> list[list[Recipe]]:
+        """For each step the recipes of the tensors that it makes, from the names of the model's tensors.
+
+        They are worked out once; nobody changes the lists.
+        """
+        key = tuple(names)
+        if key not in self._made:
+            levels, made = [], [self.before.naming.parse(name) for name in key]
+            for step in self.steps:
+                levels.append(list(step.recipes(made)))
+                made = [recipe.target for recipe in levels[-1]]
+            self._made[key] = levels
+        return self._made[key]
+
+    @cached_property
+    def _made(self) -> dict[tuple[str, ...], list[list[Recipe]]]:
+        return {}
 
     def origins(self, names: Iterable[str]) -> dict[str, str]:
         """For each tensor of the grown model the one of the model that it comes from, the first of several."""
-        places = [self.before.naming.parse(name) for name in names]
-        found = {place.name: place.name for place in places}
-        for level in self.recipes(places):
+        names = list(names)
+        found = dict(zip(names, names, strict=True))
+        for level in self.recipes(names):
             found = {recipe.target.name: found[recipe.sources[0][0].name] for recipe in level}
         return found
 
     def parameters(self, names: Iterable[str]) -> list[str]:
         """Names of the grown model's parameters, from those of the model."""
-        targets = [recipe.target for recipe in self.recipes(map(self.before.naming.parse, names))[-1]]
+        targets = [recipe.target for recipe in self.recipes(names)[-1]]
         return [place.name for place in targets if not place.axes.is_buffer]
 
     def drawn(self, names: Iterable[str]) -> list[tuple[int, str]]:
@@ -66,7 +77,7 @@ class GrowthPlan:
         Those of copied layers are not among them: a map says already that they are new.
         """
         found: dict[str, Place] = {}
-        for level in self.recipes(map(self.before.naming.parse, names)):
+        for level in self.recipes(names):
             copies = level[0].step.sources.layer_copies if level else ()
             found = {
                 r.target.name: r.target
@@ -175,5 +186,5 @@ def _sizes(sources: SourceMap) -> dict[str, Any]:
     found: dict[str, Any] = {"layers": (sources.num_layers, len(sources.layers)), "models": len(sources.models)}
     for axis in sources.axes:
         maps = [sources.full_axis(axis, place) for place in places]
-        found[AXIS_NAMES.get(axis, axis)] = [m and (m.size, len(m.sources)) for m in maps]
+        found[AXIS_NAMES.get(axis, axis)] = [m and (m.size, m.grown_size) for m in maps]
     return found

@@ -161,7 +161,7 @@ def plan_folder_growth(
     _grow_module_names(config, plan)
     if dtype is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
-    *levels, last = plan.recipes(places.values())
+    *levels, last = plan.recipes(folder.tensors)
     between = tuple({recipe.target.name: recipe for recipe in level} for level in levels)
     tensors = tuple(_grown_tensors(folder, last, between, dtype))
     growth = FolderGrowth(folder, further, plan, config, tensors, between, history)
@@ -173,8 +173,7 @@ def _grow_module_names(config: Config, plan: GrowthPlan) -> None:
     quantization = dict(config.get("quantization_config") or {})
     for key in UNQUANTIZED:
         if quantization.get(key):
-            places = [plan.before.naming.parse(name) for name in quantization[key]]
-            quantization[key] = [recipe.target.name for recipe in plan.recipes(places)[-1]]
+            quantization[key] = [recipe.target.name for recipe in plan.recipes(quantization[key])[-1]]
     if quantization:
         config["quantization_config"] = quantization
 

@@ -46,7 +46,7 @@ def shapes_of(module: GrowableModule, shape: Shape) -> Shapes:
 
 def grown_shapes(plan: GrowthPlan, built: Shapes, places: Mapping[str, Place]) -> Shapes:
     """Names and shapes of the tensors that a growth makes of others."""
-    for recipes in plan.recipes(places.values()):
+    for recipes in plan.recipes(places):
         built = {r.target.name: r.grown_shape(built[r.sources[0][0].name]) for r in recipes}
     return built
 

@@ -141,7 +141,7 @@ def test_a_source_is_let_go_after_its_last_use(method):
     model = built(tiny(**WITH_EVERYTHING))
     sources = dict(model.state_dict())
     plan = plan_of(model.config, Depth(method=method), QUIET)
-    *_, last = plan.recipes(map(NATIVE.parse, sources))
+    *_, last = plan.recipes(sources)
     left = [source_of(plan, recipe.target.name, list(model.state_dict())) for recipe in last]
     assert set(left) == set(sources)
     for _ in grow_tensors(plan, sources):

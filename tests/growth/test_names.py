@@ -113,7 +113,7 @@ def test_a_tensor_knows_its_source():
 def test_experts_of_their_own_names_are_grown_in_order():
     names = ["embed", *(f"model.layers.{i}.mlp.experts.{e}.w" for i in range(2) for e in range(2)), "norm"]
     plan = plan_of_maps((1, 0), ((0, 0, 1, 1), (0, 1, 0)), naming=PER_EXPERT)
-    found = [r.target.name for r in plan.recipes(map(PER_EXPERT.parse, names))[-1]]
+    found = [r.target.name for r in plan.recipes(names)[-1]]
     assert [(name, source_of(plan, name, names)) for name in found] == [
         ("embed", "embed"),
         ("model.layers.0.mlp.experts.0.w", "model.layers.1.mlp.experts.0.w"),
