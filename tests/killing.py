@@ -41,6 +41,7 @@ class Kill(L.Callback):
             self._after(trainer, "save_checkpoint", name=f"anchor-step={self.step}.ckpt")
         elif self.moment == "saving":
             self._halfway()
+            self._some_shards()
         elif self.moment == "saved":
             self._before(os, "fsync")
             self._before(sharded, "take_place")
@@ -85,7 +86,20 @@ class Kill(L.Callback):
                 os.truncate(path, Path(path).stat().st_size // 2)
                 self._kill()
 
-        atomic.torch.save = half
+        atomic.torch = SimpleNamespace(save=half)
+
+    def _some_shards(self) -> None:
+        write = sharded.write_shards
+
+        def half(tensors: Any, part: Path, *args: Any) -> Any:
+            written = write(tensors, part, *args)
+            if self._due():
+                for shard in part.glob(f"__{self.trainer.global_rank}_*"):
+                    os.truncate(shard, shard.stat().st_size // 2)
+                self._kill()
+            return written
+
+        sharded.write_shards = half
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self.moment in ("step", "hang", "sleep") and self._due():
@@ -96,21 +110,25 @@ class Kill(L.Callback):
             self._kill()
 
 
-class KillFirst(Kill):
-    """Kills in the first attempt of torchrun alone."""
+class KillAttempt(Kill):
+    """Kills in one attempt of torchrun alone; the first is 0."""
+
+    def __init__(self, at: str, rank: int | None = None, attempt: int = 0) -> None:
+        super().__init__(at, rank)
+        self.attempt = attempt
 
     def _due(self) -> bool:
-        return super()._due() and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+        return super()._due() and os.environ.get("TORCHELASTIC_RESTART_COUNT") == str(self.attempt)
 
 
 class Signal(L.Callback):
-    """A signal to this process in the middle of its third step, as a terminal or a scheduler sends it."""
+    """A signal to this process in the middle of the step after ``step``, as a terminal or a scheduler sends it."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, step: int = 2) -> None:
+        self.number, self.step = number, step
 
     def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
+        if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing as mp
 import os
+import signal
 import socket
 import sys
 import time
@@ -93,11 +95,18 @@ class Command:
     log: Path
 
     def wait(self, seconds: float = 120) -> list[int]:
-        """Exit codes of all processes; a signal is negative. Whoever is still there after the time is a failure."""
+        """Exit codes of all processes; a signal is negative.
+
+        Whoever is still there after the time is a failure, and says in the log where it is.
+        """
         end = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(end - time.monotonic(), 0.1))
         late = [p for p in self.processes if p.is_alive()]
+        for process in late:
+            os.kill(process.pid, signal.SIGUSR2)
+        if late:
+            time.sleep(1)
         for process in late:
             process.kill()
         assert not late, f"{len(late)} processes still run after {seconds} s:\n{self.output}"
@@ -158,6 +167,7 @@ def _run(argv: list[str], log: Path, environment: dict[str, str], before: Callab
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    faulthandler.register(signal.SIGUSR2)
     os.environ |= environment
     sys.argv = [str(BIN), *argv]
     torch.set_num_threads(1)

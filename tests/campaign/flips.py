@@ -1,4 +1,4 @@
-"""Single bits flipped, and stretches zeroed, in every kind of file that this project writes and reads again."""
+"""Single bits flipped, and stretches zeroed, in every kind of file that holds weights, tokens or a run's state."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pico
 import torch
+from campaign.kills import LIMIT, leave_alone
 from campaign.verdicts import Trial
 from damage import flip, zero
+from hub.test_checksums import fetched, listed
 from processes import TEXT, config, start
 from runs import assert_equal
+from safetensors.torch import load_file
 
 from lit_recycle import checksums
 from lit_recycle.checkpoints.native import load_whole_checkpoint
@@ -22,24 +27,26 @@ from lit_recycle.data.batches import Samples, batch_of
 from lit_recycle.data.corpus import Corpus, prepare_corpus
 from lit_recycle.data.digests import SETTLED_NS
 from lit_recycle.data.tokenizer import ByteTokenizer
+from lit_recycle.growth.event import Width
+from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.grow import grow_folder
 
 Harm = Callable[[Path, int], object]
 
 
 def trials(seed: int, count: int, undisturbed: Path) -> Iterator[Trial]:
     """So many pieces of damage, a tenth of them stretches of zeros, round about the kinds of files."""
-    file = undisturbed / "one-device/run/checkpoints/step=6.ckpt"
-    folder = undisturbed / "FSDP2/run/checkpoints/step=6.ckpt"
+    file = leave_alone("one device", undisturbed) / "checkpoints/step=6.ckpt"
+    folder = leave_alone("FSDP2", undisturbed) / "checkpoints/step=6.ckpt"
     shards = sorted(path.name for path in folder.glob("*.distcp"))
-    names = ["", "meta.pt", ".metadata", *shards]
+    kinds = [
+        partial(_checkpoint, file, ""),
+        *(partial(_checkpoint, folder, name) for name in ("meta.pt", ".metadata", *shards)),
+        *(partial(_cache, name) for name in CACHED),
+        *(partial(_hub, form, use) for form in (listed, fetched) for use in ("grow", "import")),
+    ]
     for number in range(count):
-        harm: Harm = zero if number % 10 == 9 else flip
-        kinds = len(names) + len(CACHED)
-        which = number % kinds
-        if which < len(names):
-            yield _checkpoint(file if not names[which] else folder, names[which], harm, seed * count + number)
-        else:
-            yield _cache(CACHED[which - len(names)], harm, seed * count + number)
+        yield kinds[number % len(kinds)](zero if number % 10 == 9 else flip, seed * count + number)
     yield from (_command(file, seed * count + i) for i in range(3))
 
 
@@ -87,6 +94,28 @@ def _everything(text: Path, cache: Path) -> dict[str, Any]:
     return found
 
 
+def _hub(form: Callable[[Path], None], use: str, harm: Harm, seed: int) -> Trial:
+    """A Hugging Face folder with checksums, as ``sha256sum`` or ``huggingface_hub`` leaves them."""
+
+    def run(work: Path) -> int:
+        pico.save(pico.build("olmoe"), "olmoe", work / "hf")
+        form(work / "hf")
+        expected = _made(use, work / "hf", work / "before")
+        harm(work / "hf/model.safetensors", seed)
+        refused_or_the_same(lambda: _made(use, work / "hf", work / "after"), lambda: expected, str(work / "hf"))
+        return 1
+
+    return Trial(f"damage, Hugging Face shard ({form.__name__}), {use}", str(seed), run)
+
+
+def _made(use: str, folder: Path, out: Path) -> dict[str, Any]:
+    if use == "grow":
+        grow_folder(folder, out, Width(2))
+        return load_file(out / "model.safetensors")
+    import_folder(folder, out)
+    return load_whole_checkpoint(out)["state_dict"]
+
+
 def _command(source: Path, seed: int) -> Trial:
     """The real thing: a run that is asked to go on from it."""
 
@@ -96,7 +125,7 @@ def _command(source: Path, seed: int) -> Trial:
         flip(path, seed)
         argv = ("fit", "--config", config(work / "run"), "--ckpt_path", path, "--trainer.max_steps", 8)
         tried = start(*argv, log=work / "log")
-        codes = tried.wait()
+        codes = tried.wait(LIMIT)
         assert codes == [2] and "Traceback" not in tried.output and str(path) in tried.errors[0], tried.output
         return 1
 

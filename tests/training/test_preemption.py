@@ -26,14 +26,18 @@ JOB |= {
 TWO = ("--trainer.strategy", "fsdp2", "--trainer.devices", "2", "--data.batch_size", "2")
 
 
-@pytest.fixture
-def scontrol(tmp_path: Path) -> Path:
-    """A command that writes down what it is told; its folder."""
-    folder = tmp_path / "bin"
+def fake_scontrol(root: Path) -> Path:
+    """A command that writes down in ``told`` what it is told; its folder."""
+    folder = root / "bin"
     folder.mkdir()
-    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\n')
+    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {root}/told\n')
     (folder / "scontrol").chmod(0o755)
     return folder
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path) -> Path:
+    return fake_scontrol(tmp_path)
 
 
 class InJob:
@@ -93,13 +97,10 @@ def test_what_is_asked_of_slurm(tmp_path, scontrol, monkeypatch, capsys, changes
     assert told is None or (tmp_path / "told").read_text() == told
 
 
-def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
-    """One of two processes is killed after the first growth; all are started again, and go on from the newest."""
-    whole = start("fit", "--config", config(tmp_path / "whole"), *TWO, log=tmp_path / "whole.log", world=2)
-    kill = ("--trainer.callbacks+", "killing.KillFirst", "--trainer.callbacks.init_args.at", "step=3")
-    argv = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    argv += ["--no-python", BIN, "fit", "--config", config(tmp_path / "run"), *TWO, "--ckpt_path", "last"]
-    argv += [*kill, "--trainer.callbacks.init_args.rank", "1"]
+def with_torchrun(root: Path, *options: object, restarts: int, seconds: float) -> subprocess.CompletedProcess[str]:
+    """A run on two processes that torchrun starts, and starts again."""
+    argv = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", 2]
+    argv += ["--max-restarts", restarts, "--no-python", BIN, "fit", "--config", config(root), "--ckpt_path", "last"]
     tests = Path(__file__).parents[1]
     # A store of its own for each attempt: in the shared one processes find the addresses of those that are gone.
     environment = os.environ | {
@@ -107,7 +108,16 @@ def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
     }
-    run = subprocess.run([*map(str, argv)], env=environment, capture_output=True, text=True, timeout=180, cwd=tmp_path)
+    told = [str(word) for word in (*argv, *options)]
+    return subprocess.run(told, env=environment, capture_output=True, text=True, timeout=seconds, cwd=root.parent)
+
+
+def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
+    """One of two processes is killed after the first growth; all are started again, and go on from the newest."""
+    whole = start("fit", "--config", config(tmp_path / "whole"), *TWO, log=tmp_path / "whole.log", world=2)
+    kill = ("--trainer.callbacks+", "killing.KillAttempt", "--trainer.callbacks.init_args.at", "step=3")
+    argv = (*TWO, *kill, "--trainer.callbacks.init_args.rank", "1")
+    run = with_torchrun(tmp_path / "run", *argv, restarts=1, seconds=300)
     assert run.returncode == 0, run.stdout + run.stderr
     assert set(whole.wait()) == {0}, whole.output
     assert_same_training_state(tmp_path / "whole" / LAST, tmp_path / "run" / LAST)
