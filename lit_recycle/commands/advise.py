@@ -117,7 +117,7 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
     else:
         budget = options.hours * 3600 * options.flops_per_second
     if budget <= 0:
-        raise ValueError(f"the budget must be positive, got {budget:g} FLOPs")
+        raise ValueError(f"--flops, --tokens or --hours: the budget must be positive, got {budget:g} FLOPs")
     return Situation(shape.config, progress, budget, seq_len=_shape(config, []).pace.seq_len, **known)
 
 

@@ -21,6 +21,7 @@ TABLE = Path(__file__).with_name("inputs.yaml")
 WAY_OUT = re.compile(
     r"\b(must|give|set|did you mean|choose|see|raise|lower|leave|use|fetch|needs?|install|copy|make|at least|exists?"
     r"|lists?|allow|train|take|put|expected|required|not in|one of|is not|invalid (int|float|choice)|no such|belongs?"
+    r"|unrecognized"
     r"|finds none|excludes? each other|order|there is no|cannot|holds no|nothing to|only|multiple of|within)\b"
 )
 """What a sentence has that says what to do, or what would have been right."""
