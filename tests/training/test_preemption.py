@@ -117,7 +117,7 @@ def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
     whole = start("fit", "--config", config(tmp_path / "whole"), *TWO, log=tmp_path / "whole.log", world=2)
     kill = ("--trainer.callbacks+", "killing.KillAttempt", "--trainer.callbacks.init_args.at", "step=3")
     argv = (*TWO, *kill, "--trainer.callbacks.init_args.rank", "1")
-    run = with_torchrun(tmp_path / "run", *argv, restarts=1, seconds=300)
+    run = with_torchrun(tmp_path / "run", *argv, restarts=1, seconds=600)
     assert run.returncode == 0, run.stdout + run.stderr
     assert set(whole.wait()) == {0}, whole.output
     assert_same_training_state(tmp_path / "whole" / LAST, tmp_path / "run" / LAST)
