@@ -30,7 +30,7 @@ families: $(VENV)/.installed-test  ## every model family of the hub against tran
 campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five hundred; half an hour on two cores
 	$(BIN)/python tests/campaign/run.py
 
-bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; twelve minutes on two cores
+bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; fifteen minutes on two cores
 	$(BIN)/python benchmarks/all.py
 
 experiments: $(VENV)/.installed  ## what has no result yet, resumable: ONLY="headline depth" WORKERS=2

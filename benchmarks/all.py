@@ -30,6 +30,7 @@ BENCHMARKS = {
     "step_gpu": [],
     "growth_event": [],
     "disk": ["--gigabytes", "4"],
+    "hub_memory": ["--gigabytes", "1"],
     "saving": ["--megabytes", "300"],
     "checksums": ["--gigabytes", "1"],
     "start_up": ["--rounds", "3"],

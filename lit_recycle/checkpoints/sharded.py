@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,10 +127,13 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     Raises:
         ValueError: For a folder that is no whole checkpoint.
     """
-    entries = _reader(path).read_metadata().state_dict_metadata
+    return _sizes(_reader(path).read_metadata())
+
+
+def _sizes(index: Metadata) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {
         name: (entry.size, entry.properties.dtype)
-        for name, entry in entries.items()
+        for name, entry in index.state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
 
@@ -163,22 +166,25 @@ def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> 
         raise ValueError(problem)
 
 
-def load_sharded(tensors: dict[str, Tensor], path: Path, alone: bool = False) -> None:
+def load_sharded(
+    tensors: dict[str, Tensor], path: Path, alone: bool = False, reader: dcp.FileSystemReader | None = None
+) -> None:
     """Read into ``tensors``, in place, each process its own shards; keys are names in the checkpoint.
 
-    With ``alone`` this process reads for itself, and the others need not take part.
+    With ``alone`` this process reads for itself, and the others need not take part. A ``reader`` knows the index.
 
     Raises:
         ValueError: For missing tensors or shards, or shapes that do not fit.
     """
-    found = sizes(path)
+    reader = reader or _reader(path)
+    found = _sizes(reader.read_metadata())
     for name, tensor in tensors.items():
         if name not in found:
             raise ValueError(f"{path} holds no {name}: it is a checkpoint of another model or optimizer")
         if found[name][0] != tensor.shape:
             raise ValueError(f"{name} is {tuple(found[name][0])} in {path}, and {tuple(tensor.shape)} in the model")
     try:
-        dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or not is_distributed())
+        dcp.load(tensors, storage_reader=reader, no_dist=alone or not is_distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
@@ -197,13 +203,52 @@ def load_whole(path: Path, scratch: Path | None = None) -> dict[str, Tensor]:
     return tensors
 
 
+class Stored(Mapping[str, Tensor]):
+    """Weights of a checkpoint by parameter, each read when it is asked for, by this process alone.
+
+    Args:
+        path: A sharded checkpoint.
+        kind: Which weights.
+
+    Raises:
+        ValueError: For a folder that is no whole checkpoint.
+    """
+
+    def __init__(self, path: Path, kind: str = WEIGHTS[0]) -> None:
+        self.path, self.kind, self._reader = path, kind, _reader(path)
+        self._sizes = {n.removeprefix(f"{kind}/"): s for n, s in sizes(path).items() if n.startswith(f"{kind}/")}
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.like(name, "cpu")
+        load_sharded({f"{self.kind}/{name}": tensor}, self.path, alone=True, reader=self._reader)
+        return tensor
+
+    def like(self, name: str, device: str = "meta") -> Tensor:
+        """One of a weight's shape and type, without its values."""
+        size, dtype = self._sizes[name]
+        return torch.empty(size, dtype=dtype, device=device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+
 class _PlainReader(dcp.FileSystemReader):
     """Reads a folder's index with an unpickler that knows torch's index classes and nothing else.
 
     ``torch.distributed.checkpoint`` pickles its index; a plain ``pickle.load`` of it would run whatever it says.
     """
 
+    _index: Metadata | None = None
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._index is None:
+            self._index = self._read_index()
+        return self._index
+
+    def _read_index(self) -> Metadata:
         path = Path(self.path) / INDEX
         try:
             metadata = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()

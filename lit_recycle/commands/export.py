@@ -20,9 +20,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
     parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")
+    parser.add_argument("--drop-mtp", action="store_true", help="leave out layers for multi-token prediction")
     args = parser.parse_args(argv)
     with without_gc():
-        from lit_recycle.hub.convert import export_checkpoint
+        from lit_recycle.hub.export import export_checkpoint
 
     family = export_checkpoint(
         args.source,
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> int:
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         optimizer=args.optimizer,
+        drop_mtp=args.drop_mtp,
     )
     print(f"wrote {args.destination}: a {family} model")
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 _MODULES = {
     "grow_folder": "grow",
     "import_folder": "convert",
-    "export_checkpoint": "convert",
+    "export_checkpoint": "export",
     "compare_logits": "verify",
 }
 __all__ = list(_MODULES)

@@ -83,6 +83,20 @@ def plain(folder: HFFolder) -> HFFolder:
     return replace(folder, config=dequantized_config(folder.config), tensors=tensors)
 
 
+def plain_weights(folder: HFFolder) -> tuple[HFFolder, Mapping[str, Tensor]]:
+    """A folder as it is with plain weights, and its tensors; those in block-FP8 are multiplied out when they are read.
+
+    Raises:
+        ValueError: For a folder that is quantised in another way.
+    """
+    if is_block_fp8(folder.config):
+        return plain(folder), Dequantized(folder)
+    if folder.config.get("quantization_config"):
+        method = folder.config["quantization_config"].get("quant_method")
+        raise ValueError(f"{folder.path} is quantised by {method}, and cannot be trained: give the plain weights")
+    return folder, FolderTensors(folder)
+
+
 def dequantize_folder(
     source: str | Path,
     destination: str | Path,

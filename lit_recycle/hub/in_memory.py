@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.engine import stacked
 from lit_recycle.growth.names import Place
 from lit_recycle.hub.folder_tensors import FolderTensors
+from lit_recycle.hub.joined import Joined, Value
 from lit_recycle.hub.reader import HFFolder
 from lit_recycle.hub.shape import INSIDE, HubShape
 
@@ -35,8 +35,8 @@ class _Matrix(NamedTuple):
         return [cls(place.layer, matrix, inner) for matrix in place.axes.matrices]
 
 
-class InMemory(Mapping[str, Tensor]):
-    """What a folder gives a model in memory, by name within the LightningModule.
+class InMemory(Mapping[str, Value]):
+    """What a folder gives a model in memory, by name within the LightningModule; read when it is needed.
 
     Args:
         folder: The folder.
@@ -69,7 +69,7 @@ class InMemory(Mapping[str, Tensor]):
                 found[matrix].append((place.expert or 0, name))
         return {matrix: [name for _, name in sorted(named)] for matrix, named in found.items()}
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Value:
         place = self.shape.naming.parse(name)
         if found := self._by_place.get((place.layer, self._suffix(place))):
             return self.tensors[found]
@@ -85,13 +85,17 @@ class InMemory(Mapping[str, Tensor]):
             return self.tensors[sources[0][0]]
         return self._joined(place, sources)
 
-    def _joined(self, place: Place, sources: Sequence[Sequence[str]]) -> Tensor:
+    def _joined(self, place: Place, sources: Sequence[Sequence[str]]) -> Value:
         """Of the tensors of the single matrices, and of the single experts."""
-        cell = place.axes.cell
-        experts = [
-            stacked([self._turned(name, place) for name in names], cell.stack) for names in zip(*sources, strict=True)
-        ]
-        return torch.stack(experts) if EXPERTS in place.axes.names else experts[0]
+        experts = [partial(self._stacked, names, place) for names in zip(*sources, strict=True)]
+        return Joined(experts, stacked=True) if EXPERTS in place.axes.names else experts[0]()
+
+    def _stacked(self, names: Sequence[str], target: Place) -> Value:
+        """The matrices of one expert."""
+        stack = target.axes.cell.stack
+        if stack is None or stack[1]:
+            return stacked([self._turned(name, target) for name in names], stack)
+        return Joined([partial(self._turned, name, target) for name in names], stack[0])
 
     def _turned(self, name: str, target: Place) -> Tensor:
         """A matrix, transposed where the two have its axes in different orders."""

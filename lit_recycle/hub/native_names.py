@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lit_recycle.hub.families import FAMILIES
+from lit_recycle.hub.joined import Joined, Value, whole
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
 
@@ -32,13 +34,14 @@ class Parts:
 
     def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Our tensor, from the hub's."""
+        return whole(self.joined(tensors))
+
+    def joined(self, tensors: Mapping[str, Tensor]) -> Value:
+        """Our tensor, whose pieces are read when they are needed."""
         if self.fused is not None and self.fused in tensors:
             return tensors[self.fused]
-        rows = (
-            torch.cat([tensors[name] for name in names]) if len(names) > 1 else tensors[names[0]]
-            for names in self.names
-        )
-        return torch.stack(list(rows)) if self.stacked else next(rows)
+        rows = [partial(_rows, tensors, names) for names in self.names]
+        return Joined(rows, stacked=True) if self.stacked else rows[0]()
 
     def split(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The hub's tensors, from ours; views of it."""
@@ -47,6 +50,10 @@ class Parts:
         for names, rows in zip(self.names, experts, strict=True):
             parts = rows.chunk(len(names)) if rows.dim() else (rows,) * len(names)
             yield from zip(names, parts, strict=True)
+
+
+def _rows(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> Value:
+    return Joined([partial(tensors.__getitem__, name) for name in names]) if len(names) > 1 else tensors[names[0]]
 
 
 def hub_parts(config: MoEConfig, family: str) -> dict[str, Parts]:

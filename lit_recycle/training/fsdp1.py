@@ -7,12 +7,12 @@ changes the layout (width), one parameter at a time is put together from its sli
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.optim import Optimizer
 
@@ -21,35 +21,10 @@ from lit_recycle.growth.optimizer import ParamState, each_grown_state
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.named_state import clean_name
+from lit_recycle.training.named_state import Slice, clean_name, layout
 from lit_recycle.training.strategies import FSDPStrategy
 
 T = TypeVar("T")
-
-
-class Slice(NamedTuple):
-    """This process's part of a parameter: elements ``start … start + length`` of it, flattened."""
-
-    param: nn.Parameter
-    start: int
-    length: int
-    shape: torch.Size
-
-    def of(self, whole: Tensor) -> Tensor:
-        return whole.flatten()[self.start : self.start + self.length]
-
-
-def layout(model: FSDP) -> dict[str, Slice]:
-    """The slice of every parameter that this process holds, by name."""
-    parts = {}
-    for unit in FSDP.fsdp_modules(model):
-        # Where a process's slice of a parameter begins is told nowhere in public.
-        flat = unit._handle.flat_param if unit._handle else None
-        if flat is not None:
-            assert flat._params is not None  # with use_orig_params, as Lightning sets it
-            for param, shape, info in zip(flat._params, flat._shapes, flat._shard_param_infos, strict=True):
-                parts[id(param)] = Slice(param, info.intra_param_start_idx or 0, info.numel_in_shard or 0, shape)
-    return {clean_name(name): parts[id(param)] for name, param in model.named_parameters()}
 
 
 class Whole(MutableMapping[str, Any]):

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape
+from lit_recycle.hub.joined import Value
 from lit_recycle.training import named_state
 from lit_recycle.training.averages import begin_averages, refuse_averages, reshard_for_averages, take_trained_weights
 from lit_recycle.training.masks import leave_masks
@@ -126,7 +127,7 @@ class GrowableModule(L.LightningModule):
         """The shape that :meth:`Shape.to_dict` has given these values for."""
         return type(self.shape)(**values)
 
-    def initial_value(self, name: str, shape: torch.Size) -> Tensor | None:
+    def initial_value(self, name: str, shape: torch.Size) -> Value | None:
         """A parameter or buffer at the start of a run, whole, the same on all processes; None for what stays as it is.
 
         Here it is what :meth:`make_model` gives it, for which each process makes the whole model once.

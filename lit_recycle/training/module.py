@@ -28,6 +28,7 @@ from lit_recycle.checkpoints.native import checkpoints_of
 from lit_recycle.data.validation import ValidationSet
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
+from lit_recycle.hub.joined import Value, whole
 from lit_recycle.hub.shape import HubShape, parameter_names, shape_of, with_branches
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model.config import MoEConfig
@@ -71,6 +72,8 @@ class LitMoE(GrowableModule):
             has itself when not given.
         backend: What trains a Hugging Face folder: ``native``, this project's own model, where that expresses it
             exactly; ``transformers``; or ``auto``, the first that can.
+        drop_mtp: Leave out the folder's layers for multi-token prediction. No run trains them; otherwise exports take
+            them from the folder, grown as the model is.
         optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
             AdamW (fused) when not given.
         param_groups: Parameters with options of their own: each has a ``pattern``, a regular expression that is looked
@@ -101,6 +104,7 @@ class LitMoE(GrowableModule):
         init_from: str | None = None,
         init_checksums: str | None = None,
         backend: Backend = "auto",
+        drop_mtp: bool = False,
         optimizer: OptimizerCallable | None = None,
         param_groups: list[dict[str, Any]] | None = None,
         reparam: dict[str, Any] | None = None,
@@ -119,7 +123,7 @@ class LitMoE(GrowableModule):
                 raise ValueError(f"model.{name} must be a finite number and not negative, got {value}")
         if config and init_from:
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
-        start = start_of(config, init_from, backend, init_checksums)
+        start = start_of(config, init_from, backend, init_checksums, drop_mtp)
         shape = start.shape if reparam is None else with_branches(start.shape, reparam)
         super().__init__(shape, [*start.growth, *(growth or [])])
         self.reparam = shape.to_dict()["reparam"] if reparam else None
@@ -133,6 +137,8 @@ class LitMoE(GrowableModule):
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.saved_optimizer: str | None = None
         """Name of the optimizer whose state a checkpoint brings, if one does."""
+        self.losses: dict[str, float] = {}
+        """The last of training and of validation that a checkpoint tells, for the card of an export."""
         self.val_metrics = LanguageModelMetrics()
         self.further_metrics: list[LanguageModelMetrics] = []
         self.val_sets: list[ValidationSet] = []
@@ -221,18 +227,19 @@ class LitMoE(GrowableModule):
         return shape_of(values)
 
     @override
-    def initial_value(self, name: str, shape: torch.Size) -> Tensor | None:
+    def initial_value(self, name: str, shape: torch.Size) -> Value | None:
         """From the checkpoint to start from, or drawn by name. What a subclass has added keeps its value."""
         if not name.startswith("model."):
             return None
         if self._new_branches and isinstance(self.shape, NativeModel):
             seed = torch.initial_seed()
-            return self.shape.initial_value(name.removeprefix("model."), shape, self._plain_value, seed)
+            own = name.removeprefix("model.")
+            return self.shape.initial_value(own, shape, lambda *of: whole(self._plain_value(*of)), seed)
         if self._source is None and isinstance(self.shape, HubShape):
             return super().initial_value(name, shape)
         return self._plain_value(name.removeprefix("model."), shape)
 
-    def _plain_value(self, name: str, shape: torch.Size) -> Tensor:
+    def _plain_value(self, name: str, shape: torch.Size) -> Value:
         """By its name in the model."""
         if self._source is None:
             return initial_value(self.config, name, shape, torch.initial_seed())
@@ -264,6 +271,7 @@ class LitMoE(GrowableModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.saved_optimizer, self.hub = checkpoint.get("optimizer"), checkpoint.get("hub")
+        self.losses = dict(checkpoint.get("losses", {}))
         if self.spikes and "spikes" in checkpoint:
             self.spikes.load_state_dict(checkpoint["spikes"])
 
@@ -274,6 +282,10 @@ class LitMoE(GrowableModule):
         super().on_save_checkpoint(checkpoint)
         if self.hub:
             checkpoint["hub"] = self.hub
+        for kind, key in (("training", "loss/train"), ("validation", "loss/val")):
+            if (loss := self.trainer.callback_metrics.get(key)) is not None:
+                self.losses[kind] = float(loss)
+        checkpoint["losses"] = dict(self.losses)
         if self.spikes:
             checkpoint["spikes"] = self.spikes.state_dict()
         if checkpoint.get("optimizer_states"):

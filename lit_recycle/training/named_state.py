@@ -6,10 +6,10 @@ and gives named shards when asked; all that it takes is in this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch.optim import Optimizer
 
 from lit_recycle.checkpoints import sharded
 from lit_recycle.growth.optimizer import OptimizerState, ParamState, name_state, number_state
+from lit_recycle.growth.shards import local_part, window
+from lit_recycle.hub.joined import Value, put, whole
 from lit_recycle.training.param_groups import check_saved_groups
 
 
@@ -102,13 +104,26 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: Optimize
             optimizer.state[param] = states[clean_name(name)]
 
 
-def set_weights(model: nn.Module, value: Callable[[str, torch.Size], Tensor | None]) -> None:
-    """Give each named tensor the value that ``value(name, shape)`` has for it, whole; each process keeps its part."""
-    for name, target in (tensors := weights(model)).items():
-        if (whole := value(name, target.shape)) is not None:
-            _copy(target, whole)
-    if isinstance(model, FSDP):  # its named shards are copies
-        load_weights(model, tensors)
+@torch.no_grad()
+def set_weights(model: nn.Module, value: Callable[[str, torch.Size], Value | None]) -> None:
+    """Give each named tensor the value that ``value(name, shape)`` has for it, whole; each process takes its part.
+
+    Of a value that lies in pieces it reads that part alone.
+    """
+    if not isinstance(model, FSDP):
+        for name, target in weights(model).items():
+            if (found := value(name, target.shape)) is not None:
+                for dimension, held in enumerate(window(target)):
+                    if held != slice(0, target.shape[dimension]):
+                        found = found.narrow(dimension, held.start, held.stop - held.start)
+                put(local_part(target), found)
+        return
+    for name, part in layout(model).items():  # named shards would be copies
+        if (found := value(name, part.shape)) is not None:
+            part.take(found)
+    for name, buffer in _kept_buffers(model):
+        if (found := value(name, buffer.shape)) is not None:
+            put(buffer, found)
 
 
 def tied(module: nn.Module) -> list[list[str]]:
@@ -192,6 +207,48 @@ def assemble(checkpoint: dict[str, Any], keep: bool) -> dict[str, Any]:
 
 
 # --- FSDP1 and shards ------------------------------------------------------------------------------------------------
+
+
+class Slice(NamedTuple):
+    """This process's part of a parameter: elements ``start … start + length`` of it, flattened."""
+
+    param: nn.Parameter
+    start: int
+    length: int
+    shape: torch.Size
+
+    def of(self, whole: Tensor) -> Tensor:
+        return whole.flatten()[self.start : self.start + self.length]
+
+    def take(self, value: Value) -> None:
+        """Copy this part of a whole parameter; of one that lies in pieces no more rows are read than it touches."""
+        if not self.length:
+            return
+        row = self.shape[1:].numel()
+        first, last = self.start // row, -(-(self.start + self.length) // row)
+        rows = whole(value.narrow(0, first, last - first)).flatten()
+        self.param.copy_(rows[self.start - first * row :][: self.length])
+
+
+def layout(model: FSDP) -> dict[str, Slice]:
+    """The slice of every parameter that this process holds, by name."""
+    parts = {}
+    for unit in FSDP.fsdp_modules(model):
+        # Where a process's slice of a parameter begins is told nowhere in public.
+        flat = unit._handle.flat_param if unit._handle else None
+        if flat is not None:
+            assert flat._params is not None  # with use_orig_params, as Lightning sets it
+            for param, shape, info in zip(flat._params, flat._shapes, flat._shard_param_infos, strict=True):
+                parts[id(param)] = Slice(param, info.intra_param_start_idx or 0, info.numel_in_shard or 0, shape)
+    return {clean_name(name): parts[id(param)] for name, param in model.named_parameters()}
+
+
+def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that a checkpoint holds."""
+    for owner, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:  # a wrapped model's state dict would copy all weights
+                yield clean_name(f"{owner}.{name}" if owner else name), buffer
 
 
 def _shards(model: FSDP) -> AbstractContextManager[Any]:

@@ -13,7 +13,8 @@ from processes import config, start
 
 from lit_recycle.checkpoints.atomic import beside
 from lit_recycle.commands.errors import sentence
-from lit_recycle.hub.convert import export_checkpoint, import_folder
+from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.export import export_checkpoint
 
 
 def few_files() -> None:

@@ -12,7 +12,7 @@ from lm_tasks import CHOICE, write_task
 from runs import CONFIG, TEXT, assert_same_training_state, fit, on_processes
 
 from lit_recycle.cli import main
-from lit_recycle.hub.convert import export_checkpoint
+from lit_recycle.hub.export import export_checkpoint
 
 lm_eval = pytest.importorskip("lm_eval", reason="a large install of its own: pip install 'lit-recycle[eval]'")
 

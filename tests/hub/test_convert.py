@@ -14,7 +14,8 @@ from lit_recycle.commands.export import main as export
 from lit_recycle.commands.import_ import main as import_
 from lit_recycle.data.tokenizer import ByteTokenizer, JsonTokenizer
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.hub.convert import export_checkpoint, import_folder
+from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.export import export_checkpoint
 from lit_recycle.hub.grow import grow_folder
 from lit_recycle.hub.native_config import expressible, families_for, to_hf, to_native
 from lit_recycle.hub.native_names import hub_parts, native_shapes

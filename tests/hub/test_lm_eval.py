@@ -5,7 +5,7 @@ import torch
 from lm_tasks import write_task
 
 from lit_recycle.data.tokenizer import ByteTokenizer
-from lit_recycle.hub.convert import export_checkpoint
+from lit_recycle.hub.export import export_checkpoint
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint, model_of, read_hyperparameters
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.operators import RotaryBase
-from lit_recycle.hub.convert import export_checkpoint, import_folder
+from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.export import export_checkpoint
 from lit_recycle.hub.grow import grow_folder
 from lit_recycle.hub.in_memory import InMemory
 from lit_recycle.hub.native_config import to_hf, to_native

@@ -12,7 +12,8 @@ from processes import config, start
 
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.data.tokenizer import ByteTokenizer
-from lit_recycle.hub.convert import export_checkpoint, import_folder
+from lit_recycle.hub.convert import import_folder
+from lit_recycle.hub.export import export_checkpoint
 
 FILES = {
     "generation_config.json": json.dumps({"temperature": 0.6, "eos_token_id": [2, 7]}),

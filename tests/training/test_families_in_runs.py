@@ -1,16 +1,19 @@
-"""Every family with experts in a run: trained, grown along both axes, killed once, exported, read by transformers."""
+"""Every family in a run: trained, grown along both axes, killed once, exported, read by transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pico
 import pytest
 import torch
 from runs import assert_same_training_state, fit
 
 from lit_recycle.growth.event import GrowthEvent, Trigger
-from lit_recycle.hub.convert import export_checkpoint
+from lit_recycle.growth.operators import WidenInner
+from lit_recycle.hub.export import export_checkpoint
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.shape import HubShape
 from lit_recycle.hub.transformers_model import TransformersModel
@@ -18,38 +21,48 @@ from lit_recycle.training.module import LitMoE
 
 SHAPE = {"vocab_size": 260}
 OF_TEXT = [name for name, family in FAMILIES.items() if not family.text_config]
-MOE = [name for name, family in FAMILIES.items() if family.routing]
-
-
-def train(root: Path, family: str, name: str, **options: object) -> LitMoE:
-    events = [
-        GrowthEvent(Trigger(steps=2), depth=pico.depth(family)),
-        GrowthEvent(Trigger(steps=4), width=pico.width(family, 0.01)),
-    ]
-    start = {"init_from": str(root / "hub"), "backend": "transformers"}
-    _, module, _ = fit(root / name, "auto", config=None, module=start, events=events, steps=6, **options)
-    return module
-
-
 QUICK = ("phimoe",)
 """Tried by every run of the tests: its router draws random numbers, which a resume must draw again."""
+GROWN, STEPS = 4, 8
+
+
+def growth_of(family: str) -> list[GrowthEvent]:
+    """In depth, and in width along whatever a family can be widened: experts, or the networks of dense layers."""
+    depth = GrowthEvent(Trigger(steps=GROWN), depth=pico.depth(family))
+    if FAMILIES[family].routing:
+        return [depth, GrowthEvent(Trigger(steps=GROWN), width=pico.width(family, 0.01))]
+    widened = "I" in FAMILIES[family].sizes
+    return [depth, *([GrowthEvent(Trigger(steps=GROWN), grow=[WidenInner("dense")])] if widened else [])]
+
+
+def train(root: Path, family: str, name: str, **options: Any) -> tuple[L.Trainer, LitMoE]:
+    start = {"init_from": str(root / "hub"), "backend": "transformers"}
+    checks = {"limit_val_batches": 2, "val_check_interval": STEPS, "save_every": GROWN + 1}
+    events = growth_of(family)
+    trainer, module, _ = fit(root / name, config=None, module=start, events=events, steps=STEPS, **checks, **options)
+    trainer.save_checkpoint(root / f"{name}.ckpt", weights_only=False)
+    return trainer, module
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.families) for name in MOE]
+    "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.families) for name in FAMILIES]
 )
 def test_it_trains_and_grows_and_comes_back_out(family: str, tmp_path: Path) -> None:
+    """Killed once; written as transformers reads it, with the loss that the run's validation has found."""
     pico.save(pico.build(family, **SHAPE), family, tmp_path / "hub")
-    module = train(tmp_path, family, "whole")
-    assert [growth["label"].split()[0] for growth in module.growth] == ["depth", "experts"]
-    assert module.shape.num_layers == 4
-    checkpoints = tmp_path / "whole" / "checkpoints"
-    train(tmp_path, family, "again", ckpt_path=checkpoints / "step=3.ckpt")
-    assert_same_training_state(checkpoints / "step=6.ckpt", tmp_path / "again/checkpoints/step=6.ckpt")
-    export_checkpoint(checkpoints / "step=6.ckpt", tmp_path / "out")
+    trainer, module = train(tmp_path, family, "whole")
+    assert len(module.growth) == len(growth_of(family)) and module.shape.num_layers == 4
+    train(tmp_path, family, "again", ckpt_path=tmp_path / f"whole/checkpoints/step={GROWN + 1}.ckpt")
+    assert_same_training_state(tmp_path / "whole.ckpt", tmp_path / "again.ckpt")
+    export_checkpoint(tmp_path / "whole.ckpt", tmp_path / "out")
+    model, losses = pico.load(tmp_path / "out"), []
     with torch.no_grad():
         found = module.model.eval()(pico.tokens())[0]
-    torch.testing.assert_close(pico.logits(pico.load(tmp_path / "out")), found, rtol=0, atol=1e-4)
+        for batch, _ in zip(trainer.datamodule.val_dataloader(), range(2), strict=False):
+            logits = model(batch["input_ids"], use_cache=False).logits
+            losses.append(torch.nn.functional.cross_entropy(logits.mT, batch["labels"]).item())
+    torch.testing.assert_close(pico.logits(model), found, rtol=0, atol=1e-4)
+    assert sum(losses) / 2 == pytest.approx(trainer.callback_metrics["loss/val"].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.families) for name in OF_TEXT])

@@ -18,6 +18,7 @@ from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.operators import Interpose, RotaryBase, Upcycle
 from lit_recycle.hub.families import FAMILIES
 from lit_recycle.hub.in_memory import InMemory
+from lit_recycle.hub.joined import whole
 from lit_recycle.hub.reader import open_folder
 from lit_recycle.hub.shape import INSIDE, HubShape, build
 from lit_recycle.hub.transformers_model import TransformersModel
@@ -76,12 +77,12 @@ def test_a_folder_gives_what_transformers_loads(tmp_path: Path, family: str) -> 
     opened = open_folder(tmp_path)
     shape = HubShape.of(opened.config)
     given, state = InMemory(opened, shape), model.state_dict()
-    whole = any(name.startswith("model.language_model.") for name in state)
+    has_more = any(name.startswith("model.language_model.") for name in state)
     with torch.device("meta"):
         names = build(shape.config).state_dict()
     for name in names:
-        expected = state[name.replace("model.", "model.language_model.", 1) if whole else name]
-        assert torch.equal(given[INSIDE + name], expected), name
+        expected = state[name.replace("model.", "model.language_model.", 1) if has_more else name]
+        assert torch.equal(whole(given[INSIDE + name]), expected), name
 
 
 @pytest.mark.parametrize("family", pico.each(name for name, f in FAMILIES.items() if not f.text_config))

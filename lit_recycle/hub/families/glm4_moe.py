@@ -23,6 +23,6 @@ FAMILY = replace(
         qkv_bias="attention_bias",
         qk_norm="use_qk_norm",
         rope_fraction=0.5,
-        extra={"n_group": 1, "topk_group": 1},
+        extra={"n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0},
     ),
 )
