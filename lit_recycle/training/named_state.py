@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 from lit_recycle.checkpoints import sharded
 from lit_recycle.growth.optimizer import OptimizerState, ParamState, name_state, number_state
 from lit_recycle.growth.shards import local_part, window
-from lit_recycle.hub.joined import Value, put, whole
+from lit_recycle.hub.joined import Value, put
+from lit_recycle.hub.joined import whole as read_whole
 from lit_recycle.training.param_groups import check_saved_groups
 
 
@@ -226,7 +227,7 @@ class Slice(NamedTuple):
             return
         row = self.shape[1:].numel()
         first, last = self.start // row, -(-(self.start + self.length) // row)
-        rows = whole(value.narrow(0, first, last - first)).flatten()
+        rows = read_whole(value.narrow(0, first, last - first)).flatten()
         self.param.copy_(rows[self.start - first * row :][: self.length])
 
 
