@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from typing_extensions import override
 
-from lit_recycle.callbacks.monitor import Monitor
+from lit_recycle.callbacks.monitor import Monitor, is_multiple, write_scalars
 from lit_recycle.data.loader import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Progress
@@ -19,6 +19,8 @@ from lit_recycle.growth.shape import Shape, sizes
 from lit_recycle.training.axes import GFLOPS, TOKENS, AxisWriter, axis_writers
 from lit_recycle.training.growable import GrowableModule
 
+SETTLED = 8
+"""Equal points after which a smoothed curve is there: TensorBoard does so by 0.6 unless that is turned off."""
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 """Of the matrix products, by the beginning of trainer.precision."""
 
@@ -27,7 +29,8 @@ class ComputeMonitor(Monitor):
     """Logs, under ``compute/``:
 
     - ``tokens``, ``flops``: trained on and spent so far; ``flops_sunk`` before the first growth, ``flops_extra`` after;
-    - ``params``, ``active_params``; and their means over the run's tokens, ``params_mean``, ``active_params_mean``;
+    - ``layers``, ``experts``, ``params``, ``active_params``, after a growth at each of eight steps, so that they are
+      seen to jump by whoever smooths curves; and means over the run's tokens, ``params_mean``, ``active_params_mean``;
     - ``tokens_per_second`` of all processes since the last point, without validation and growing;
     - ``data_wait_share``: share of that time in which the first process waited for the next batch of ``TextData``;
     - ``mfu``: FLOPs per second as a share of what the devices can do at best, where that is known.
@@ -46,12 +49,13 @@ class ComputeMonitor(Monitor):
         self.axes: list[AxisWriter] = []
         self._before = Progress(0, 0, 0)
         self._clock = Stopwatch()
-        self._waited = 0.0
+        self._waited, self._since = 0.0, 0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
         super().on_train_start(trainer, pl_module)
         now = self._before = pl_module.progress
+        self._since = now.steps
         self._peak = self.peak_flops or _peak_flops(pl_module.device, str(trainer.precision))
         self.axes = axis_writers(trainer, {TOKENS: now.tokens, GFLOPS: now.flops})
         self._clock.restart(now)
@@ -60,6 +64,8 @@ class ComputeMonitor(Monitor):
     @override
     def on_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
         self._began, self._before = self._before, module.progress
+        if module.growth and module.progress.steps - module.growth[-1]["steps"] <= SETTLED:
+            self._write_sizes(trainer, module)
 
     @override
     def scalars(self, trainer: L.Trainer, module: GrowableModule) -> Mapping[str, float]:
@@ -75,6 +81,11 @@ class ComputeMonitor(Monitor):
         if self._peak:
             values["compute/mfu"] = flops / seconds / (self._peak * trainer.world_size)
         return values
+
+    def _write_sizes(self, trainer: L.Trainer, module: GrowableModule) -> None:
+        """Where no point is anyway: the step of a growth is steep."""
+        if not is_multiple(module.progress.steps, self.every_n_steps or trainer.log_every_n_steps):  # type: ignore[attr-defined]
+            write_scalars(trainer, sizes_now(module.shape), module.progress.steps - 1)
 
     # --- losses over tokens and FLOPs --------------------------------------------------------------------------------
 
@@ -112,6 +123,8 @@ class ComputeMonitor(Monitor):
     @override
     def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:
         self._clock.pause()
+        if module.progress.steps > self._since:
+            self._write_sizes(trainer, module)
 
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -162,16 +175,19 @@ def spent(shape: Shape, growth: list[dict[str, Any]], now: Progress) -> dict[str
         return sum(size * count for size, count in zip(counts, tokens, strict=True)) / max(sum(tokens), 1)
 
     params, active = [stage["params"] for stage in stages], [stage["active_params"] for stage in stages]
-    return {
+    return sizes_now(shape) | {
         "compute/tokens": float(now.tokens),
         "compute/flops": float(now.flops),
         "compute/flops_sunk": float(sunk),
         "compute/flops_extra": float(now.flops - sunk),
-        "compute/params": float(params[-1]),
-        "compute/active_params": float(active[-1]),
         "compute/params_mean": mean(params),
         "compute/active_params_mean": mean(active),
     }
+
+
+def sizes_now(shape: Shape) -> dict[str, float]:
+    """Those of :class:`ComputeMonitor` that only a growth changes."""
+    return {f"compute/{name}": float(sizes(shape)[name]) for name in ("layers", "experts", "params", "active_params")}
 
 
 def _is_validation(name: str) -> bool:

@@ -173,9 +173,9 @@ class GrowthCallback(L.Callback):
         """See :class:`lit_recycle.data.pace.SetsPace`; growths to come are left to whoever knows when they come."""
         if not self.sets_length:
             return pace
-        for event in self.events:
+        for number, event in enumerate(self.events, 1):
             if event.seq_len is not None:
-                pace.with_length(event.seq_len, f"the growth at {event.at}")
+                pace.with_length(event.seq_len, event.name(number))
         return pace.with_growing_length(self.seq_len, self.constant_tokens)
 
     # --- in training -------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ class GrowthMonitor(Monitor):
         if not cosines:
             return
         named = {name.removeprefix("cosine_").replace("_", ", "): row.tolist() for name, row in cosines.items()}
-        step = trainer.global_step
+        step = trainer.global_step - 1  # where it lies
 
         def draw() -> Figure:
             from lit_recycle.report import plots

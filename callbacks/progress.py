@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn, RichProgressBarTheme
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, ProgressColumn, Task
+from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from lit_recycle.callbacks.compute import seconds_waited
@@ -31,6 +35,24 @@ WAIT_SHOWN_FROM = 0.01
 """Share of the time spent waiting for data from which on it is shown: below, it is none of a user's worries."""
 
 
+class TwoLines(ProgressColumn):
+    """The columns of a task in one line, its fields ``soon`` behind them and ``status`` below; both fit 80 columns."""
+
+    def __init__(self, columns: list[ProgressColumn]) -> None:
+        super().__init__()
+        self.columns = columns
+
+    @override
+    def render(self, task: Task) -> RenderableType:
+        line = Table.grid(padding=(0, 1, 0, 0))
+        for column in self.columns:
+            line.add_column(no_wrap=not isinstance(column, BarColumn))  # the bar is what gives way
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(*(column(task) for column in self.columns), task.fields.get("soon", ""))
+        status = Text(task.fields.get("status", ""), no_wrap=True, overflow="ellipsis")
+        return Group(line, status) if status else line
+
+
 class RunProgressBar(GrowthHooks, RichProgressBar):
     """A bar over the optimizer steps of the run: stage, layers × experts, loss, tokens/s, and when the next growth is.
 
@@ -46,10 +68,9 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 2, leave: bool = True, console_kwargs: dict[str, Any] | None = None) -> None:
-        theme = RichProgressBarTheme(metrics="", metrics_text_delimiter=" · ")
-        super().__init__(refresh_rate, leave, theme, console_kwargs)
+        super().__init__(refresh_rate, leave, console_kwargs=console_kwargs)
         self._stages: list[Stage] = []
-        self._doing = "training"
+        self._doing = ""
         self._steps: deque[tuple[float, int, int, float]] = deque(maxlen=SPEED_OVER + 1)
         self._next_draw = 0.0
 
@@ -61,12 +82,17 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
 
     @override
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Lightning's, without batches per second: tokens per second stand among the metrics."""
-        return [c for c in super().configure_columns(trainer) if not isinstance(c, ProcessingSpeedColumn)]
+        """Lightning's, without batches per second: tokens per second stand below."""
+        return [TwoLines([c for c in super().configure_columns(trainer) if not isinstance(c, ProcessingSpeedColumn)])]
 
     @override
     def _get_train_description(self, current_epoch: int) -> str:  # the stream of batches has no epochs
-        return "training"
+        return self._stage()
+
+    def _stage(self) -> str:
+        module: Any = self.trainer.lightning_module
+        growths = len(module.growth)
+        return f"stage {growths + 1}/{growths + max(len(self._stages), 1)}"
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: GrowableModule) -> None:
@@ -85,6 +111,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
     @override
     def on_growth_end(self, trainer: L.Trainer, module: GrowableModule, record: Mapping[str, Any]) -> None:
         self._plan(trainer, module)
+        self._show(soon=self._soon(trainer))
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -92,20 +119,26 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: GrowableModule, batch: Batch, batch_idx: int) -> None:
-        if self._doing != "training":
-            self._describe("training")
+        if self._doing:
+            self._describe("")
 
     @override
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._doing == "saving":  # the last checkpoint, not followed by a batch
-            self._describe("training")
-        super().teardown(trainer, pl_module, stage)
+            self._describe("")
+        if self.progress is not None:
+            self.progress.stop()  # what others print at the end comes below it
 
-    def _describe(self, text: str) -> None:
-        self._doing = text
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            self.progress.update(self.train_progress_bar_id, description=text, completed=self.trainer.global_step)
+    def _describe(self, doing: str) -> None:
+        """What is done besides training; nothing for the stage of the run."""
+        self._doing = doing
+        self._show(description=doing or self._stage(), completed=self.trainer.global_step)
+        if self.progress is not None:
             self.progress.refresh()
+
+    def _show(self, **what: Any) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, **what)
 
     @override
     def on_train_batch_end(
@@ -136,28 +169,33 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: GrowableModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the bar, by its label."""
-        shape, growths = pl_module.shape, len(pl_module.growth)
-        stages = growths + max(len(self._stages), 1)
-        shown: dict[str, int | str | float | dict[str, float]] = {
-            "stage": f"{growths + 1}/{stages}",
-            "layers×experts": f"{shape.num_layers}×{max(experts_by_layer(shape))}",
-        }
+        """None beside the bar: they stand below it."""
+        self._show(status=" · ".join(self._status(trainer, pl_module)), soon=self._soon(trainer))
+        return {}
+
+    def _status(self, trainer: L.Trainer, module: GrowableModule) -> Iterator[str]:
+        """What comes first is not cut off."""
+        yield f"{module.shape.num_layers} layers × {max(experts_by_layer(module.shape))} experts"
         values = dict(trainer.progress_bar_metrics)
-        if pl_module.step_losses:  # newer than what was logged
-            values["loss"] = float(pl_module.step_losses[-1])
-        shown |= {label: values[name] for label, name in (("loss", "loss"), ("val", "loss/val")) if name in values}
-        shown["lr"] = f"{applied_rate(main_group(trainer.optimizers[0]), trainer, pl_module):.2e}"
-        seconds_per_step, tokens_per_second, wait_share = self._speed()
+        if module.step_losses:  # newer than what was logged
+            values["loss"] = float(module.step_losses[-1])
+        for label, name in (("loss", "loss"), ("val", "loss/val")):
+            if name in values:
+                yield f"{label} {values[name]:.3f}"
+        _, tokens_per_second, wait_share = self._speed()
         if tokens_per_second:
-            shown["tokens/s"] = human(tokens_per_second)
+            yield f"{human(tokens_per_second)} tokens/s"
         if wait_share >= WAIT_SHOWN_FROM:
-            shown["waiting for data"] = f"{wait_share:.0%}"
-        if len(self._stages) > 1:
-            steps = max(self._stages[0].end.steps - trainer.global_step, 0)
-            time_left = f", {timedelta(seconds=round(steps * seconds_per_step))}" if seconds_per_step else ""
-            shown["growth in"] = f"{steps:,} steps{time_left}"
-        return shown
+            yield f"data wait {wait_share:.0%}"
+        yield f"lr {applied_rate(main_group(trainer.optimizers[0]), trainer, module):.2e}"
+
+    def _soon(self, trainer: L.Trainer) -> str:
+        """How far the next growth is."""
+        if len(self._stages) < 2:
+            return ""
+        steps, (seconds_per_step, *_) = max(self._stages[0].end.steps - trainer.global_step, 0), self._speed()
+        time_left = f", {timedelta(seconds=round(steps * seconds_per_step))}" if seconds_per_step else ""
+        return f"growth in {steps:,} step{'s' * (steps != 1)}{time_left}"
 
     def _speed(self) -> tuple[float, float, float]:
         """Seconds per optimizer step, tokens per second and share of waiting; zeros before there are two steps."""

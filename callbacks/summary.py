@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from rich.table import Table
 from typing_extensions import override
 
 from lit_recycle.addresses import place_of
@@ -21,6 +20,7 @@ from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.shape import sizes
 from lit_recycle.sampling.generate import generate
+from lit_recycle.stage_table import print_stages
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule, ShardingStrategy
 from lit_recycle.training.loggers import holders
@@ -74,7 +74,8 @@ class RunSummary(L.Callback):
             holder.text("run/sample", f"```\n{sample}\n```", trainer.global_step)  # `lit-recycle report` shows it
         if trainer.is_global_zero:
             console = Console(highlight=False)
-            console.print(self._stages(pl_module))
+            console.print("the run")
+            self._print_stages(console, pl_module)
             print(flops_line(pl_module))
             if sample:
                 console.rule("validation text ▸ sampled continuation")
@@ -83,13 +84,12 @@ class RunSummary(L.Callback):
             if commands := next_commands(trainer):
                 print(commands, flush=True)
 
-    def _stages(self, module: GrowableModule) -> Table:
+    def _print_stages(self, console: Console, module: GrowableModule) -> None:
         """One column per stage: sizes, speed, and the losses at its beginning and end."""
         ends = [(record["steps"], record["tokens"]) for record in module.growth]
         ends.append((module.trainer.global_step, module.tokens_seen))
         stages = [record["sizes_before"] for record in module.growth] + [sizes(module.shape)]
-        table = Table(title="the run")
-        table.add_column()
+        heads: list[tuple[str, str | None]] = []
         rows: dict[str, list[str]] = {}
 
         def add(name: str, value: str) -> None:
@@ -98,7 +98,7 @@ class RunSummary(L.Callback):
         began = (0, 0)
         for number, ((step, tokens), size) in enumerate(zip(ends, stages, strict=True)):
             record = module.growth[number - 1] if number else None
-            table.add_column(record["label"] if record else "start")
+            heads.append((f"stage {number}", record["label"] if record else None))
             add("steps", f"{began[0]:,} – {step:,}")
             add("tokens", human(tokens - began[1]))
             add("layers × experts (top-k)", f"{size['layers']} × {size['experts']} ({size['top_k']})")
@@ -110,9 +110,7 @@ class RunSummary(L.Callback):
             seconds = self.seconds.get(number)
             add("tokens per second", f"{(tokens - began[1]) / seconds:,.0f}" if seconds else "–")
             began = (step, tokens)
-        for name, cells in rows.items():
-            table.add_row(name, *cells)
-        return table
+        print_stages(console, heads, rows)
 
     def _val_loss(self, step: int) -> float | None:
         return next((loss for at, loss in reversed(self.val_losses) if at <= step), None)
@@ -148,7 +146,9 @@ def next_commands(trainer: L.Trainer) -> str:
     lines = []
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         lines.append(f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}")
-    saved = place_of(getattr(trainer.checkpoint_callback, "best_model_path", "") or checkpoint_folder(trainer))
+    keeper = trainer.checkpoint_callback
+    paths = (getattr(keeper, f"{which}_model_path", "") for which in ("best", "last"))
+    saved = place_of(next(filter(None, paths), "") or checkpoint_folder(trainer))
     if str(saved).endswith(".ckpt") and (isinstance(saved, str) or saved.exists()):
         lines.append(f"go on:    {resume_command({'--trainer.max_steps': str(2 * trainer.max_steps)})}")
         lines.append(f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(saved))}")

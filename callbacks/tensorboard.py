@@ -14,7 +14,7 @@ from lit_recycle.callbacks.monitor import writers
 from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import sizes
-from lit_recycle.text import human
+from lit_recycle.text import human, listing
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.loggers import holders
 from lit_recycle.training.param_groups import main_group
@@ -22,6 +22,8 @@ from lit_recycle.training.tensorboard import LAYOUT, purge, write_hyperparameter
 
 METRICS = ("loss/val", "loss/train", "compute/tokens", "compute/flops", "compute/active_params_mean")
 """What the HParams page compares runs by."""
+HPARAMS = {name: name for name in ("layers", "experts", "top_k", "params")} | {"active_params": "params_active"}
+"""Names of sizes in its table, which shows the first five columns by the alphabet: experts, growth, layers, lr, …"""
 
 
 class TensorBoardLayout(L.Callback):
@@ -76,7 +78,7 @@ def source_maps(stages: list[Stage]) -> Iterator[str]:
     for stage in stages:
         if stage.plan is None:
             continue
-        maps = [f"Source {what}: `{' '.join(map(str, m.sources))}`." for what, m in stage.plan.listing()]
+        maps = [f"Source {what}: `{listing(m.sources)}`." for what, m in stage.plan.listing()]
         yield " ".join([f"Growth at step {stage.start.steps:,}.", *maps]) + "\n"
 
 
@@ -109,12 +111,12 @@ def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int
     (optimizer,) = trainer.optimizers
     group = main_group(optimizer)
     return {
-        **{name: size for name, size in first.items() if name != "experts_by_layer"},
+        **{HPARAMS.get(name, f"width: {name}"): size for name, size in first.items() if name != "experts_by_layer"},
         "growth": ", ".join(f"{label} @{steps}" for label, steps in growths) or "none",
         "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
         "lr": float(group["initial_lr"] if "initial_lr" in group else group["lr"]),
         "weight_decay": float(group.get("weight_decay", 0.0)),
-        "balance_loss": float(getattr(module, "balance_loss", 0.0)),
+        "router_balance_loss": float(getattr(module, "balance_loss", 0.0)),
         "tokens_per_step": tokens_per_step(trainer),
         "max_steps": trainer.max_steps,
         "precision": str(trainer.precision),

@@ -59,7 +59,7 @@ class WeightNormMonitor(Monitor):
     @override
     def pictures(self, trainer: L.Trainer, module: GrowableModule) -> Iterable[Picture]:
         profile = _profile(trainer, module)
-        yield self._picture(f"step {trainer.global_step:,}", profile)
+        yield self._picture(f"step {trainer.global_step - 1:,}", profile)
 
     @override
     def on_growth_start(self, trainer: L.Trainer, module: GrowableModule, event: GrowthEvent) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from lit_recycle.growth import operators
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 
 SPEAKS_TO_USERS = ("lit_recycle.", "lightning.", "torch.optim.")
@@ -100,6 +101,10 @@ def _parsing(error: ArgumentError, options: Iterable[str]) -> str:
 def _problem(messages: list[str], path: str, owner: str | None, options: Iterable[str]) -> str:
     """One problem, at a path of keys in a configuration; ``owner`` is the class whose arguments are at that path."""
     message = messages[-1]
+    if message.startswith("Unexpected config:"):
+        return "it holds no keys and values, as a configuration does"
+    if file := re.fullmatch(r"unrecognized arguments: (\S+\.ya?ml)", message):
+        return f"{file[1]} is no option: a configuration is given with --config {file[1]}"
     alternatives = messages[-2] if message.startswith("Expected a") and "Union subtypes" in messages[-2] else ""
     if unrecognized := re.match(r"unrecognized arguments: --([\w.]+)", message):
         return _unknown(unrecognized[1], options)
@@ -114,6 +119,10 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
         return f"{path} must be of type {wrong_type[1]}, got {wrong_type[2]!r}"
     if choice := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", message):
         return f"{path} must be one of {choice[1]}, got {choice[2]!r}"
+    if path.endswith("events.grow") and (name := re.search(r"has no attribute '(\w+)'", message)):
+        near = difflib.get_close_matches(name[1], operators.__all__, n=1, cutoff=0.5)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        return f"{path}: there is no operator {name[1]!r}; {meant}`lit-recycle operators` lists them"
     if missing := re.search(r"No module named '([\w.]+)'", message):
         return f"{path}: there is no module {missing[1]!r}, neither in the folder of the call nor on PYTHONPATH"
     if unknown_class := re.search(r"Expected a dot import path string: (\S+)", message):
@@ -134,6 +143,8 @@ def _unknown(key: str, known: Iterable[str], path: str = "") -> str:
     names = [field.name for kind in _EVENT_PARTS for field in fields(kind)] if path.endswith("events") else list(known)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     where = f" in {path}" if path else ""
+    if path.endswith("events.grow") and not near:
+        return f"there is no key {key!r}{where}: the operator has {', '.join(names) or 'none'}"
     return f"there is no key {key!r}{where}" + (f"; did you mean {near[0]!r}?" if near else ": see --help")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.plan_data import print_sources, source_rows
@@ -29,7 +28,8 @@ from lit_recycle.growth.schedule import Stage, stages
 from lit_recycle.growth.shape import Shape, sizes
 from lit_recycle.growth.update_rules import check_rules, count_trained, in_words, speaks_of_rows
 from lit_recycle.model.config import MoEConfig
-from lit_recycle.text import human
+from lit_recycle.stage_table import print_stages
+from lit_recycle.text import human, listing
 
 CALLBACK = "lit_recycle.callbacks.GrowthCallback"
 WARMUPS = ("SequenceLengthWarmup", "BatchSizeWarmup")
@@ -286,13 +286,9 @@ def stage_row(run: RunShape, stage: Stage) -> dict[str, Any]:
 
 
 def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
-    """One column per stage; the source maps below."""
+    """One column per stage, as many beside each other as fit; the source maps below."""
     console = Console(highlight=False, soft_wrap=False)
     total = sum(row["flops"] for row in rows)
-    table = Table(title=f"{run.max_steps:,} steps of {_range(rows, 'tokens_per_step')} tokens")
-    table.add_column()
-    for number, row in enumerate(rows):
-        table.add_column(f"stage {number}\n{row['growth'] or ''}", justify="right")
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
         "from step": lambda row: f"{row['start_step']:,}",
         "from token": lambda row: human(row["start_tokens"]),
@@ -320,13 +316,13 @@ def print_table(run: RunShape, rows: list[dict[str, Any]]) -> None:
         lines["hours"] = lambda row: f"{row['hours']:,.3g}"
     if all(row["tokens_per_step"] == [run.tokens_per_step] * 2 and len(set(row["seq_len"])) == 1 for row in rows):
         del lines["tokens per sample"], lines["tokens per step"]
-    for name, text in lines.items():
-        table.add_row(name, *map(text, rows))
-    console.print(table)
+    console.print(f"{run.max_steps:,} steps of {_range(rows, 'tokens_per_step')} tokens")
+    parts = [(f"stage {number}", row["growth"]) for number, row in enumerate(rows)]
+    print_stages(console, parts, {name: [*map(text, rows)] for name, text in lines.items()})
     print_costs(console, rows)
     for number, row in enumerate(rows):
         for what, sources in row["sources"] or ():
-            console.print(f"stage {number}, source {what}:\n  {' '.join(map(str, sources))}")
+            console.print(f"stage {number}, source {what}:\n  {listing(sources)}")
 
 
 def _range(rows: list[dict[str, Any]], key: str) -> str:

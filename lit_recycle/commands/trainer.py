@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from lit_recycle.addresses import is_remote, place_of, told
+from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.interrupt import SaveOnInterrupt
 from lit_recycle.callbacks.leftovers import RemoveLeftovers
 from lit_recycle.callbacks.summary import RunSummary
@@ -28,12 +29,14 @@ from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import checkpoint_folders, checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.checkpoints.remote import check_writable, on_disk
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.event_numbers import check_events, read_configs, with_number
 from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
 from lit_recycle.data.module import TextData
 from lit_recycle.data.pace import pace_of
+from lit_recycle.growth.schedule import stages
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
@@ -119,18 +122,20 @@ class RecycleCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Lightning's own warns that sys.argv has arguments too: they are the same.
         args, events = split_off(args or [])  # type: ignore[arg-type]
+        written = read_configs(args)
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
             if events:
                 values = yaml.safe_load(parser.dump(self.config, skip_none=False))
                 apply(events, values)
+                written = [values]
                 self.config = parser.parse_object(values)
             if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
                 parser.set_defaults(self._trained_on(self.config.ckpt_path))
                 self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except ArgumentError as error:
             options = parser.get_defaults(skip_validation=True).keys()
-            raise ValueError(sentence(error, options)) from error
+            raise ValueError(with_number(sentence(error, options) or str(error), written)) from error
 
     def _trained_on(self, path: str) -> dict[str, Any]:
         """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
@@ -140,6 +145,7 @@ class RecycleCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         check_numbers(self.config.trainer)
+        check_events(self.config.trainer.callbacks)
         check_addresses(self.config.trainer)
         leave_out_switched_off(self.config.trainer)
         strategy = self.config.trainer.strategy
@@ -183,6 +189,13 @@ class RecycleCLI(LightningCLI):
         if self.command != "fit" and data.get("arguments", {}).get("tokenizer") == self.config.data.tokenizer:
             self.datamodule.use_tokenizer(data["tokenizer"])
         return path
+
+    def check_growths(self) -> None:
+        """Of a run that begins, before its data is prepared; one that goes on knows its progress only later."""
+        growth = next((c for c in self.trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
+        if growth and not self.model.growth and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            pace, length = pace_of(self.trainer, self.datamodule), self.trainer.max_steps
+            stages(self.model.shape, growth.events, pace=pace, max_steps=length, seed=growth.seed)
 
     def _newest_checkpoint(self) -> Path | None:
         """The newest whole one. It is looked for once: all of it is read, and all processes must agree."""
@@ -278,6 +291,8 @@ def main(argv: list[str]) -> int:
         except Finished as finished:
             rank_zero_info(str(finished))
             return 0
+        if command == "fit" and path is None:
+            cli.check_growths()
         run(cli, path)
     return 0
 

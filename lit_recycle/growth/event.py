@@ -50,7 +50,12 @@ class Trigger:
         return getattr(self, self.unit)
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.value:,}"
+        return {
+            "steps": f"{self.value:,} steps",
+            "tokens": f"{self.value:,.0f} tokens",
+            "flops": f"{self.value:.4g} FLOPs",
+            "chinchilla": f"{self.value:g} × F_c",
+        }[self.unit]
 
 
 @dataclass(frozen=True)
@@ -222,9 +227,9 @@ class GrowthEvent:
         object.__setattr__(self, "grow", tuple(self.grow or ()))
         if not self.operators:
             alone = " (SequenceLengthWarmup changes seq_len alone)" if self.seq_len else ""
-            raise ValueError(f"the event at {self.at} grows nothing: give depth, width or grow{alone}")
+            raise ValueError(f"it grows nothing at {self.at}: give depth, width or grow{alone}")
         if self.seq_len is not None and self.seq_len < 1:
-            raise ValueError(f"seq_len of the event at {self.at} must be at least 1, got {self.seq_len}")
+            raise ValueError(f"seq_len must be at least 1, got {self.seq_len}")
         if self.optimizer_state not in POLICIES:
             raise ValueError(f"optimizer_state must be one of {', '.join(POLICIES)}, got {self.optimizer_state!r}")
         if self.train not in ("all", "new", "old"):
@@ -286,6 +291,10 @@ class GrowthEvent:
             "train_steps": self.train_steps,
             "seq_len": self.seq_len,
         }
+
+    def name(self, number: int) -> str:
+        """What messages call the event that stands at a place of the list, counted from 1."""
+        return f"event {number} (at {self.at})"
 
     def label(self, grown: str) -> str:
         """A few words for people, with those of the model's growth."""

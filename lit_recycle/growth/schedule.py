@@ -123,19 +123,20 @@ def stages(
     """
     at, result, event, plan = _Place(start or Progress(0, 0, 0), micro_batches), [], None, None
     for number, following in enumerate([*events, None]):
+        name = following.name(first_event + number + 1) if following is not None else ""
         begin = at
-        at = _end(at, shape, pace, following, max_steps, is_first=number == 0)
+        at = _end(at, shape, pace, following, name, max_steps, is_first=number == 0)
         result.append(Stage(shape, begin.now, at.now, pace, begin.micro_batches, event, plan))
         if following is not None:
             # What operators choose by weights cannot be known yet; the shape that they lead to can.
             try:
                 plan = plan_growth(shape, following.operators, seed=seed, event=first_event + number, facts=Unmeasured)
             except ValueError as error:
-                raise ValueError(f"the growth at {following.at} cannot be: {error}") from error
+                raise ValueError(f"{name} cannot be: {error}") from error
             assert isinstance(plan.after, Shape)
             shape = plan.after
             if following.seq_len is not None:
-                pace = pace.with_length(following.seq_len, f"the growth at {following.at}")
+                pace = pace.with_length(following.seq_len, name)
         event = following
     return result
 
@@ -162,7 +163,9 @@ class _Place:
         return _Place(done, self.micro_batches + steps * size.accumulate)
 
 
-def _end(at: _Place, shape: Shape, pace: Pace, event: GrowthEvent | None, max_steps: int, is_first: bool) -> _Place:
+def _end(
+    at: _Place, shape: Shape, pace: Pace, event: GrowthEvent | None, name: str, max_steps: int, is_first: bool
+) -> _Place:
     """Where an event comes, or a run ends."""
     while True:
         size = at.next_step(pace)
@@ -170,7 +173,7 @@ def _end(at: _Place, shape: Shape, pace: Pace, event: GrowthEvent | None, max_st
         if event is not None:
             step = _first_step(event.at, at.now, shape, size.tokens, flops_of(size, shape))
             if at.now.steps + size.holds >= min(step, max_steps):
-                _check(event, step, at.now, max_steps, is_first)
+                _check(event, name, step, at.now, max_steps, is_first)
         at = at.after(min(step - at.now.steps, size.holds), size, shape)
         if at.now.steps == step:
             return at
@@ -194,12 +197,13 @@ def _flops(trigger: Trigger, shape: Shape) -> float:
     return trigger.flops if trigger.flops is not None else trigger.value * chinchilla_flops(shape)
 
 
-def _check(event: GrowthEvent, step: int, now: Progress, max_steps: int, is_first: bool) -> None:
+def _check(event: GrowthEvent, name: str, step: int, now: Progress, max_steps: int, is_first: bool) -> None:
+    name = name if event.at.steps is not None else f"{name}, at step {step:,},"
     if step < now.steps:
         where = f"in the past: the run is at step {now.steps:,}" if is_first else "before the event that precedes it"
-        raise ValueError(f"the growth at {event.at} (step {step:,}) lies {where}; put the events in order of time")
+        raise ValueError(f"{name} lies {where}; put the events in order of time")
     if step >= max_steps:
         raise ValueError(
-            f"the growth at {event.at} (step {step:,}) cannot be reached: the run ends at trainer.max_steps "
+            f"{name} cannot be reached: the run ends at trainer.max_steps "
             f"{max_steps:,}; raise max_steps or let the event come earlier (--growth.events.N.at, N from 0)"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from lit_recycle.growth.event import Rewarm
+from lit_recycle.growth.event import Rewarm, Trigger
 from lit_recycle.growth.names import Naming
 from lit_recycle.growth.new_rows import Flags, NewRows, blocks, is_by_expert, of_expert
 
@@ -104,16 +104,16 @@ def check_rules(growth: Sequence[Mapping[str, Any]]) -> None:
     """
     for number, record in enumerate(growth):
         event, past = record["event"], growth[: number + 1]
-        at = next(f"{unit} {value:,}" for unit, value in event["at"].items() if value is not None)
+        name = f"event {number + 1} (at {Trigger(**event['at'])})"
         means_new = event["train"] != "old" and speaks_of_rows(event)
         if means_new and not NewRows.of([record]).any:
             key = "train: new" if event["train"] == "new" else "rewarm.who: new"
-            raise ValueError(f"the growth at {at} adds nothing to the model that {key} could mean: leave it out")
+            raise ValueError(f"{name} adds nothing to the model that {key} could mean: leave it out")
         rules = update_rules(past, record["steps"])
         kinds = _kinds(new_rows(past, rules))
         if rules and not any(is_trained(rules, kind) for kind in kinds):
             raise ValueError(
-                f"nothing would be trained after the growth at {at}: what its train leaves, that of an earlier growth "
+                f"nothing would be trained after {name}: what its train leaves, that of an earlier growth "
                 "does not train; give the earlier one train_steps"
             )
 

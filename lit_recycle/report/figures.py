@@ -18,10 +18,12 @@ AXES: dict[Axis, str] = {
     "steps": "optimizer steps",
     "tokens": "training tokens",
     "flops": "training FLOPs",
-    "extra": "training FLOPs since the first growth (all, for a run without growth)",
+    "extra": "training FLOPs since the first growth",
 }
 LOSS = "loss (nats per token)"
 EPOCHS, FORGETTING = "data/epochs_", "forgetting/"
+ROOM_FOR_LABELS = 40
+"""Characters beside each other above a figure."""
 NAMED_SET = re.compile(VALIDATION)
 
 
@@ -43,14 +45,17 @@ def plates(run: RunLog) -> dict[str, list[Plate]]:
 
 def comparison(runs: Sequence[RunLog]) -> list[Plate]:
     """Several runs over the same axes: total FLOPs, FLOPs since growth, tokens."""
-    captions: dict[Axis, str] = {
-        "flops": "On the same total FLOPs: what was sunk before the growth counts.",
-        "extra": "On the same extra FLOPs: what was sunk before the growth is a gift.",
-        "tokens": "On the same tokens.",
-        "steps": "On the same steps.",
+    captions: dict[Axis, tuple[str, str]] = {
+        "flops": ("the same total FLOPs", ": what was sunk before the growth counts"),
+        "extra": (
+            "the same extra FLOPs",
+            ": what was sunk before the first growth is a gift, and nothing where there is none",
+        ),
+        "tokens": ("the same tokens", ""),
+        "steps": ("the same steps", ""),
     }
     made = []
-    for axis, caption in captions.items():
+    for axis, (budget, meaning) in captions.items():
         lines, marks = [], []
         for number, run in enumerate(runs):
             loss = judged_by(run)
@@ -58,8 +63,8 @@ def comparison(runs: Sequence[RunLog]) -> list[Plate]:
             lines.append(Curve(run.name, x[x >= 0], loss.values[x >= 0]))
             colour = plots.COLOURS[number % len(plots.COLOURS)]
             marks += [Mark(run.at([r["steps"]], axis)[0], "", colour) for r in run.growth]
-        figure = plots.curves(lines, AXES[axis], LOSS, _title(runs), marks)
-        made.append(Plate(f"compare_{axis}", f"{caption} Dashed lines are growths.", figure))
+        figure = plots.curves(lines, AXES[axis], LOSS, f"{_title(runs)} on {budget}", marks)
+        made.append(Plate(f"compare_{axis}", f"On {budget}{meaning}. Dashed lines are growths.", figure))
     return made
 
 
@@ -81,7 +86,11 @@ def _title(runs: Sequence[RunLog]) -> str:
 
 
 def _marks(run: RunLog, axis: Axis) -> list[Mark]:
-    return [Mark(run.at([r["steps"]], axis)[0], r["label"]) for r in run.growth]
+    """Growths by what they were; by their numbers in the table of stages where there is no room for so many words."""
+    labels = [r["label"] for r in run.growth]
+    if sum(map(len, labels)) > ROOM_FOR_LABELS:
+        labels = [str(number) for number, _ in enumerate(labels, 1)]
+    return [Mark(run.at([r["steps"]], axis)[0], label) for r, label in zip(run.growth, labels, strict=True)]
 
 
 def _lines(run: RunLog, named: dict[str, str], axis: Axis = "steps") -> list[Curve]:
@@ -105,7 +114,7 @@ def _loss(run: RunLog) -> list[Plate | None]:
     axes: tuple[Axis, ...] = ("steps", "tokens", "flops")
     for axis in axes:
         lines = _lines(run, {"training": "loss/train", "validation": "loss/val"}, axis)
-        figure = plots.curves(lines, AXES[axis], LOSS, "Loss", _marks(run, axis))
+        figure = plots.curves(lines, AXES[axis], LOSS, f"Loss over {AXES[axis]}", _marks(run, axis))
         made.append(Plate(f"loss_{axis}", f"Loss over {AXES[axis]}; dashed lines are growths.", figure))
     return made
 
@@ -125,7 +134,7 @@ def _growth(run: RunLog) -> list[Plate | None]:
             "model would have come to with the same compute, by its trend: below zero the growth has paid back.",
             "nats per token",
             {"before the growth": "growth/loss_vs_before", "the small model": "growth/loss_vs_small"},
-            "Loss compared with before the growth, and with the small model's",
+            "Recovery of the loss",
         ),
         _plate(
             run,
@@ -152,7 +161,7 @@ def _load(run: RunLog) -> list[Plate | None]:
         step, load_LE = maps[-1]
         experts = next(s.sizes["experts_by_layer"] for s in reversed(run.stages()) if s.begin[0] <= step)
         layers = [i for i, count in enumerate(experts) if count]
-        caption = f"Load of every expert in step {step + 1:,}: orange gets more than its share, purple less."
+        caption = f"Load of every expert in step {step:,}: orange gets more than its share, purple less."
         made.append(Plate("expert_load", caption, plots.load_map(load_LE, layers)))
     charts = {
         "load_max": ("Busiest expert", "load / ideal load", "Load of the busiest expert of all layers; 1 is even."),
@@ -174,7 +183,7 @@ def _norms(run: RunLog) -> list[Plate | None]:
         named[f"before {label}, step {step:,}"] = values
         named[f"after {label}"] = next(v for s, v in reversed(profiles) if s == step)
     step, last = profiles[-1]
-    named[f"step {step + 1:,}"] = last
+    named[f"step {step:,}"] = last
     caption = (
         "Root mean square of the experts' weights, layer by layer, from the first layer (0 %) to the last (100 %)."
     )
@@ -200,7 +209,7 @@ def _validation(run: RunLog) -> list[Plate | None]:
 def _data(run: RunLog) -> list[Plate | None]:
     named = {tag.removeprefix(EPOCHS): tag for tag in sorted(run.scalars) if tag.startswith(EPOCHS)}
     caption = "How often each source of the data has been gone through."
-    return [_plate(run, "data_epochs", caption, "epochs", named, "Data")]
+    return [_plate(run, "data_epochs", caption, "epochs", named, "Epochs of each source")]
 
 
 def _compute(run: RunLog) -> list[Plate | None]:
@@ -213,16 +222,28 @@ def _compute(run: RunLog) -> list[Plate | None]:
     sunk = {"all": "compute/flops", "sunk before the first growth": "compute/flops_sunk"}
     return [
         _plate(
-            run, "compute_params", "Parameters now, and their mean over the tokens so far.", "parameters", sizes, "Size"
+            run,
+            "compute_params",
+            "Parameters now, and their mean over the tokens so far.",
+            "parameters",
+            sizes,
+            "Parameters",
         ),
-        _plate(run, "compute_flops", "Training FLOPs; what lies above the sunk ones is extra.", "FLOPs", sunk, "FLOPs"),
+        _plate(
+            run,
+            "compute_flops",
+            "Training FLOPs; what lies above the sunk ones is extra.",
+            "FLOPs",
+            sunk,
+            "Training FLOPs",
+        ),
         _plate(
             run,
             "compute_speed",
             "Tokens per second of all processes, without validation and growing.",
             "tokens / s",
             {"": "compute/tokens_per_second"},
-            "Speed",
+            "Tokens per second",
         ),
         _plate(
             run, "compute_mfu", "FLOPs per second as a share of the devices' peak.", "share", {"": "compute/mfu"}, "MFU"

@@ -29,9 +29,9 @@ details summary { cursor: pointer; color: #0072B2 }
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a file, finer than on the screen."""
+    """The figure as a file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -25,6 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
+    "axes.labelsize": 10,
     "axes.grid": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.edgecolor": "none",
     "axes.titlelocation": "left",
-    "axes.titlesize": 11,
+    "axes.titlesize": 10.5,
     "lines.linewidth": 1.6,
     "figure.facecolor": "white",
 }
@@ -55,9 +56,9 @@ class Mark(NamedTuple):
     colour: str = "#666666"
 
 
-def new_figure(width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
-    """A figure in the house's style, of so many inches at 100 points per inch."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+def new_figure(width: float = 5.0, height: float = 3.2) -> tuple[Figure, Axes]:
+    """A figure in the house's style, of so few inches that its letters can be read where it is shown as a thumbnail."""
+    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -135,7 +136,7 @@ def _legend(axes: Axes) -> None:
         axes.legend(loc="best")
     else:
         assert isinstance(axes.figure, Figure)
-        axes.figure.legend(loc="outside lower center", ncols=min(count, 3), fontsize=9)
+        axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 
 
 @mpl.rc_context(STYLE)
@@ -143,7 +144,7 @@ def load_map(load_LE: np.ndarray, layers: Sequence[int]) -> Figure:
     """Heat map of the experts' load relative to the ideal, on a scale of doublings; a cross on grey for none."""
     load_LE = np.asarray(load_LE, float)
     rows, experts = load_LE.shape
-    figure, axes = new_figure(min(4.0 + 0.16 * experts, 12.0), min(2.2 + 0.2 * rows, 10.0))
+    figure, axes = new_figure(min(3.6 + 0.1 * experts, 6.0), min(1.8 + 0.16 * rows, 6.0))
     doublings = np.log2(load_LE, out=np.full_like(load_LE, np.nan), where=load_LE > 0)
     norm, colours = TwoSlopeNorm(vmin=-2.0, vcenter=0.0, vmax=2.0), mpl.colormaps["PuOr_r"].with_extremes(bad="#bbbbbb")
     axes.imshow(doublings, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")

@@ -58,14 +58,13 @@ def read_tensorboard(folder: Path) -> Written:
     }
     arrays: dict[str, list[tuple[int, np.ndarray]]] = {}
     texts: dict[str, list[str]] = {}
-    start = f"{START}/text_summary"
-    written = events.Tensors(start) if start in events.Tags()["tensors"] else []
+    written = events.Tensors(START) if START in events.Tags()["tensors"] else []
     begins = [(point.wall_time, point.step) for point in written]
     for tag in events.Tags()["tensors"]:
-        points = [point for point in events.Tensors(tag) if tag == start or not _taken_back(point, begins)]
+        points = [point for point in events.Tensors(tag) if tag == START or not _taken_back(point, begins)]
         values = [(point.step, make_ndarray(point.tensor_proto)) for point in points]
-        if tag.endswith("/text_summary"):
-            texts[tag.removesuffix("/text_summary")] = [str(value.item(), "utf-8") for _, value in values]
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "text":
+            texts[tag] = [str(value.item(), "utf-8") for _, value in values]
         else:
             arrays[tag.removesuffix("/data")] = values
     return Written(scalars, arrays, texts)

@@ -22,6 +22,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from torch import Tensor
 from typing_extensions import override
 
+from lit_recycle.training.tensorboard import write_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -55,7 +57,7 @@ class InTensorBoard(Held):
 
     @override
     def text(self, tag: str, text: str, step: int) -> None:
-        self.writer.add_text(tag, text, step)
+        write_text(self.writer, tag, text, step)
 
     @override
     def picture(self, picture: Picture, step: int) -> None:

@@ -36,6 +36,7 @@ LAYOUT = {
             [r"^(loss/(train|val)|growth/mark_\d+)_over_GFLOPs$"],
         ],
         "loss (nats per token) over optimizer steps": ["Multiline", [r"^loss/(train|val)$"]],
+        "validation loss (nats per token), never smoothed": ["Margin", ["loss/val"] * 3],
     },
     "growth": {
         "loss minus loss before the last growth, and minus the small model's for the same compute (nats per token)": [
@@ -65,10 +66,12 @@ LAYOUT = {
         "training FLOPs: all, sunk before the first growth": ["Multiline", [r"^compute/flops(_sunk)?$"]],
         "tokens per second": ["Multiline", [r"^compute/tokens_per_second$"]],
         "share of time spent waiting for data": ["Multiline", [r"^compute/data_wait_share$"]],
-        "parameters: present and mean over the run's tokens": ["Multiline", [r"^compute/(active_)?params(_mean)?$"]],
+        "parameters, never smoothed": ["Margin", ["compute/params"] * 3],
+        "active parameters, never smoothed": ["Margin", ["compute/active_params"] * 3],
+        "parameters: mean over the run's tokens": ["Multiline", [r"^compute/(active_)?params_mean$"]],
     },
 }
-"""The custom-scalars page: category, chart, tags."""
+"""The custom-scalars page: category, chart, tags. A chart with margins, here of no width, is one without smoothing."""
 
 
 def write_hyperparameters(
@@ -82,3 +85,12 @@ def write_hyperparameters(
 
     for summary in hparams(dict(values), dict.fromkeys(metrics, 0.0)):
         writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+
+
+def write_text(writer: SummaryWriter, tag: str, text: str, step: int) -> None:
+    """Markdown on the page of texts. ``SummaryWriter.add_text`` would put ``/text_summary`` behind the tag."""
+    from torch.utils.tensorboard.summary import text as text_summary
+
+    summary = text_summary(tag, text)
+    summary.value[0].tag = tag
+    writer.file_writer.add_summary(summary, step)  # type: ignore[attr-defined]

@@ -40,11 +40,11 @@ def test_slow_data_is_logged_and_shown(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(TokenBatches, "batch", slowly)
     shares, shown = run(tmp_path)
     assert len(shares) == 3 and all(0.5 < share < 1 for share in shares)
-    assert "waiting for data: " in shown
+    assert "data wait " in shown
 
 
 def test_fast_data_is_logged_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_recycle.callbacks.progress.WAIT_SHOWN_FROM", 0.5)
     shares, shown = run(tmp_path)
     assert len(shares) == 3 and all(0 < share < 0.5 for share in shares)
-    assert "tokens/s: " in shown and "waiting for data" not in shown
+    assert " tokens/s" in shown and "data wait" not in shown

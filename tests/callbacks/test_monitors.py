@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from monitored import STEPS, TOKENS_PER_STEP, Log, counts_by_hand, monitored
 from runs import CONFIG, assert_same_training_state, fit, on_processes
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
+from lit_recycle.callbacks import ComputeMonitor
+from lit_recycle.callbacks.compute import SETTLED
 from lit_recycle.checkpoints.native import load_whole_checkpoint, read_hyperparameters
+from lit_recycle.growth.event import Depth, GrowthEvent, Trigger
 
 STRATEGIES = ("auto", "ddp", "fsdp", "fsdp2")
 RELATIVE = 2e-5
@@ -145,6 +152,17 @@ def test_sizes_are_those_of_the_saved_models_and_their_mean_over_tokens(run: Pat
     assert log.value("compute/params_mean", 7) == pytest.approx((3 * size(3) + 3 * size(6) + 2 * size(9)) / 8, 1e-6)
 
 
+def test_steps_of_sizes_are_steep_and_validation_is_drawn_as_measured(run: Path) -> None:
+    """Whatever TensorBoard smooths: it keeps one point of a tag at each step, and weighs the newest with 0.4."""
+    log = Log(run)
+    for tag, sizes in (("compute/layers", [3, 6, 6]), ("compute/experts", [3, 3, 6])):
+        assert log.points(tag) == [(step, sizes[step // 3]) for step in range(STEPS)]
+    (layout,) = log.events.Tensors("custom_scalars__config__")
+    pages = Layout.FromString(layout.tensor_proto.string_val[0])
+    unsmoothed = {s.value for page in pages.category for chart in page.chart for s in chart.margin.series}
+    assert {"loss/val", "compute/params", "compute/active_params"} == unsmoothed < set(log.tags)
+
+
 def test_losses_lie_over_tokens_and_flops_too(run: Path) -> None:
     log, tokens = Log(run), Log(run / "over_tokens")
     by_step = log.points("loss/train")
@@ -190,12 +208,14 @@ def test_number_of_series_is_capped(run: Path) -> None:
 def test_pages_of_tensorboard_are_laid_out(run: Path) -> None:
     events = Log(run).events
     assert "custom_scalars__config__" in events.Tags()["tensors"]
-    (plan,) = events.Tensors("run/plan/text_summary")
+    (plan,) = events.Tensors("run/plan")
     text = plan.tensor_proto.string_val[0].decode()
     assert "`0 0 1 1 2 2`" in text and "6 × 6 (4)" in text
-    assert [point.step for point in events.Tensors("growth/record/text_summary")] == [3, 6]
+    assert [point.step for point in events.Tensors("growth/record")] == [3, 6]
     assert "_hparams_/session_start_info" in events.summary_metadata
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    columns = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert sorted(columns)[:4] == ["experts", "growth", "layers", "lr"], "those that are shown at first"
     assert b"tokens_per_step" in content and "depth ×2 @3, experts ×2 @6".encode() in content
     metrics = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     assert b"loss/val" in metrics and "loss/val" in Log(run).tags
@@ -213,3 +233,15 @@ def test_monitors_change_no_bit(tmp_path: Path, root: Path) -> None:
     assert torch.equal(torch.tensor(losses), torch.tensor(logged))
     assert_same_training_state(tmp_path / "checkpoints/step=9.ckpt", root / "auto/checkpoints/step=9.ckpt")
     assert read_hyperparameters(root / "auto/checkpoints/step=9.ckpt")["growth"] == module.growth
+
+
+def test_sizes_are_logged_at_both_sides_of_a_growth_and_until_smoothing_has_followed(tmp_path: Path) -> None:
+    """Ten steps are between points: TensorBoard, which weighs the newest point with 0.4, would draw a slope."""
+    logger = CSVLogger(tmp_path / "csv", name="", version="")
+    options = {"logger": logger, "log_every_n_steps": 10, "callbacks": [ComputeMonitor()], "save_every": 100}
+    fit(tmp_path, steps=20, events=[GrowthEvent(Trigger(steps=5), depth=Depth(2))], **options)
+    with open(tmp_path / "csv/metrics.csv", newline="") as lines:
+        points = {
+            int(row["step"]): float(row["compute/layers"]) for row in csv.DictReader(lines) if row["compute/layers"]
+        }
+    assert points == {4: 3, **dict.fromkeys(range(5, 5 + SETTLED), 6), 19: 6} and 0.6**SETTLED < 0.02

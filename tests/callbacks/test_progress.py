@@ -13,57 +13,80 @@ import lightning as L
 import pytest
 import rich
 from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 from runs import fit
 
 from lit_recycle.callbacks import RunProgressBar
+from lit_recycle.callbacks.progress import TwoLines
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.operators import WidenHidden, WidenInner
 from lit_recycle.training.growth_log import announcement
 
+CODES = r"\x1b\[[0-9;?]*[a-zA-Z]"
+
 
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """All that a run draws, on a console wide enough; two micro-batches to a step."""
+    """All that a run draws, on a console of the usual width; two micro-batches to a step."""
     stream = io.StringIO()
-    bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 240, "force_terminal": True})
+    bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 80, "force_terminal": True})
     root = tmp_path_factory.mktemp("console")
     fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, save_every=9)
     rich.reconfigure()  # the console that the bar has changed is that of the whole process
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    return re.sub(CODES, "", stream.getvalue())
+
+
+BAR = re.compile(r"((?:stage|growing|saving)[^━]*?) [━╸╺]+ +(\d+/\d+) \S+ • \S+ *(.*?) *[\r\n]+(.*?) *[\r\n]")
+"""What is done, steps, the next growth; the line below."""
+
+
+def bars(console: str) -> list[tuple[str, ...]]:
+    return BAR.findall(console)
 
 
 def test_bar_counts_the_steps_of_the_run(console: str) -> None:
-    assert re.findall(r"training\s+━*\S*\s+(\d+/\d+)", console.replace("╸", "━").replace("╺", "━"))[-1] == "9/9"
+    assert bars(console)[-1][1] == "9/9"
 
 
-def test_stage_shape_and_loss_stand_beside_it(console: str) -> None:
-    for shown in (
-        "stage: 1/3 · layers×experts: 3×3 · loss: 5.",
-        "stage: 2/3 · layers×experts: 6×3",
-        "stage: 3/3 · layers×experts: 6×6",
-    ):
-        assert shown in console, shown
-    assert re.search(r"tokens/s: [\d.]+k?\b", console)
+def test_stage_shape_and_loss_stand_in_two_lines(console: str) -> None:
+    said = {(what, below.partition(" · ")[0]) for what, _, _, below in bars(console)}
+    for stage, shape in enumerate(("3 layers × 3 experts", "6 layers × 3 experts", "6 layers × 6 experts"), 1):
+        assert (f"stage {stage}/3", shape) in said
+    numbers = (
+        r"6 layers × 6 experts · loss \d\.\d{3}( · val \d\.\d{3})? · [\d.]+k? tokens/s( · data wait \d+%)? · lr \S+"
+    )
+    assert re.fullmatch(numbers, bars(console)[-1][3])
 
 
 def test_way_to_the_next_growth_is_shown(console: str) -> None:
-    lines = {line for line in re.split(r"[\r\n]+", console) if "growth in" in line}
-    assert any(re.search(r"stage: 1/3.*growth in: 2 steps", line) for line in lines)
-    assert any(re.search(r"stage: 2/3.*growth in: 1 steps, 0:00:\d\d", line) for line in lines)
-    assert not any("stage: 3/3" in line for line in lines)
+    said = {(what, soon.partition(",")[0]) for what, _, soon, _ in bars(console) if soon}
+    assert ("stage 1/3", "growth in 2 steps") in said and ("stage 2/3", "growth in 1 step") in said
+    assert any(re.fullmatch(r"growth in 1 step, 0:00:\d\d", soon) for _, _, soon, _ in bars(console))
+    assert not any(what == "stage 3/3" for what, _ in said)
+
+
+def test_what_does_not_fit_is_cut_where_it_matters_least() -> None:
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
+    progress = Progress(TwoLines(columns), console=Console(width=80, file=io.StringIO(), force_terminal=True))
+    progress.add_task("stage 10/14", total=500_000, soon="growth in 16,777 steps, 2:11:09", status="word " * 30)
+    with progress.console.capture() as capture:
+        progress.console.print(progress)
+    above, below = capture.get().rstrip("\n").split("\n")
+    assert "growth in 16,777 steps, 2:11:09" in above and "━━━━" in above and len(re.sub(CODES, "", above)) <= 80
+    assert below.endswith("…") and len(below) == 80
 
 
 def test_growing_and_saving_are_said_while_they_last(console: str) -> None:
-    lines = re.split(r"[\r\n]+", console)
+    said = [what for what, *_ in bars(console)]
     for words in ("growing: Interpose", "growing: DuplicateExperts", "saving"):
-        first = next(i for i, line in enumerate(lines) if words in line)
-        assert any(line.startswith("training") for line in lines[first:]), words
+        first = next(i for i, what in enumerate(said) if what == words)
+        assert any(what.startswith("stage") for what in said[first:]), words
 
 
 def test_the_bar_that_stays_does_not_say_that_it_is_saving(console: str) -> None:
-    bars = [line for line in re.split(r"[\r\n]+", console) if re.match("training|growing|saving", line)]
-    assert bars[-1].startswith("training")
+    assert bars(console)[-1][0] == "stage 3/3"
 
 
 class SlowSteps(L.Callback):
@@ -83,7 +106,8 @@ def test_bar_is_drawn_seldom_and_between_steps(tmp_path: Path, monkeypatch: pyte
 
     def looked_up(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         shown = metrics(trainer, module)
-        drawn.append((trainer.global_step, shown["loss"] == float(module.step_losses[-1])))
+        told = f" · loss {float(module.step_losses[-1]):.3f} · "
+        drawn.append((trainer.global_step, told in bar.train_progress_bar.fields["status"]))
         return shown
 
     def rendered(self: CustomProgress) -> Any:

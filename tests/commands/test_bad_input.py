@@ -20,6 +20,7 @@ from processes import config, start, start_each
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checksums import checksums
 from lit_recycle.cli import main
+from lit_recycle.data.module import TextData
 from lit_recycle.training.module import LitMoE
 
 Refused = Callable[..., None]
@@ -202,11 +203,14 @@ AT_2 = {"steps": 2}
 EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "out of order": (
         [{"at": {"steps": 4}, "depth": {}}, {"at": AT_2, "depth": {}}],
-        ("steps 2", "before the event that precedes it", "order of time"),
+        ("event 2 (at 2 steps) lies before the event that precedes it", "order of time"),
     ),
-    "unreachable": ([{"at": {"steps": 60}, "depth": {}}], ("steps 60", "trainer.max_steps 6", "raise max_steps")),
-    "unreachable tokens": ([{"at": {"tokens": 1e9}, "depth": {}}], ("tokens 1,000,000,000", "cannot be reached")),
-    "nothing": ([{"at": AT_2}], ("steps 2 grows nothing", "give depth, width or grow")),
+    "unreachable": (
+        [{"at": {"steps": 60}, "depth": {}}],
+        ("event 1 (at 60 steps)", "trainer.max_steps 6", "raise max_steps"),
+    ),
+    "unreachable tokens": ([{"at": {"tokens": 1e9}, "depth": {}}], ("(at 1,000,000,000 tokens)", "cannot be reached")),
+    "nothing": ([{"at": AT_2}], ("grows nothing at 2 steps", "give depth, width or grow")),
     "two triggers": ([{"at": {"steps": 2, "tokens": 9}, "depth": {}}], ("exactly one of", "steps, tokens")),
     "no trigger": ([{"at": {}, "depth": {}}], ("exactly one of",)),
     "negative": ([{"at": {"steps": -2}, "depth": {}}], ("at.steps", "not negative")),
@@ -227,9 +231,17 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "whose rate": ([{"at": AT_2, "depth": {}, "rewarm": {"steps": 1, "who": "old"}}], ("rewarm.who", "'all', 'new'")),
     "trained": ([{"at": AT_2, "depth": {}, "train": "nwe"}], ("events.train", "'all', 'new', 'old'", "'nwe'")),
     "trained for": ([{"at": AT_2, "depth": {}, "train_steps": 5}], ("train_steps", "got 5 beside train: all")),
+    "operator": (
+        [{"at": AT_2, "grow": [{"class_path": "lit_recycle.growth.operators.WidenHiden"}]}],
+        ("no operator 'WidenHiden'; did you mean 'WidenHidden'?",),
+    ),
+    "operator's key": (
+        [{"at": AT_2, "grow": [{"class_path": "WidenHidden", "init_args": {"size": 64}}]}],
+        ("no key 'size' in trainer.callbacks.events.grow: the operator has factor",),
+    ),
     "nothing new": (
         [{"at": AT_2, "grow": [{"class_path": "PruneExperts", "init_args": {"num_experts": 2}}], "train": "new"}],
-        ("the growth at steps 2 adds nothing to the model that train: new could mean",),
+        ("event 1 (at 2 steps) adds nothing to the model that train: new could mean",),
     ),
     "no operator": ([{"at": AT_2, "grow": ["Solr"]}], ("events.grow", "no class is known as Solr")),
     "no class": ([{"at": AT_2, "grow": [5]}], ("events.grow takes a class's name, or class_path", "got 5")),
@@ -243,7 +255,7 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
             {"at": AT_2, "depth": {}, "train": "new"},
             {"at": {"steps": 3}, "depth": {"layers": [0, 2]}, "train": "old"},
         ],
-        ("nothing would be trained after the growth at steps 3", "train_steps"),
+        ("nothing would be trained after event 2 (at 3 steps)", "train_steps"),
     ),
 }
 
@@ -256,10 +268,18 @@ def with_events(path: Path, events: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("command", ["fit", "plan"])
 @pytest.mark.parametrize("case", EVENTS)
-def test_events_that_cannot_be(refused: Refused, tmp_path: Path, case: str, command: str) -> None:
+def test_events_that_cannot_be(
+    refused: Refused, tmp_path: Path, case: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events, says = EVENTS[case]
+    if "nothing" not in case:  # that is seen when the model is there
+
+        def no_data(*_: Any) -> None:
+            raise AssertionError("data was prepared")
+
+        monkeypatch.setattr(TextData, "prepare_data", no_data)
     files = (config(tmp_path / "run"), with_events(tmp_path / "events.yaml", events))
-    refused(command, "--config", files[0], "--config", files[1], says=says)
+    refused(command, "--config", files[0], "--config", files[1], says=(f"event {len(events)}", *says))
 
 
 def test_growth_without_events(refused: Refused, tmp_path: Path) -> None:
@@ -289,7 +309,11 @@ WARMUPS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"stages": [{"accumulate": 1, **EVERY}, {"accumulate": 2, **EVERY}]},
         ("until must grow from stage to stage",),
     ),
-    "growth": ("GrowthCallback", {"events": [{"at": AT_2, "depth": {}, "seq_len": 64}]}, ("steps 2 sets 64 tokens",)),
+    "growth": (
+        "GrowthCallback",
+        {"events": [{"at": AT_2, "depth": {}, "seq_len": 64}]},
+        ("event 1 (at 2 steps) sets 64 tokens",),
+    ),
     "both": ("GrowthCallback", {"start_seq_len": 8, "events": [{"at": AT_2, "depth": {}}]}, ("take one of them",)),
 }
 

@@ -141,10 +141,10 @@ def test_a_plan_counts_what_is_trained() -> None:
 def test_growths_after_which_nothing_would_be_trained_are_refused() -> None:
     for event in ({"train": "new"}, {"rewarm": Rewarm(2, who="new")}):
         _, records, _ = history(MOE, [[PruneExperts(2)]], **event)
-        with pytest.raises(ValueError, match=r"the growth at steps 1 adds nothing to the model that .*new could mean"):
+        with pytest.raises(ValueError, match=r"event 1 .at 1 steps. adds nothing to the model that .*new could mean"):
             check_rules(records)
     _, records, _ = history(MOE, [[Interpose()], [DropLayers([1, 3, 5])]], train="new")
-    with pytest.raises(ValueError, match="nothing would be trained after the growth at steps 2"):
+    with pytest.raises(ValueError, match=r"nothing would be trained after event 2 .at 2 steps."):
         check_rules(records)
     _, records, _ = history(MOE, [[Interpose()], [DropLayers([1, 3, 5])]], train="new", train_steps=1)
     check_rules(records)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from matplotlib.text import Text
 from monitored import TOKENS_PER_STEP, Log, monitored
 from runs import CONFIG
 from torch.utils.tensorboard import SummaryWriter
@@ -17,9 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 from lit_recycle.advice.law import Part
 from lit_recycle.advice.runs import read_runs
 from lit_recycle.commands.report import main
-from lit_recycle.report.figures import comparison, plates
+from lit_recycle.report.figures import Plate, comparison, plates
 from lit_recycle.report.read import RunLog, Series, read_run
 from lit_recycle.report.report import budgets, loss_at
+from lit_recycle.training.tensorboard import write_text
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     monitored(root / "grown", save_every=100)
     monitored(root / "plain", save_every=100, events=[], steps=6)
     with SummaryWriter(str(root / "grown")) as writer:
-        writer.add_text("run/sample", "```\nOnce <i>upon</i>\na time\n```", 9)
+        write_text(writer, "run/sample", "```\nOnce <i>upon</i>\na time\n```", 9)
     (root / "grown" / "config.yaml").write_text("secret: <b>bold</b>\n")
     return root
 
@@ -134,6 +137,30 @@ def test_figures_name_axes_units_and_growths(folder: Path) -> None:
     marks = [float(line.get_xdata()[0]) for line in axes.lines if line.get_linestyle() == "--"]
     assert marks == [3 * TOKENS_PER_STEP, 6 * TOKENS_PER_STEP]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]
+
+
+def test_titles_are_their_own_and_all_words_are_inside_the_figures(folder: Path) -> None:
+    runs = [read_run(folder / name) for name in ("grown", "plain")]
+    many = replace(runs[0], growth=runs[0].growth * 7)
+    for made in (*map(_all_plates, runs), comparison(runs), _all_plates(many)):
+        titles = [plate.figure.axes[0].get_title("left") for plate in made]
+        assert len(set(titles)) == len(titles) > 3 and all(titles)
+        for plate in made:
+            plate.figure.draw_without_rendering()
+            ticks = {tick for axes in plate.figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())}
+            words = [t for t in plate.figure.findobj(Text) if t.get_text() and t not in ticks]
+            edges = [t.get_window_extent() for t in words]
+            width, height = plate.figure.bbox.size
+            assert all(e.x0 >= -1 and e.x1 <= width + 1 and e.y0 >= -1 and e.y1 <= height + 1 for e in edges), (
+                plate.name
+            )
+            assert min(t.get_fontsize() for t in words) / plate.figure.get_figwidth() >= 1.4, "readable as a thumbnail"
+    marks = [text.get_text() for text in _all_plates(many)[0].figure.axes[0].texts]
+    assert marks == [str(number) for number in range(1, 15)], "by their numbers in the table of stages"
+
+
+def _all_plates(run: RunLog) -> list[Plate]:
+    return [plate for section in plates(run).values() for plate in section]
 
 
 def test_several_runs_are_drawn_over_the_same_axes(folder: Path) -> None:

@@ -156,11 +156,12 @@ def test_the_bar_shows_the_rate_that_is_applied(tmp_path: Path) -> None:
     class Bar(RunProgressBar):
         def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
             super().on_train_batch_end(trainer, *args)
-            shown.append(self.get_metrics(trainer, args[0])["lr"])
+            self.get_metrics(trainer, args[0])
+            shown.append(self.train_progress_bar.fields["status"].partition(" lr ")[2])
 
     events = [GrowthEvent(Trigger(steps=2), depth=Depth(2), rewarm=Rewarm(4, 0.2))]
     module = {"lr_scheduler": SCHEDULES["constant"]}
-    bar = Bar(console_kwargs={"file": io.StringIO()})
+    bar = Bar(console_kwargs={"file": io.StringIO(), "width": 120})
     fit(tmp_path, steps=6, events=events, module=module, before_growth=[bar], enable_progress_bar=True, save_every=6)
     rich.reconfigure()
     assert shown == ["1.00e-03", "2.00e-04", "4.00e-04", "6.00e-04", "8.00e-04", "1.00e-03"]
