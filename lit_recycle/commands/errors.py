@@ -102,7 +102,7 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
     """One problem, at a path of keys in a configuration; ``owner`` is the class whose arguments are at that path."""
     message = messages[-1]
     if message.startswith("Unexpected config:"):
-        return "it holds no keys and values, as a configuration does"
+        return "it holds no keys and values, as a configuration does (trainer: {max_steps: 3})"
     if file := re.fullmatch(r"unrecognized arguments: (\S+\.ya?ml)", message):
         return f"{file[1]} is no option: a configuration is given with --config {file[1]}"
     alternatives = messages[-2] if message.startswith("Expected a") and "Union subtypes" in messages[-2] else ""
@@ -123,6 +123,8 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
         near = difflib.get_close_matches(name[1], operators.__all__, n=1, cutoff=0.5)
         meant = f"did you mean {near[0]!r}? " if near else ""
         return f"{path}: there is no operator {name[1]!r}; {meant}`lit-recycle operators` lists them"
+    if lacking := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"{path}: there is no class {lacking[2]!r} in {lacking[1]}: give the path of one that is there"
     if missing := re.search(r"No module named '([\w.]+)'", message):
         return f"{path}: there is no module {missing[1]!r}, neither in the folder of the call nor on PYTHONPATH"
     if unknown_class := re.search(r"Expected a dot import path string: (\S+)", message):

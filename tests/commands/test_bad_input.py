@@ -64,7 +64,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "abbreviated": (("--trainer.max_step", "3"), ("did you mean 'trainer.max_steps'?",)),
     "misspelt group": (("--modle.config.top_k", "3"), ("'modle.config.top_k'", "did you mean")),
     "misspelt in the model": (("--model.config.num_layer", "3"), ("model.config", "did you mean 'num_layers'?")),
-    "misspelt class": (("--trainer.callbacks+", "lit_recycle.callbacks.Growth"), ("trainer.callbacks", "'Growth'")),
+    "misspelt class": (
+        ("--trainer.callbacks+", "lit_recycle.callbacks.Growth"),
+        ("trainer.callbacks", "no class 'Growth' in lit_recycle.callbacks"),
+    ),
     "misspelt module": (("--trainer.logger", "nowhere.Logger"), ("trainer.logger", "'nowhere'")),
     "not a number": (("--trainer.max_steps", "many"), ("trainer.max_steps must be of type int, got 'many'",)),
     "not a number in the model": (("--model.config.top_k", "two"), ("model.config.top_k", "int", "'two'")),
@@ -165,7 +168,7 @@ def test_options_that_do_not_fit(refused: Refused, tmp_path: Path, case: str) ->
 
 FILES = {
     "no YAML": ("a: [1,\nb: }", ("line 2",)),
-    "no mapping": ("[1, 2]", ("Unexpected config",)),
+    "no mapping": ("[1, 2]", ("holds no keys and values", "trainer: {")),
     "interpolation": ("data: {seq_len: '${trainer.nothing}'}", ("data.seq_len", "trainer.nothing")),
     "misspelt": ("trainer: {max_stepss: 3}", ("trainer.max_stepss", "'trainer.max_steps'")),
     "misspelt group": ("trainr: {max_steps: 3}", ("trainr.max_steps", "'trainer.max_steps'")),
