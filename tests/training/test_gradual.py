@@ -92,7 +92,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "alone": ({"until": Trigger(steps=9)}, "until and times stand together"),
     "once": ({"until": Trigger(steps=9), "times": 1}, "times is at least 2, got 1"),
     "unit": ({"until": Trigger(tokens=9), "times": 2}, "until must be in its unit"),
-    "room": ({"until": Trigger(steps=4), "times": 5}, "no room for 5 events until steps 4"),
+    "room": ({"until": Trigger(steps=4), "times": 5}, "no room for 5 events until 4 steps"),
     "rewarm": ({"until": Trigger(steps=9), "times": 2, "rewarm": Rewarm(2)}, "belong to a single event"),
     "at once": ({"until": Trigger(steps=9), "times": 2, "grow": [Interpose()]}, "Interpose is done at once"),
 }
@@ -107,7 +107,7 @@ def test_a_mistake_is_one_sentence(name: str) -> None:
 
 
 def test_too_many_events_for_a_width_are_refused_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"growth at steps 2 cannot be: PruneInner: 4 leaves nothing out of 4"):
+    with pytest.raises(ValueError, match=r"event 2 \(at 2 steps\) cannot be: PruneInner: 4 leaves nothing out of 4"):
         event = GrowthEvent(Trigger(steps=1), grow=[PruneInner(4, "experts")], until=Trigger(steps=3), times=3)
         fit(tmp_path, steps=STEPS, events=[], callbacks=[GrowthCallback([event])])
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -79,7 +79,7 @@ def test_the_length_is_remembered_by_whoever_does_not_say_it(tmp_path: Path) -> 
         ),
         (
             {"events": [GrowthEvent(Trigger(steps=1), Depth(), seq_len=64)]},
-            "event 1 (at 1 steps) sets 64 tokens per sample",
+            r"event 1 \(at 1 steps\) sets 64 tokens per sample",
         ),
         ({"start_seq_len": 0}, "start_seq_len must be at least 1"),
         ({"start_seq_len": 8, "beside": SequenceLengthWarmup(8, Span(steps=3))}, "both set the length of samples"),
