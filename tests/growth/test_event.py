@@ -55,7 +55,7 @@ def parsed(values):
         (lambda: Rewarm(steps=0), ["rewarm.steps", "0"]),
         (lambda: Rewarm(steps=1, start_factor=1.5), ["rewarm.start_factor", "1.5"]),
         (lambda: Rewarm(steps=1, start_factor=-0.5), ["rewarm.start_factor", "-0.5"]),
-        (lambda: GrowthEvent(AT), ["steps 1", "depth", "width", "grow"]),
+        (lambda: GrowthEvent(AT), ["1 steps", "depth", "width", "grow"]),
         (lambda: GrowthEvent(AT, Depth(), optimizer_state="keep"), ["optimizer_state", "carry", "reset", "'keep'"]),
     ],
 )
@@ -90,9 +90,9 @@ def test_source_layers_follow_the_method():
 @pytest.mark.parametrize(
     ("trigger", "unit", "text"),
     [
-        (Trigger(steps=1200), "steps", "steps 1,200"),
-        (Trigger(tokens=1e9), "tokens", "tokens 1,000,000,000.0"),
-        (Trigger(chinchilla=1.2), "chinchilla", "chinchilla 1.2"),
+        (Trigger(steps=1200), "steps", "1,200 steps"),
+        (Trigger(tokens=1e9), "tokens", "1,000,000,000 tokens"),
+        (Trigger(chinchilla=1.2), "chinchilla", "1.2 × F_c"),
     ],
 )
 def test_a_trigger_says_its_unit(trigger, unit, text):
