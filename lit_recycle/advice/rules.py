@@ -88,7 +88,9 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
     if lowest and lowest.operators:
         _grow_now(now, lowest.label, lowest.operators, advice)
     else:
-        _grow(now, shapes, lowest.schedule if lowest and lowest.schedule is not None else wanted, advice)
+        if lowest and lowest.schedule is not None:
+            wanted = lowest.schedule
+        _grow(now, shapes, wanted, advice)
         target = shapes[wanted] if advice.growths else None
     for remark in (*profile_remarks(now), *_g_stack(now, target, advice)):
         say(remark)
