@@ -1,10 +1,10 @@
 """Whole training loops: `lit-recycle fit` beside the bare training step, and litgpt's pretraining of the same shape.
 
-    python benchmarks/loop.py [--steps 160]
+    python benchmarks/loop.py [--steps 480]
 
 The quickstart model without its growths, on one device. `fit` and the bare step take turns in one process, twenty steps
 each, with the same batches: forward, loss with the routers' losses, backward, clipping, AdamW, nothing else. Once `fit`
-has all that the shipped configuration has on (monitors with one set of their pictures in 160 steps, a progress bar that
+has all that the shipped configuration has on (monitors with a set of their pictures every 160 steps, a progress bar that
 is drawn, TensorBoard) and skips spikes; once nothing of it. litgpt trains a model of the same shape in its own loop
 where it is installed (`pip install litgpt`).
 """
@@ -187,7 +187,7 @@ def litgpt_step(steps: int, batch_size: int, seq_len: int) -> float:
 
 def main(argv: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=480)
     steps = parser.parse_args(argv).steps
     rows = []
     for what, changes in (("nothing on", ALL_OFF), ("monitors, norm and spike skip on", ALL_ON)):

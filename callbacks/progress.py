@@ -67,7 +67,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
         console_kwargs: Options of rich's ``Console``.
     """
 
-    def __init__(self, refresh_rate: int = 2, leave: bool = True, console_kwargs: dict[str, Any] | None = None) -> None:
+    def __init__(self, refresh_rate: int = 1, leave: bool = True, console_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(refresh_rate, leave, console_kwargs=console_kwargs)
         self._stages: list[Stage] = []
         self._doing = ""
