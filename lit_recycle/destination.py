@@ -1,7 +1,8 @@
-"""Check of where a model is to be written."""
+"""Checks of where a model is to be written."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 MARKS = ("config.json", "meta.pt")
@@ -15,3 +16,14 @@ def check_destination(destination: Path) -> None:
     inside = next((p for p in destination.absolute().parents if any((p / mark).is_file() for mark in MARKS)), None)
     if inside:
         raise ValueError(f"{destination} lies in {inside}, which is a model of its own: choose another destination")
+
+
+def check_room(destination: Path, nbytes: int, at_least: bool = False) -> None:
+    """Raises ValueError where so many bytes, or more, do not fit on the disk."""
+    disk = next(folder for folder in destination.absolute().parents if folder.exists())
+    free = shutil.disk_usage(disk).free
+    if nbytes > free:
+        raise ValueError(
+            f"{destination} needs {'at least ' if at_least else ''}{nbytes / 1e9:,.2f} GB and {disk} has "
+            f"{free / 1e9:,.2f} GB free; make room or give a destination on another disk"
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,20 @@ from lit_recycle.checkpoints.remote import checkpoints_at, on_disk
 from lit_recycle.checkpoints.sharded import CURRENT, MASKS, NAMED, WEIGHTS
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
-from lit_recycle.destination import check_destination
+from lit_recycle.destination import check_destination, check_room
 from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
+from lit_recycle.growth.facts import Unmeasured
 from lit_recycle.growth.history import GrowthRecord
+from lit_recycle.growth.least_size import least_size
 from lit_recycle.growth.masks import apply_masks, grow_masks
 from lit_recycle.growth.measure import weight_facts
+from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.schedule import Progress
+from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.shape import HubShape, shape_of
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model.transformer import MoETransformer
@@ -253,6 +257,7 @@ def grow_checkpoint(
     seed: int = 0,
     optimizer_state: OptimizerPolicy = "carry",
     maps: Sequence[Mapping[str, Any]] | None = None,
+    expect: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Grow a checkpoint as the callback grows a run: weights, optimizer state and history; training goes on from it.
 
@@ -263,17 +268,25 @@ def grow_checkpoint(
         seed: Seed of all that is random.
         optimizer_state: What becomes of the optimizer's state; see :class:`GrowthEvent`.
         maps: The maps that another growth has recorded, for operators that choose by what only a run knows.
+        expect: Called with a number of bytes that the weights have at least, before a plan that takes long is made.
 
     Raises:
-        ValueError: For a source that cannot be read or grown, or a destination that exists.
+        ValueError: For a source that cannot be read or grown, a destination that exists, or a disk with too little room
+            for what is surely too large.
     """
     src, dst = Path(src), Path(dst)
     check_destination(dst)
     checkpoint = load_whole_checkpoint(src)
     saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)
+    shape, operators = shape_of(saved["config"]), operators_of(forms)
+    if maps is None:
+        nbytes = sum(tensor.nbytes for tensor in weights.values()) / shape.num_params()
+        least = least_size(shape, operators, lambda small: _nbytes(shape, small, nbytes))
+        check_room(dst, least, at_least=True)
+        expect(least)
     plan = plan_growth(
-        shape_of(saved["config"]),
-        operators_of(forms),
+        shape,
+        operators,
         seed=seed,
         event=len(saved["growth"]),
         facts=lambda model: weight_facts(model, weights),
@@ -283,7 +296,7 @@ def grow_checkpoint(
     progress = Progress(
         checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
     )
-    event = GrowthEvent(Trigger(steps=progress.steps), grow=operators_of(forms), optimizer_state=optimizer_state)
+    event = GrowthEvent(Trigger(steps=progress.steps), grow=operators, optimizer_state=optimizer_state)
     record = GrowthRecord.of(event, progress, plan, weights)
     states = checkpoint.get("optimizer_states", [])
     checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
@@ -297,6 +310,13 @@ def grow_checkpoint(
         "growth": [*saved["growth"], record.to_dict()],
     }
     save(checkpoint, dst)
+
+
+def _nbytes(shape: Shape, operators: Sequence[Operator], per_parameter: float) -> int:
+    """Bytes of the weights alone of what operators make of a model."""
+    after = plan_growth(shape, operators, facts=Unmeasured).after
+    assert isinstance(after, Shape)
+    return int(after.num_params() * per_parameter)
 
 
 def _grow_optimizer(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_recycle.commands.checksums_option import add_checksums
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.destination import check_room
 from lit_recycle.growth.event import Depth, Form, Width
 from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import BranchTrainMix, Upcycle
@@ -51,8 +53,15 @@ def main(argv: list[str]) -> int:
     with without_gc():
         from lit_recycle.checkpoints.native import grow_checkpoint
 
-    maps = _maps(args)
-    grow_checkpoint(source, destination, *forms, seed=args.seed, optimizer_state=args.optimizer_state, maps=maps)
+    grow_checkpoint(
+        source,
+        destination,
+        *forms,
+        seed=args.seed,
+        optimizer_state=args.optimizer_state,
+        maps=_maps(args),
+        expect=partial(_expect, args),
+    )
     print(f"wrote {destination}")
     return 0
 
@@ -231,6 +240,7 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
             maps=_maps(args),
             family=family,
             others=[Path(path).expanduser() for path in args.experts_from],
+            expect=partial(_expect, args),
         )
     _print_plan(growth)
     if args.dry_run:
@@ -242,6 +252,14 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
         write_grown(growth, args.destination, max_shard_size=args.max_shard_size, progress=progress)
     print(f"wrote {args.destination}")
     return _verify(args, expect_equal=growth.preserves) if args.verify else 0
+
+
+def _expect(args: argparse.Namespace, nbytes: int) -> None:
+    """A plan of very many layers or experts is made only if the result has room, and never without a word."""
+    if not args.dry_run:
+        check_room(Path(args.destination).expanduser(), nbytes, at_least=True)
+    if nbytes:
+        print(f"planning a model of at least {nbytes / 1e9:,.3f} GB", file=sys.stderr, flush=True)
 
 
 def _print_plan(growth: FolderGrowth) -> None:

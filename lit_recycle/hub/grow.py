@@ -6,9 +6,11 @@ Each expert, or tensor without experts, is read once and written to all its plac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lit_recycle.destination import check_room
 from lit_recycle.growth.event import Form
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.recipe import Recipe
@@ -60,7 +62,15 @@ def grow_folder(
     folder = open_folder(source, checksums)
     facts = folder_facts(folder, family)
     growth = plan_folder_growth(
-        folder, *forms, seed=seed, dtype=dtype, facts=facts, maps=maps, family=family, others=others
+        folder,
+        *forms,
+        seed=seed,
+        dtype=dtype,
+        facts=facts,
+        maps=maps,
+        family=family,
+        others=others,
+        expect=partial(check_room, Path(destination), at_least=True),
     )
     write_grown(growth, destination, max_shard_size=max_shard_size, progress=progress)
     return growth

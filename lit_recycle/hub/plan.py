@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import Form, operators_of
 from lit_recycle.growth.facts import Facts
+from lit_recycle.growth.least_size import least_size
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.outputs import check_outputs
@@ -116,6 +117,7 @@ def plan_folder_growth(
     maps: Sequence[Mapping[str, Any]] | None = None,
     family: Family | None = None,
     others: Sequence[str | Path] = (),
+    expect: Callable[[int], None] = lambda nbytes: None,
 ) -> FolderGrowth:
     """Plan a growth of a Hugging Face folder.
 
@@ -129,6 +131,7 @@ def plan_folder_growth(
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
         family: The folder's family; that of its ``model_type`` when not given.
         others: Further folders to take from, alike in all but the values of their weights.
+        expect: Called with a number of bytes that the result has at least, before a plan that takes long is made.
 
     Raises:
         ValueError: For folders that are not alike, a family that is not known, weights that contradict the config, or
@@ -145,10 +148,13 @@ def plan_folder_growth(
     family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
     plain = {name: stored.shape for name, stored in folder.tensors.items() if stored.dtype in FLOATS.values()}
     check_sizes(model, places, plain, folder.path)  # blocks of quantised numbers have shapes of their own
-    history = _history(folder.path)
+    history, operators = _history(folder.path), operators_of(forms)
+    if maps is None:
+        alike = {"seed": seed, "dtype": dtype, "facts": facts, "family": family, "others": others}
+        expect(least_size(model, operators, lambda small: plan_folder_growth(folder, *small, **alike).nbytes))  # type: ignore[arg-type]
     plan = plan_growth(
         model,
-        operators_of(forms),
+        operators,
         seed=seed,
         event=len(history),
         facts=lambda _: facts or Facts(where="of a folder"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from lit_recycle.destination import check_destination
+from lit_recycle.destination import check_destination, check_room
 from lit_recycle.hub.checksums import is_sums
 from lit_recycle.hub.reader import INDEX, ITEM_BITS, PICKLED, SINGLE, tensor_bytes
 
@@ -178,12 +178,7 @@ def new_folder(destination: Path, nbytes: int) -> Iterator[Path]:
     partial = destination.parent / f".{destination.name}.partial"
     if partial.exists():
         shutil.rmtree(partial)
-    free = shutil.disk_usage(destination.parent).free
-    if nbytes > free:
-        raise ValueError(
-            f"{destination} needs {nbytes / 1e9:,.2f} GB and {destination.parent} has {free / 1e9:,.2f} GB free; make "
-            "room or give a destination on another disk"
-        )
+    check_room(destination, nbytes)
     partial.mkdir()
     try:
         yield partial

@@ -445,6 +445,12 @@ def cut_off(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def test_a_checkpoint_is_not_grown_beyond_the_disk(refused: Refused, runs: Path, tmp_path: Path) -> None:
+    path = runs / "alone/checkpoints/step=3.ckpt"
+    says = (f"{tmp_path / 'grown.ckpt'} needs at least ", "GB free", "make room")
+    refused("grow", path, tmp_path / "grown.ckpt", "--width", 10**12, says=says)
+
+
 FILES_OF_OTHERS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
     "truncated": (lambda path, mark: cut_off(path), ("cut off", "use an older one")),
     "empty": (lambda path, mark: os.truncate(path, 0), ("cut off",)),

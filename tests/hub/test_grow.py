@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.commands.families import main as families
 from lit_recycle.commands.grow import main as grow
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.hub import stream, writer
+from lit_recycle.hub import stream
 from lit_recycle.hub.convert import import_folder
 from lit_recycle.hub.grow import grow_folder
 from lit_recycle.hub.plan import plan_folder_growth
@@ -271,11 +272,27 @@ def test_a_destination_within_a_model_is_refused(mixtral, tmp_path, place):
 
 
 def test_too_little_space_is_said_before_the_first_byte(mixtral, tmp_path, monkeypatch):
-    usage = writer.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match=r"needs .* GB and .* has 0.00 GB free"):
         grow_folder(mixtral, tmp_path / "grown", Depth(2))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [("--width", "1" + "0" * 12), ("--depth", "1" + "0" * 12)], ids=lambda o: o[0])
+def test_an_absurd_growth_is_refused_before_it_is_planned(mixtral, tmp_path, options):
+    with pytest.raises(ValueError, match=r"grown needs at least [\d,]{6,}\.00 GB and .* has .* GB free"):
+        grow([str(mixtral), str(tmp_path / "grown"), *options])
+    with pytest.raises(ValueError, match=r"grown needs at least [\d,]{6,}\.00 GB and .* has .* GB free"):
+        grow_folder(mixtral, tmp_path / "grown", Width(10**12))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_growth_is_announced_before_it_is_planned(mixtral, tmp_path, capsys):
+    grow([str(mixtral), str(tmp_path / "grown"), "--width", "40", "--dry-run"])
+    assert "planning a model of at least 0.00" in capsys.readouterr().err
+    grow([str(mixtral), str(tmp_path / "grown"), "--width", "2", "--dry-run"])
+    assert not capsys.readouterr().err
 
 
 def test_an_error_half_way_leaves_nothing(mixtral, tmp_path, monkeypatch):
