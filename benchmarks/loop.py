@@ -4,9 +4,9 @@
 
 The quickstart model without its growths, on one device. `fit` and the bare step take turns in one process, twenty steps
 each, with the same batches: forward, loss with the routers' losses, backward, clipping, AdamW, nothing else. Once `fit`
-has all that the shipped configuration has on (monitors with a set of their pictures every 160 steps, a progress bar that
-is drawn, TensorBoard) and skips spikes; once nothing of it. litgpt trains a model of the same shape in its own loop
-where it is installed (`pip install litgpt`).
+has all that the shipped configuration has on (monitors with a set of their pictures every 160 steps, a progress bar
+that is drawn, TensorBoard) and skips spikes; once nothing of it. litgpt trains a model of the same shape in its own
+loop where it is installed (`pip install litgpt`).
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_bar_is_drawn_seldom_and_between_steps(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(CustomProgress, "get_renderable", rendered)
     fit(tmp_path, events=[], callbacks=[clock, bar], enable_progress_bar=True, save_every=100)
     rich.reconfigure()
-    assert drawn == [(5, True), (9, True), (9, True)], "at the rate asked for, at the last step, and once training has ended"
+    assert drawn == [(5, True), (9, True), (9, True)], "at the rate, at the last step, at the end"
 
 
 def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
