@@ -10,9 +10,9 @@ from typing_extensions import override
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.background import Background
 from lit_recycle.checkpoints.io import finish_saves, own_io
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 from lit_recycle.training.peers import is_lost_peer
 
 

@@ -9,9 +9,9 @@ import lightning as L
 from typing_extensions import override
 
 from lit_recycle.data.batch_warmup import Batches, BatchStage, BatchWarmup
+from lit_recycle.data.batches import Batch
 from lit_recycle.data.pace import Pace, micro_batches_of
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 from lit_recycle.training.rewarm import rate_factor, unwarm, unwarm_after_steps, warm
 
 

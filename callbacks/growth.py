@@ -14,6 +14,7 @@ from typing_extensions import override
 from lit_recycle.addresses import within
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.data.batches import Batch
 from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
@@ -31,7 +32,6 @@ from lit_recycle.training.averages import update_averages
 from lit_recycle.training.description import check_description
 from lit_recycle.training.growable import GrowableModule, check_growable
 from lit_recycle.training.growth_log import batch_loss, log_growth
-from lit_recycle.training.module import Batch
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
 from lit_recycle.training.rewarm import rate_factor, rewarm_factor, unwarm, unwarm_after_steps, warm
 from lit_recycle.training.row_updates import RowUpdates

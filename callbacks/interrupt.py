@@ -17,8 +17,8 @@ from lit_recycle.addresses import within
 from lit_recycle.callbacks.summary import resume_command
 from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.data.batches import Batch
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 
 PREEMPTION = signal.SIGUSR1
 """What ``sbatch --signal=USR1@120`` sends before the time of a job is over."""

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.sharded import MASKS
+from lit_recycle.data.batches import Batch
 from lit_recycle.data.pace import micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.masks import Masks, apply_masks, grow_masks, is_prunable, pruned
@@ -22,7 +23,6 @@ from lit_recycle.growth.schedule import stages
 from lit_recycle.growth.shards import like_sharded
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 
 
 class MagnitudePruning(L.Callback):

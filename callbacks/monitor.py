@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.loggers import Picture, holders
-from lit_recycle.training.module import Batch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

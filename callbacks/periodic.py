@@ -10,10 +10,10 @@ import lightning as L
 from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks, is_multiple
+from lit_recycle.data.batches import Batch
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 
 
 class PeriodicEvaluation(GrowthHooks, L.Callback, ABC):

@@ -20,12 +20,12 @@ from typing_extensions import override
 from lit_recycle.callbacks.compute import seconds_waited
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import GrowthHooks
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 from lit_recycle.training.param_groups import main_group
 from lit_recycle.training.rewarm import applied_rate
 

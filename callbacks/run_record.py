@@ -13,10 +13,10 @@ import torch
 from typing_extensions import override
 
 from lit_recycle.callbacks.monitor import GrowthHooks
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 from lit_recycle.training.weight_stats import norm_profile
 
 COLUMNS = ("steps", "tokens", "flops", "cpu_seconds", "loss")

@@ -7,11 +7,11 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
+from lit_recycle.data.batches import Batch
 from lit_recycle.data.length_warmup import Lengths, LengthStage, LengthWarmup
 from lit_recycle.data.pace import Pace, check_resizable
 from lit_recycle.data.span import Span
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 
 
 class SequenceLengthWarmup(L.Callback):

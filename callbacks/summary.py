@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lit_recycle.addresses import place_of
 from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.data.batches import Batch
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.shape import sizes
 from lit_recycle.sampling.generate import generate
@@ -24,7 +25,7 @@ from lit_recycle.stage_table import print_stages
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule, ShardingStrategy
 from lit_recycle.training.loggers import holders
-from lit_recycle.training.module import Batch, LitMoE
+from lit_recycle.training.module import LitMoE
 
 
 class RunSummary(L.Callback):

@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.checkpoints.atomic import beside
+from lit_recycle.data.batches import Batch
 from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.module import Batch
 
 
 class TokenLossWriter(L.Callback):

@@ -21,6 +21,11 @@ from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Tokens
 
 Batch = dict[str, Tensor]
+"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, or -100 to leave it out.
+
+``documents``, ``[B, S]``, has the numbers of documents that are kept apart, if they are. Where labels are left out,
+``label_count`` says how many are not in this process's whole optimizer step: its loss is the mean over all of them.
+"""
 LEFT_OUT = -100
 """A label that is not predicted, as in torch."""
 LABEL_COUNT = "label_count"

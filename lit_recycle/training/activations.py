@@ -13,11 +13,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.facts import PerLayer, entries
 from lit_recycle.growth.names import Place
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.growth_log import batch_loss
-from lit_recycle.training.module import Batch
 from lit_recycle.training.named_state import clean_name
 
 

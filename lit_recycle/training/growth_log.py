@@ -10,13 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.sources import AXIS_NAMES
 from lit_recycle.growth.update_rules import in_words
 from lit_recycle.text import human
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.loggers import holders
-from lit_recycle.training.module import Batch
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.checkpoints.native import checkpoints_of
-from lit_recycle.data.validation import ValidationSet
+from lit_recycle.data.batches import Batch
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.joined import Value, whole
@@ -35,25 +35,16 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
 from lit_recycle.model.kernels import grouped
 from lit_recycle.model.kernels.loss import LEFT_OUT
-from lit_recycle.model.loss import label_losses
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.seeding import seeded
 from lit_recycle.training import named_state
+from lit_recycle.training.evaluated import EvaluatedModule
 from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.gradients import GradientNorm
-from lit_recycle.training.growable import GrowableModule
-from lit_recycle.training.metrics import LanguageModelMetrics, validation_values
 from lit_recycle.training.param_groups import check_chosen, check_param_groups, parameter_groups, settle
 from lit_recycle.training.schedules import WarmupStableDecay
 from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skip_step
 from lit_recycle.training.start import Backend, start_of, verify_start
-
-Batch = Mapping[str, Tensor]
-"""``input_ids`` and ``labels``, each ``[B, S]``; a label is the token after its input, or -100 to leave it out.
-
-``documents``, ``[B, S]``, has the numbers of documents that are kept apart, if they are. Where labels are left out,
-``label_count`` says how many are not in this process's whole optimizer step: its loss is the mean over all of them.
-"""
 
 
 def default_optimizer(params: Any) -> Optimizer:
@@ -61,7 +52,7 @@ def default_optimizer(params: Any) -> Optimizer:
     return AdamW(params, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
-class LitMoE(GrowableModule):
+class LitMoE(EvaluatedModule):
     """Next-token training of a :class:`MoETransformer`.
 
     Args:
@@ -139,9 +130,6 @@ class LitMoE(GrowableModule):
         """Name of the optimizer whose state a checkpoint brings, if one does."""
         self.losses: dict[str, float] = {}
         """The last of training and of validation that a checkpoint tells, for the card of an export."""
-        self.val_metrics = LanguageModelMetrics()
-        self.further_metrics: list[LanguageModelMetrics] = []
-        self.val_sets: list[ValidationSet] = []
         if gradient_norm not in (None, "total", "groups"):
             raise ValueError(f"model.gradient_norm must be total or groups, or null, got {gradient_norm!r}")
         self.gradient_norm = gradient_norm
@@ -293,6 +281,7 @@ class LitMoE(GrowableModule):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    @override
     def next_token_loss(self, batch: Batch) -> tuple[Tensor, Routing | None]:
         """Mean cross-entropy in nats per label, and how the tokens were routed."""
         assert self.model is not None
@@ -447,56 +436,6 @@ class LitMoE(GrowableModule):
     @override
     def on_train_end(self) -> None:
         self.watch.check(wait=True)
-
-    # --- evaluation --------------------------------------------------------------------------------------------------
-
-    @override
-    def on_validation_epoch_start(self) -> None:
-        self.val_metrics.reset()
-        sets = getattr(getattr(self.trainer, "datamodule", None), "val_sets", None) or [ValidationSet()]
-        # Of the first set there is always a metric; the others are no submodules, which strategies would move and wrap.
-        self.further_metrics = [LanguageModelMetrics().to(self.device) for _ in sets[1:]]
-        self.val_sets = sets
-
-    @override
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        ce, _ = self.next_token_loss(batch)
-        labels = (batch["labels"] != LEFT_OUT).sum()
-        metric = self.further_metrics[dataloader_idx - 1] if dataloader_idx else self.val_metrics
-        metric.update(ce, labels)
-        return {"loss": ce, "weight": labels}
-
-    def validation_values(self) -> dict[str, Tensor]:
-        """What was measured since the validation began, by tag; over all processes."""
-        losses = []
-        for metric in (self.val_metrics, *self.further_metrics):
-            losses.append(metric.compute()["loss"])
-            metric.reset()
-        return validation_values(losses, self.val_sets)
-
-    @override
-    def on_validation_epoch_end(self) -> None:
-        values = self.validation_values()
-        self.log("loss/val", values.pop("loss/val"), prog_bar=True, sync_dist=True)
-        self.log_dict(values, sync_dist=True)
-
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
-
-    @override
-    def predict_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """``losses``, the negative log-likelihood of each label, ``[B, S]``, in nats, zero where it is left out; and
-        whether it is the ``likeliest`` token. Of a batch without labels the ``logits`` instead, and the ``cache`` of
-        keys and values that it came with: some strategies hand over a copy of it.
-        """
-        assert self.model is not None
-        if "labels" not in batch:
-            cache = batch.get("cache")
-            return {"logits": self.model(batch["input_ids"], cache)[0], "cache": cache}
-        logits, _ = self.model(batch["input_ids"], documents_BS=batch.get("documents"))
-        losses, likeliest = label_losses(logits, batch["labels"])
-        return {"losses": losses, "likeliest": likeliest}
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:
