@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from damage import flip
 
-from lit_recycle.data import blocks, digests
+from lit_recycle.data import blocks, digests, token_files
 from lit_recycle.data import corpus as corpus_module
 from lit_recycle.data.batches import Samples
 from lit_recycle.data.blocks import BLOCK
@@ -156,16 +156,16 @@ def test_a_failure_leaves_nothing_behind(json_lines, tmp_path):
 
 def test_the_slower_of_two_processes_discards_its_own(books, tmp_path, monkeypatch):
     """The other process publishes while this one is still tokenising."""
-    cache, tokenise = tmp_path / "cache", corpus_module._tokenise
+    cache, tokenise = tmp_path / "cache", corpus_module.tokenise
 
     def overtaken(*args):
-        monkeypatch.setattr(corpus_module, "_tokenise", tokenise)
+        monkeypatch.setattr(corpus_module, "tokenise", tokenise)
         winner.append(prepare(books, cache))
         (winner[0] / "winner").touch()
         return tokenise(*args)
 
     winner = []
-    monkeypatch.setattr(corpus_module, "_tokenise", overtaken)
+    monkeypatch.setattr(corpus_module, "tokenise", overtaken)
     assert [prepare(books, cache)] == winner
     assert (winner[0] / "winner").exists() and made(cache) == winner
     Corpus.open(winner[0])
@@ -271,7 +271,7 @@ def test_a_full_disk_is_told_with_its_place(books, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(corpus_module._Writer, "add", full)
+    monkeypatch.setattr(token_files._Writer, "add", full)
     with pytest.raises(OSError) as caught:
         prepare(books, tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "cache")
