@@ -37,7 +37,7 @@ BENCHMARKS = {
     "muon": ["--rounds", "7"],
     "reparam": ["--rounds", "5"],
     "gradients": ["--rounds", "9"],
-    "loop": ["--steps", "160"],
+    "loop": ["--steps", "320"],
     "data": ["--megabytes", "60", "--steps", "40"],
 }
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers")
