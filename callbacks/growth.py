@@ -18,7 +18,7 @@ from lit_recycle.data.batches import Batch
 from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.facts import ACTIVATION, CHANNELS, Facts, Unmeasured
+from lit_recycle.growth.facts import ACTIVATION, CHANNELS, GRADIENTS, Facts, Unmeasured
 from lit_recycle.growth.history import GrowthRecord, records_to_come
 from lit_recycle.growth.measure import norms, weight_facts
 from lit_recycle.growth.operator import GrowableModel
@@ -35,7 +35,7 @@ from lit_recycle.training.growth_log import batch_loss, log_growth
 from lit_recycle.training.regrow import check_optimizer, grow_in_run, refuse_incompatible
 from lit_recycle.training.rewarm import rate_factor, rewarm_factor, unwarm, unwarm_after_steps, warm
 from lit_recycle.training.row_updates import RowUpdates
-from lit_recycle.training.utility import GRADIENTS, ExpertUtility
+from lit_recycle.training.utility import ExpertUtility
 
 
 class GrowthCallback(L.Callback):
@@ -292,7 +292,9 @@ class GrowthCallback(L.Callback):
             assert trainer.model is not None
             weights = named_state.weights(trainer.model)
             seen = {f"{ACTIVATION}{axis}": partial(activations, trainer, module, batch, axis) for axis in CHANNELS}
-            return weight_facts(model, weights, seen | self.utility.facts(lambda: norms(model, weights, EXPERTS)))
+            return weight_facts(
+                model, weights, seen | self.utility.facts(lambda: norms(model, weights.items(), EXPERTS))
+            )
 
         return plan_growth(module.shape, event.operators, seed=self.seed, event=len(module.growth), facts=facts)
 

@@ -5,17 +5,18 @@ Axes: E experts, F inner channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.engine import grow_tensors
 from lit_recycle.growth.facts import CHANNELS, Facts, PerLayer, entries
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
+from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.shards import resharded, shard_dimension, strides
 
 
@@ -29,15 +30,24 @@ def weight_facts(
         tensors: Its weights by name; all processes must take part where they are sharded.
         more: Other facts, as a run knows them.
     """
-    known = {"norm": partial(norms, model, tensors, EXPERTS)}
-    known |= {f"channel_norm_{axis}": partial(norms, model, tensors, axis) for axis in CHANNELS}
-    return Facts(known | dict(more or {}), "of a checkpoint" if more is None else "in this run")
+
+    def known(
+        model: GrowableModel, tensors: Callable[[], Iterable[tuple[str, Tensor]]]
+    ) -> dict[str, Callable[[], PerLayer]]:
+        axes = {"norm": EXPERTS} | {f"channel_norm_{axis}": axis for axis in CHANNELS}
+        return {name: lambda axis=axis: norms(model, tensors(), axis) for name, axis in axes.items()}  # type: ignore[misc]
+
+    def grown(plan: GrowthPlan) -> Mapping[str, Callable[[], PerLayer]]:
+        return known(plan.after, lambda: grow_tensors(plan, dict(tensors)))  # one at a time
+
+    where = "of a checkpoint" if more is None else "in this run"
+    return Facts(known(model, tensors.items) | dict(more or {}), where, grown)
 
 
-def norms(model: GrowableModel, tensors: Mapping[str, Tensor], axis: str) -> PerLayer:
+def norms(model: GrowableModel, tensors: Iterable[tuple[str, Tensor]], axis: str) -> PerLayer:
     """Euclidean norm over all matrices of each entry of an axis, by layer; inside experts one expert after another."""
     layers = [torch.zeros(entries(model, axis, i), dtype=torch.float64) for i in range(model.num_layers)]
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         place = model.naming.parse(name)
         if place.layer is not None and axis in place.axes.names and set(place.axes.matrices) & {"gate", "up", "down"}:
             found = squares(place, tensor, axis)

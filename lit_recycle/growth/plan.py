@@ -120,7 +120,7 @@ def plan_growth(
         operators: What is done to it, one after the other.
         seed: Seed of all that is random.
         event: Number of the growth in the life of the model, from 0.
-        facts: What operators that choose by weights or by the run may ask for, for the model that they grow.
+        facts: What operators that choose by weights or by the run may ask for, for the model as it is.
         maps: Maps that :meth:`GrowthPlan.maps` has given for the same growth, instead of new ones.
         models: Number of models of this shape that the first operator takes from.
 
@@ -130,12 +130,11 @@ def plan_growth(
     if maps is not None and len(maps) != len(operators):
         raise ValueError(f"{len(maps)} recorded maps do not belong to {len(operators)} operators")
     steps: list[Step] = []
+    first = facts(model)
     for number, operator in enumerate(operators):
         try:
-            if steps and operator.asks and maps is None:  # facts are of the model as it is
-                raise ValueError("it chooses by the model's weights or load, so it must stand first in its event")
             if maps is None:
-                sources = operator.sources(model, facts(model))
+                sources = operator.sources(model, first.after(GrowthPlan(tuple(steps))) if steps else first)
             else:
                 sources = _recorded(maps[number], operator.sources(model, Unmeasured(model)))
             _check_models(sources, 1 if steps else models)

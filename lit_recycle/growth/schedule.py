@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lit_recycle.data.pace import Pace, Step
 from lit_recycle.data.span import FOREVER
 from lit_recycle.growth.event import GrowthEvent, Trigger
-from lit_recycle.growth.facts import Unmeasured
+from lit_recycle.growth.facts import OF_STEPS, Unmeasured
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.shape import Shape, chinchilla_flops
 
@@ -119,7 +119,8 @@ def stages(
         first_event: Number of the first event in the life of the model.
 
     Raises:
-        ValueError: For events out of order, in the past, or after the end of the run.
+        ValueError: For events out of order, in the past, after the end of the run, or without the steps that they
+            choose by.
     """
     at, result, event, plan = _Place(start or Progress(0, 0, 0), micro_batches), [], None, None
     for number, following in enumerate([*events, None]):
@@ -128,6 +129,8 @@ def stages(
         at = _end(at, shape, pace, following, name, max_steps, is_first=number == 0)
         result.append(Stage(shape, begin.now, at.now, pace, begin.micro_batches, event, plan))
         if following is not None:
+            if at.now.steps == begin.now.steps and (number or not begin.now.steps):
+                _check_needs_no_steps(following, name)
             # What operators choose by weights cannot be known yet; the shape that they lead to can.
             try:
                 plan = plan_growth(shape, following.operators, seed=seed, event=first_event + number, facts=Unmeasured)
@@ -177,6 +180,16 @@ def _end(
         at = at.after(min(step - at.now.steps, size.holds), size, shape)
         if at.now.steps == step:
             return at
+
+
+def _check_needs_no_steps(event: GrowthEvent, name: str) -> None:
+    """Raises ``ValueError`` for an event that chooses by the steps before it, where there are none."""
+    for operator in event.operators:
+        for fact in set(OF_STEPS) & {*operator.asks}:
+            raise ValueError(
+                f"{name} cannot be: {type(operator).__name__} chooses by {fact}, which is measured in the steps since "
+                "the event before it or the beginning, and there are none: let it come later, or choose by norm"
+            )
 
 
 def _first_step(trigger: Trigger, now: Progress, shape: Shape, tokens: int, flops: int) -> int:

@@ -15,14 +15,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
-from lit_recycle.growth.facts import PerLayer
+from lit_recycle.growth.facts import OF_STEPS, PerLayer
 from lit_recycle.growth.measure import squares
 from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
-
-GRADIENTS = ("gradient", "norm_gradient")
-MEASURED = ("load", *GRADIENTS)
 
 
 class ExpertUtility:
@@ -39,7 +36,7 @@ class ExpertUtility:
     @staticmethod
     def wanted(events: Iterable[GrowthEvent]) -> set[str]:
         """What the operators of events choose by, and only a run can measure."""
-        return {fact for event in events for op in event.operators for fact in op.asks if fact in MEASURED}
+        return {fact for event in events for op in event.operators for fact in op.asks if fact in OF_STEPS}
 
     def observe_gradients(self, module: GrowableModule) -> None:
         """Take in the squared norm of each expert's gradient, before it is clipped.

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from maps import Shape
 
 from lit_recycle.growth.event import Depth, Width
-from lit_recycle.growth.facts import Unmeasured
-from lit_recycle.growth.operators import DuplicateExperts, Interpose
+from lit_recycle.growth.facts import Facts, Unmeasured
+from lit_recycle.growth.operators import DuplicateExperts, Interpose, PruneExperts, PruneInner
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.sources import AxisMap, SourceMap
 
@@ -68,11 +68,25 @@ def test_recorded_maps_are_followed():
         plan_growth(Shape((2, 2)), operators, maps=maps[:1])
 
 
-def test_an_operator_that_chooses_by_weights_stands_first():
+@pytest.mark.parametrize("by", ["load", "gradient", "norm_gradient", "activation"])
+def test_an_operator_that_chooses_by_a_run_stands_first(by):
+    chooses = {
+        "load": PruneExperts(1, by="load"),
+        "activation": PruneInner(1, "experts", by="activation"),
+    }.get(by) or DuplicateExperts(num_experts=3, by=by, top_k=1)
+    with pytest.raises(ValueError, match=r"cannot be measured behind other operators of its event.*: list it first"):
+        plan_growth(Shape((2, 2), hidden=4), [Interpose(2), chooses], facts=Unmeasured)
+    assert plan_growth(Shape((2, 2), hidden=4), [chooses, Interpose(2)], facts=Unmeasured).after.num_layers == 4
+
+
+def test_norms_are_known_behind_other_operators_where_weights_are_at_hand():
     chooses = DuplicateExperts(num_experts=3, by="norm", top_k=1)
-    with pytest.raises(ValueError, match=r"DuplicateExperts: it chooses by the model's weights .* must stand first"):
-        plan_growth(Shape((2, 2)), [Interpose(2), chooses], facts=Unmeasured)
-    assert plan_growth(Shape((2, 2)), [chooses, Interpose(2)], facts=Unmeasured).after.experts == (3,) * 4
+    assert plan_growth(Shape((2, 2)), [Interpose(2), chooses], facts=Unmeasured).after.experts == (3,) * 4
+    of_a_folder = Facts({"norm": lambda: [[1.0, 2.0]] * 2}, "of a folder")
+    with pytest.raises(
+        ValueError, match="'norm' cannot be measured of a folder behind other .* nothing: list it first"
+    ):
+        plan_growth(Shape((2, 2)), [Interpose(2), chooses], facts=lambda _: of_a_folder)
 
 
 def test_growth_of_experts_that_there_are_none_of_is_refused():

@@ -69,8 +69,25 @@ CASES: dict[str, tuple[dict[str, Any], list[Operator]]] = {
     "WidenHeads": ({"num_heads": 4, "num_kv_heads": 2, "qk_norm": "full"}, [WidenHeads(3, symmetry_break=0.1)]),
     "WidenHidden": ({}, [WidenHidden(2, symmetry_break=0.1)]),
     "noise on layers": ({}, [NoisyLayers(2)]),
+    "chosen behind others": (
+        {},
+        [
+            WidenHidden(2, symmetry_break=0.1),
+            DuplicateExperts(num_experts=5, by="norm", top_k=3),
+            Interpose(2),
+            PruneInner(6, "experts"),
+        ],
+    ),
     "several": ({}, [WidenHidden(2), DuplicateExperts(2, noise=0.1), Interpose(2), DropLayers([0])]),
 }
+BY_RUN: dict[str, tuple[dict[str, Any], list[Operator]]] = {
+    "PruneExperts, load": ({}, [PruneExperts(2, "load")]),
+    "DuplicateExperts, gradient": ({}, [DuplicateExperts(num_experts=5, by="norm_gradient", top_k=2)]),
+}
+"""What chooses by steps of the run is tried on one process in test_what_users_set.py, and here by ``make families``."""
+ALL = CASES | BY_RUN
+REFUSED = ("DuplicateExperts, gradient", "fsdp")
+"""FSDP1's slices do not tell experts apart."""
 STEP, END = 2, 4
 STRATEGIES = ("ddp", "fsdp", "fsdp2")
 QUICK = ("Upcycle", "several")
@@ -89,7 +106,7 @@ def test_every_operator_is_tried() -> None:
 
 def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
     """A run that grows at step 2 of 4."""
-    changes, operators = CASES[name]
+    changes, operators = ALL[name]
     policy = "fresh_copies" if name == "Stack" else "carry"
     events = [GrowthEvent(Trigger(steps=STEP), grow=operators, optimizer_state=policy)]
     fit(root / "run", strategy, steps=END, events=events, config=CONFIG.replace(**changes), **options)
@@ -105,8 +122,8 @@ def check(root: Path, name: str, strategy: str) -> None:
     policy = "fresh_copies" if name == "Stack" else "carry"
     anchor = folder / f"run/checkpoints/anchor-step={STEP}.ckpt"
     in_run = load_whole_checkpoint(folder / "grown.ckpt")
-    maps = in_run["hyper_parameters"]["growth"][0]["maps"] if name == "PruneInner, activation" else None
-    grow_checkpoint(anchor, folder / "disk.ckpt", *CASES[name][1], optimizer_state=policy, maps=maps)
+    maps = in_run["hyper_parameters"]["growth"][0]["maps"] if name in ("PruneInner, activation", *BY_RUN) else None
+    grow_checkpoint(anchor, folder / "disk.ckpt", *ALL[name][1], optimizer_state=policy, maps=maps)
     on_disk = load_whole_checkpoint(folder / "disk.ckpt")
     assert_equal(in_run["state_dict"], on_disk["state_dict"], "weights")
     (ours,), (theirs,) = in_run["optimizer_states"], on_disk["optimizer_states"]
@@ -165,17 +182,24 @@ def test_a_resumed_run_on_two_processes_ends_where_it_would_have(name: str, stra
     check_resumed(sharded, name, strategy)
 
 
-def resume_all(root: Path, strategy: str) -> None:
-    for name in CASES:
+def resume_all(root: Path, names: Sequence[str], strategy: str) -> None:
+    for name in names:
         grow_in_run(root, name, strategy, save_every=1)
         resume(root, name, strategy)
 
 
+PARTS = 5
+"""Cases are tried one after the other by the same processes, in parts that end in time on a busy machine."""
+
+
 @pytest.mark.families
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_operator_is_resumed_on_two_processes(strategy: str, tmp_path: Path) -> None:
-    on_processes(2, resume_all, tmp_path, strategy)
-    for name in CASES:
+def test_every_operator_is_resumed_on_two_processes(strategy: str, part: int, tmp_path: Path) -> None:
+    names = [name for name in list(ALL)[part::PARTS] if (name, strategy) != REFUSED]
+    on_processes(2, resume_all, tmp_path, names, strategy)
+    for name in names:
+        check(tmp_path, name, strategy)
         check_resumed(tmp_path, name, strategy)
 
 

@@ -16,7 +16,7 @@ from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
-from lit_recycle.growth.operators import DuplicateExperts, PruneExperts, Upcycle
+from lit_recycle.growth.operators import DuplicateExperts, Interpose, PruneExperts, PruneInner, Upcycle, WidenHidden
 from lit_recycle.training.module import LitMoE
 
 
@@ -136,10 +136,25 @@ def layers_of(maps: Any) -> list[dict[str, Any]]:
     return [m for m in maps if m] if isinstance(maps, list) else [maps]
 
 
-def test_there_must_be_steps_to_measure_in(tmp_path: Path) -> None:
-    events = [GrowthEvent(Trigger(steps=0), grow=[PruneExperts(2, by="load")])]
-    with pytest.raises(ValueError, match="no step has been taken yet"):
-        fit(tmp_path / "run", steps=2, events=events)
+@pytest.mark.parametrize("step", [0, 2])
+def test_there_must_be_steps_to_measure_in(step: int, tmp_path: Path) -> None:
+    """At the beginning, and between two events, which is said before either."""
+    before = [GrowthEvent(Trigger(steps=step), depth=Depth(2))] if step else []
+    events = [*before, GrowthEvent(Trigger(steps=step), grow=[PruneExperts(2, by="load")])]
+    with pytest.raises(ValueError, match="PruneExperts chooses by load, which is measured in the steps since"):
+        fit(tmp_path / "run", steps=4, events=events)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_two_events_at_a_step_are_one_with_two_operators(tmp_path: Path) -> None:
+    operators = [PruneExperts(2), Interpose(2), WidenHidden(2), PruneInner(6, "experts")]
+    at_once = [GrowthEvent(Trigger(steps=2), grow=operators)]
+    one_by_one = [GrowthEvent(Trigger(steps=2), grow=[operator]) for operator in operators]
+    for name, events in {"at_once": at_once, "one_by_one": one_by_one}.items():
+        fit(tmp_path / name, steps=4, events=events, save_every=4)
+    a, b = (load_checkpoint(tmp_path / name / "checkpoints/step=4.ckpt") for name in ("at_once", "one_by_one"))
+    assert_equal(a["state_dict"], b["state_dict"], "weights")
+    assert_equal(a["optimizer_states"], b["optimizer_states"], "optimizer")
 
 
 def test_a_dense_model_becomes_experts_in_a_run(tmp_path: Path) -> None:
