@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from helpers import tiny
 from maps import WidenEachExpert
 
 from lit_recycle.growth.event import GrowthEvent, Rewarm, Trigger
-from lit_recycle.growth.facts import entries
+from lit_recycle.growth.facts import Unmeasured
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.new_rows import NewRows, blocks
@@ -58,12 +57,13 @@ HISTORIES: dict[str, tuple[MoEConfig, list[list[Operator]]]] = {
 }
 
 
-def ranks(model: NativeModel, name: str) -> list[list[float]]:
+class Ranks(Unmeasured):
     """Facts that put entries into an order of some kind, another one in each layer."""
-    axis = name.rpartition("_")[2] if name.startswith("channel") else "E"
-    return [
-        [float((5 * i + layer) % 7) for i in range(entries(model, axis, layer))] for layer in range(model.num_layers)
-    ]
+
+    def __call__(self, name: str) -> list[list[float]]:
+        return [
+            [float((5 * i + layer) % 7) for i in range(len(row))] for layer, row in enumerate(super().__call__(name))
+        ]
 
 
 def history(
@@ -77,7 +77,7 @@ def history(
     states = {name: {"exp_avg": torch.ones(tuple(shape))} for name, shape in parameter_shapes(model).items()}
     for number, operators in enumerate(growths):
         written = GrowthEvent(Trigger(steps=number + 1), grow=operators, **(event if not number else {}))
-        plan = plan_growth(model, operators, facts=lambda model: partial(ranks, model))
+        plan = plan_growth(model, operators, facts=Ranks)
         records.append(GrowthRecord.of(written, Progress(number + 1, 2, 3), plan, list(states)).to_dict())
         states = grow_optimizer_state(plan, states, "carry" if number else "fresh_copies", "AdamW")
         model = plan.after

@@ -3,6 +3,7 @@
 from helpers import plan_of, tiny
 
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.history import GrowthRecord
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DropLayers, PruneExperts, Upcycle
@@ -17,7 +18,9 @@ def history(config, *growths):
     for forms in growths:
         event = GrowthEvent(Trigger(steps=1), *forms) if isinstance(forms, tuple) else None
         event = event or GrowthEvent(Trigger(steps=1), grow=forms)
-        plan = plan_growth(NativeModel(config), event.operators, facts=lambda model: lambda name: [[1.0, 3.0, 2.0]] * 3)
+        plan = plan_growth(
+            NativeModel(config), event.operators, facts=lambda _: Facts({"norm": lambda: [[1.0, 3.0, 2.0]] * 3})
+        )
         records.append(GrowthRecord.of(event, Progress(1, 2, 3), plan).to_dict())
         config = plan.after.config
     return NativeModel(config), records

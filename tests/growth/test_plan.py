@@ -84,7 +84,7 @@ def test_norms_are_known_behind_other_operators_where_weights_are_at_hand():
     assert plan_growth(Shape((2, 2)), [Interpose(2), chooses], facts=Unmeasured).after.experts == (3,) * 4
     of_a_folder = Facts({"norm": lambda: [[1.0, 2.0]] * 2}, "of a folder")
     with pytest.raises(
-        ValueError, match="'norm' cannot be measured of a folder behind other .* nothing: list it first"
+        ValueError, match=r"'norm' cannot be measured of a folder behind other .* nothing: list it first"
     ):
         plan_growth(Shape((2, 2)), [Interpose(2), chooses], facts=lambda _: of_a_folder)
 
