@@ -19,6 +19,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "training" not in item.path.parts)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs more GPUs than there are."""
+    needed = max((mark.kwargs.get("devices", 1) for mark in item.iter_markers("gpu")), default=0)
+    if needed > (there := torch.cuda.device_count()):
+        pytest.skip(f"needs {needed} GPUs, and there are {there}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Take back what launchers leave in the environment: a later run would be a rank of theirs, or end with them."""

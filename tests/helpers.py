@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.transformer import MoETransformer
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def tiny(**changes: Any) -> MoEConfig:

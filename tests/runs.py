@@ -99,6 +99,7 @@ def fit(
     data: dict[str, Any] | None = None,
     callbacks: list[L.Callback] | None = None,
     before_growth: list[L.Callback] | None = None,
+    device: str = "cpu",
     **trainer: Any,
 ) -> tuple[L.Trainer, LitMoE, list[float]]:
     """A run of so many steps; returns the trainer, the module and the loss of each step."""
@@ -109,7 +110,7 @@ def fit(
     saver = ModelCheckpoint(root / "checkpoints", "{step}", save_top_k=-1, every_n_train_steps=save_every)
     L.seed_everything(7)
     lightning = L.Trainer(
-        accelerator="cpu",
+        accelerator=device,
         devices=world,
         strategy=STRATEGIES[strategy](),
         max_steps=steps,

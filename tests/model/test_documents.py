@@ -103,7 +103,7 @@ def test_borders_say_what_the_dense_mask_says(lengths, seed, groups):
         assert_equal_to_rounding(attend(q, k, v, True, borders), expected, scale=1.0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's attention by borders needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("groups", [1, 4])
 def test_attention_by_borders_on_a_gpu_is_that_of_the_dense_mask(groups):
     documents_BS = torch.tensor([[0] * 100 + [1] * 27 + [2], [0] * 128], device="cuda")

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from helpers import DEVICES
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -105,29 +106,31 @@ def test_products_are_those_of_each_row(tokens, experts, seed):
     torch.testing.assert_close(weight_gradient(grad_RO, x_RI, groups, torch.float64), expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_torchs_grouped_product_and_the_loop_agree(dtype):
-    """The way of GPUs, on a CPU; with an expert that has no rows."""
+def test_torchs_grouped_product_and_the_loop_agree(dtype, device):
+    """The way of GPUs, on a CPU as well; with an expert that has no rows."""
     chosen_TK, _ = choices(21, 2, 5, 0)
     chosen_TK[chosen_TK == 3] = 4
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=6)
     loop = group_by_expert(chosen_TK, counts_E, torch.float32)
-    grouped = loop._replace(tokens_R=torch.empty(42), ends_E=counts_E.cumsum(0).int(), spans=None)
+    grouped = loop._replace(tokens_R=torch.empty(42), ends_E=counts_E.cumsum(0).int().to(device), spans=None)
     x_RI, grad_RO, weight_EOI = torch.randn(42, 16), torch.randn(42, 24), torch.randn(6, 24, 16)
     places = loop.places_TK.flatten()[chosen_TK.flatten().argsort(stable=True)]  # of rows in the order of experts
     padded_x, padded_grad = torch.zeros(len(loop.tokens_R), 16), torch.zeros(len(loop.tokens_R), 24)
     padded_x[places], padded_grad[places] = x_RI, grad_RO
+    x, grad, weight = x_RI.to(device, dtype), grad_RO.to(device, dtype), weight_EOI.to(device)
     pairs = [
-        (product(x_RI.to(dtype), weight_EOI, grouped), product(padded_x, weight_EOI, loop)[places]),
-        (product(grad_RO.to(dtype), weight_EOI.mT, grouped), product(padded_grad, weight_EOI.mT, loop)[places]),
+        (product(x, weight, grouped), product(padded_x, weight_EOI, loop)[places]),
+        (product(grad, weight.mT, grouped), product(padded_grad, weight_EOI.mT, loop)[places]),
         (
-            weight_gradient(grad_RO.to(dtype), x_RI.to(dtype), grouped, torch.float32),
+            weight_gradient(grad, x, grouped, torch.float32),
             weight_gradient(padded_grad, padded_x, loop, torch.float32),
         ),
     ]
     for found, expected in pairs:
         error = 1e-5 if dtype == torch.float32 else 0.03
-        torch.testing.assert_close(found.float(), expected, rtol=error, atol=error * float(expected.abs().max()))
+        torch.testing.assert_close(found.float().cpu(), expected, rtol=error, atol=error * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 4), (torch.bfloat16, 8)])

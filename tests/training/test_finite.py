@@ -115,7 +115,7 @@ def test_weights_are_looked_at_each_and_all(values: list[float]) -> None:
         check_weights([torch.ones(2), torch.tensor(values)], 7, str)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the copy to the CPU is of a GPU's values")
+@pytest.mark.gpu
 def test_on_a_gpu_the_next_look_finds_it_without_a_wait() -> None:
     watch = FiniteWatch(lambda: "begin anew")
     for step, loss in enumerate([1.0, float("nan")]):
