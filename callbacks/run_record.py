@@ -19,8 +19,6 @@ from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
 from lit_recycle.training.weight_stats import norm_profile
 
-COLUMNS = ("steps", "tokens", "flops", "cpu_seconds", "loss")
-
 
 class RunRecord(GrowthHooks, L.Callback):
     """Keeps, across interruptions and growths:

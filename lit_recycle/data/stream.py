@@ -40,11 +40,6 @@ class SampleOrder:
     seeds_M: tuple[int, ...]
     window: int | None = None
 
-    @classmethod
-    def of_one(cls, samples: int, seed: int) -> SampleOrder:
-        """Epoch after epoch of a single source."""
-        return cls(Mixture((Segment(0, (0,), (1,)),)), (samples,), (seed,))
-
     def at(self, position_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source at each position, and which of its samples."""
         source_N, before_N = self.mixture.at(position_N)

@@ -13,6 +13,7 @@ from lit_recycle.data import loader as loader_module
 from lit_recycle.data.batches import EvalBatches, Reading, Samples, TokenBatches, batch_of
 from lit_recycle.data.cut import Cut
 from lit_recycle.data.loader import StreamLoader
+from lit_recycle.data.mixture import Mixture, Segment
 from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Piece, Tokens
 
@@ -36,7 +37,8 @@ def stream(samples: Samples, batch_size: int, seed: int, **where: int) -> TokenB
 
 
 def reading(samples: Samples, batch_size: int, seed: int, length: int = 4) -> Reading:
-    return Reading(SampleOrder.of_one(len(samples), seed), Cut(4, length), batch_size)
+    order = SampleOrder(Mixture((Segment(0, (0,), (1,)),)), (len(samples),), (seed,))
+    return Reading(order, Cut(4, length), batch_size)
 
 
 def seen(batches) -> list[int]:

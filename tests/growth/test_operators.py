@@ -96,6 +96,8 @@ def test_stack_keeps_dense_layers_in_front_single_where_a_config_can_say_nothing
     assert Stack(2, keep_first=0).sources(shape, Facts()).layers == (0, 1, 2, 0, 1, 2)
     assert "dense layers in front stay single" in Stack(2).label(shape, shape)
     assert Stack(2).sources(Shape((0, 2, 2)), Facts()).layers == (0, 1, 2, 0, 1, 2)
+    all_dense = Shape((0, 0, 0), traits=shape.traits)
+    assert Stack(2).sources(all_dense, Facts()).layers == (0, 1, 2, 0, 1, 2)
 
 
 def test_a_new_layer_is_the_mean_of_its_neighbours():
@@ -151,6 +153,7 @@ def test_copies_go_where_they_are_worth_most():
     assert by_utility([1.0, 4.0, 2.0], 6, most=3) == [1, 3, 2]
     assert by_utility([1.0, 100.0, 2.0], 6, most=3) == [1, 3, 2], "no more than three of one"
     assert by_utility([1.0, 1.0], 3, most=2) == [2, 1], "the first of equals"
+    assert by_utility([5.0, 4.0], 4, most=3) == [2, 2], "what copies share among them"
     with pytest.raises(ValueError, match="more than max_copies 2"):
         by_utility([1.0, 1.0], 5, most=2)
     facts = Facts({"gradient": lambda: [[0.0, 5.0]]})

@@ -8,6 +8,12 @@ from pathlib import Path
 import torch
 import yaml
 from helpers import built, grown_by, tiny, tokens
+from jsonargparse import ArgumentParser
+
+from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.facts import Unmeasured
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.plan import plan_growth
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "write-an-operator.md").read_text()
@@ -54,6 +60,17 @@ def test_the_other_examples_leave_the_function():
     assert torch.equal(rows, before[[0, 1, 2, 2, 0, 1]])
     for after in (inner, experts):
         assert (after(tokens(model.config))[0] - model(tokens(model.config))[0]).abs().max() < 1e-12
+
+
+def test_the_event_on_the_page_of_operators_can_be_planned():
+    text = (ROOT / "docs" / "operators.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--events", type=list[GrowthEvent])
+    (event,) = parser.instantiate(parser.parse_object(yaml.safe_load(block))).events
+    model = NativeModel(tiny(num_layers=24, num_experts=64, top_k=4))
+    after = plan_growth(model, event.operators, facts=Unmeasured).after
+    assert (after.size("D"), after.size("E"), after.top_k, after.num_layers) == (16, 96, 6, 40)
 
 
 def test_the_table_of_operators_is_what_the_command_prints():

@@ -47,6 +47,7 @@ def test_a_run_grows_at_its_events_and_goes_on(tmp_path: Path) -> None:
     assert sum(p.numel() for p in module.parameters()) == module.config.num_params()
     flops = [CONFIG, CONFIG.replace(num_layers=6), module.config]
     assert module.tokens_seen == 9 * 4 * 32
+    assert module.flops_per_batch == 4 * 32 * module.config.num_flops_per_token(32), "what ThroughputMonitor reads"
     assert module.flops_spent == sum(3 * 4 * 32 * c.num_flops_per_token(32) for c in flops)
 
 
