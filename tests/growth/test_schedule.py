@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lit_recycle.data.pace import Pace
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.operators import PruneExperts
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress, is_due, stages
 from lit_recycle.growth.shape import chinchilla_flops
@@ -216,3 +217,16 @@ def was_due_earlier(late, now):
     """Whether an event could have fired a step before it did; in units of the first model's FLOPs."""
     before = replace(now, steps=now.steps - 1, tokens=now.tokens - TOKENS, flops=now.flops - FLOPS)
     return is_due(late.at, before, NativeModel(CONFIG))
+
+
+def test_what_an_event_chooses_by_is_measured_in_steps_before_it():
+    at = Progress(3, 3 * TOKENS, 3 * FLOPS)
+    by_load = GrowthEvent(Trigger(steps=3), grow=[PruneExperts(2, by="load")])
+    assert starts([event(steps=2), by_load]) == [0, 2, 3]
+    assert starts([by_load], start=at) == [3, 3], "resumed right before it"
+    first = GrowthEvent(Trigger(tokens=0), grow=by_load.grow)
+    for events in ([event(steps=3), by_load], [event(tokens=3 * TOKENS), by_load], [first]):
+        with pytest.raises(ValueError, match=r"event \d .* PruneExperts chooses by load, .* and there are none"):
+            starts(events)
+    by_norm = GrowthEvent(Trigger(steps=3), grow=[PruneExperts(2)])
+    assert starts([event(steps=3), by_norm]) == [0, 3, 3]
