@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import assert_equal_to_rounding, built, grown, loss, plan_of, tiny, tokens
+from helpers import assert_equal_to_rounding, built, grown, grown_by, loss, plan_of, tiny, tokens
 from maps import is_layer_copy, plan_of_maps, source_of
 from torch import nn
 from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, Rprop
@@ -10,7 +10,7 @@ from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, 
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.names import Naming
 from lit_recycle.growth.native import NATIVE, NativeModel
-from lit_recycle.growth.operators import Interpolate
+from lit_recycle.growth.operators import DuplicateExperts, Interpolate
 from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
 from lit_recycle.growth.plan import plan_growth
 
@@ -323,3 +323,17 @@ def test_what_comes_of_a_frozen_layer_and_of_another_one_begins_without_state():
     plan = plan_growth(NativeModel(tiny()), [Interpolate()])
     states = {f"layers.{i}.ffn_norm.weight": {"exp_avg": torch.ones(8)} for i in (0, 1)}
     assert sorted(grow_state(plan, states)) == [f"layers.{j}.ffn_norm.weight" for j in (0, 1, 2)]
+
+
+def test_channels_that_are_drawn_anew_have_no_state_and_the_others_theirs():
+    model = built(tiny(expert_size=6))
+    drop, plain = (DuplicateExperts(2, noise=0.0, redraw=share) for share in (0.5, 0.0))
+    redrawn, copied = grown_by(model, drop).state_dict(), grown_by(model, plain).state_dict()
+    states = {name: {"exp_avg": torch.ones_like(weight)} for name, weight in model.named_parameters()}
+    carried = grow_state(plan_growth(NativeModel(model.config), [drop]), states)
+    names = [name for name in carried if ".experts." in name]
+    for name in names:
+        drawn = redrawn[name] != copied[name]
+        assert drawn.sum() * 4 == drawn.numel(), "half of each copy"
+        assert torch.equal(carried[name]["exp_avg"], torch.where(drawn, 0.0, 0.5).double())
+    assert len(names) == 2 * model.config.num_layers
