@@ -337,3 +337,15 @@ def test_channels_that_are_drawn_anew_have_no_state_and_the_others_theirs():
         assert drawn.sum() * 4 == drawn.numel(), "half of each copy"
         assert torch.equal(carried[name]["exp_avg"], torch.where(drawn, 0.0, 0.5).double())
     assert len(names) == 2 * model.config.num_layers
+
+
+def test_a_mean_over_copied_entries_is_scaled_by_the_mean_of_their_factors():
+    """Of uneven copies Adafactor's mean over all rows can be carried no better."""
+    gradients = [1e4 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)]
+    name, plan = "layers.0.moe.router.weight", plan_of_maps((0,), ((0, 0, 1),))
+    before = {name: state_after(Adafactor, gradients)}
+    rows, columns = (before[name][key].clone() for key in ("row_var", "col_var"))
+    carried = grow_state(plan, before)[name]
+    shares = torch.tensor([[0.25], [0.25], [1.0]], dtype=torch.float64)
+    torch.testing.assert_close(carried["row_var"], rows[[0, 0, 1]] * shares)
+    torch.testing.assert_close(carried["col_var"], columns * 0.5)
