@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import yaml
 from typing_extensions import override
 
-from lit_recycle.commands.trainer import RecycleCLI
+from lit_recycle.commands.trainer import RecycleCLI, check_optimizer
 
 
 class DryRun(RecycleCLI):
@@ -31,11 +30,7 @@ class DryRun(RecycleCLI):
         parts = self.parser.instantiate_classes(self.config)
         self.model, self.datamodule = parts.model, parts.data
         self._check_vocabulary()
-        with torch.device("meta"):
-            whole = dict(self.model.make_model().named_parameters(prefix="model"))
-        # Of one element each: some optimizers refuse parameters on the meta device.
-        small = {name: torch.nn.Parameter(torch.zeros([1] * p.dim())) for name, p in whole.items()}
-        self.model.make_schedule(self.model.make_optimizer(small.items(), whole), self.config.trainer.max_steps)
+        check_optimizer(self.model, self.config.trainer.max_steps)
 
     def _check_vocabulary(self) -> None:
         try:

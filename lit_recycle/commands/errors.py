@@ -23,10 +23,16 @@ _WAYS_OUT = {
     errno.ENOSPC: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
     errno.EDQUOT: ": free some space, or write elsewhere (trainer.default_root_dir, data.cache_dir)",
     errno.EROFS: ": write elsewhere (trainer.default_root_dir, data.cache_dir)",
+    errno.ENOENT: ": give a path where there is one",
     errno.EACCES: ": give the rights, or another path",
     errno.EMFILE: ": allow more open files (ulimit -n)",
 }
 """What the system says no way out of."""
+
+_BETTER = {
+    "No supported gpu backend found": "trainer.accelerator gpu: no GPU is found on this machine: set it to cpu or auto",
+}
+"""For messages of Lightning's that name no key, by how they begin."""
 
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory")
 _FILE = re.compile(r"^while reading (.+)$")
@@ -76,12 +82,16 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
     if type(error).__module__ == "omegaconf.errors":
-        return f"{getattr(error, 'full_key', None) or 'the configuration'}: {str(error).splitlines()[0]}"
+        way_out = ": give a key that there is" if type(error).__name__ == "InterpolationKeyError" else ""
+        return f"{getattr(error, 'full_key', None) or 'the configuration'}: {str(error).splitlines()[0]}{way_out}"
     innermost = list(_causes(error))[-1] if _raised_by(error).startswith("jsonargparse.") else error
     users = type(error).__name__ == "MisconfigurationException"
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
     users |= isinstance(innermost, ValueError) and innermost is not error and _refuses_arguments(innermost)
-    return _one_line(innermost) if users else None
+    if not users:
+        return None
+    told = _one_line(innermost)
+    return next((better for said, better in _BETTER.items() if told.startswith(said)), told)
 
 
 def _parsing(error: ArgumentError, options: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -34,9 +35,12 @@ from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
-from lit_recycle.data.module import TextData
+from lit_recycle.data.module import TextData, check_stream
 from lit_recycle.data.pace import pace_of
+from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.schedule import stages
+from lit_recycle.growth.update_rules import check_rules
+from lit_recycle.hub.shape import parameter_names
 from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
@@ -190,12 +194,26 @@ class RecycleCLI(LightningCLI):
             self.datamodule.use_tokenizer(data["tokenizer"])
         return path
 
-    def check_growths(self) -> None:
-        """Of a run that begins, before its data is prepared; one that goes on knows its progress only later."""
+    def check_run(self, begins: bool) -> None:
+        """All that can be refused without data, which may take hours to prepare.
+
+        Growths are those of a run that begins; one that goes on knows its progress only later.
+        """
+        self.model.check_run(self.trainer, self.datamodule, is_fit=True)
+        check_stream(self.trainer)
+        check_optimizer(self.model, self.trainer.max_steps)
+        if begins and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._check_growths()
+
+    def _check_growths(self) -> None:
         growth = next((c for c in self.trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
-        if growth and not self.model.growth and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            pace, length = pace_of(self.trainer, self.datamodule), self.trainer.max_steps
-            stages(self.model.shape, growth.events, pace=pace, max_steps=length, seed=growth.seed)
+        shape, names = self.model.shape, parameter_names(self.model.shape)
+        events, seed = (growth.events, growth.seed) if growth else ([], 0)
+        pace, length = pace_of(self.trainer, self.datamodule), self.trainer.max_steps
+        parts = stages(shape, events, pace=pace, max_steps=length, seed=seed)
+        self.model.shapes_to_come = [part.shape for part in parts]
+        self.model.check_patterns()
+        check_rules(records_to_come(parts, names))
 
     def _newest_checkpoint(self) -> Path | None:
         """The newest whole one. It is looked for once: all of it is read, and all processes must agree."""
@@ -264,6 +282,15 @@ def check_addresses(trainer: Namespace) -> None:
             arguments.dirpath = str(folder)  # Lightning takes file:// for a folder's name
 
 
+def check_optimizer(model: LitMoE, steps: int) -> None:
+    """Raises ``ValueError`` for what the optimizer or its schedule would refuse."""
+    with torch.device("meta"):
+        whole = dict(model.make_model().named_parameters(prefix="model"))
+    # Of one element each: some optimizers refuse parameters on the meta device.
+    small = {name: torch.nn.Parameter(torch.zeros([1] * p.dim())) for name, p in whole.items()}
+    model.make_schedule(model.make_optimizer(small.items(), whole), steps)
+
+
 def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:
     changed = [f"{k} {v}, not {configured.get(k)}" for k, v in saved.items() if v != configured.get(k)]
     if changed:
@@ -291,8 +318,8 @@ def main(argv: list[str]) -> int:
         except Finished as finished:
             rank_zero_info(str(finished))
             return 0
-        if command == "fit" and path is None:
-            cli.check_growths()
+        if command == "fit":
+            cli.check_run(begins=path is None)
         run(cli, path)
     return 0
 

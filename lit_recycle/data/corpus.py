@@ -13,7 +13,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,6 @@ def prepare_corpus(
     """
     files = find_files(path)
     cache_dir = Path(cache_dir)
-    key = corpus_key(files, tokenizer, cache_dir, text_field, val_fraction)
 
     def make(made: Path) -> dict[str, Any]:
         other_files(path)
@@ -134,7 +134,8 @@ def prepare_corpus(
             raise ValueError(f"path={path!r} holds no text to train on; every document is empty or was left out.")
         return meta
 
-    return _cached(cache_dir, key, make)
+    with corpus_key(files, tokenizer, cache_dir, text_field, val_fraction) as key:
+        return _cached(cache_dir, key, make)
 
 
 def prepare_ids(
@@ -204,17 +205,20 @@ def _checksum(meta: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+@contextmanager
 def corpus_key(
     files: list[SourceFile], tokenizer: Tokenizer, cache_dir: Path, text_field: str, val_fraction: float
-) -> str:
+) -> Iterator[str]:
     """Hash of everything that decides the ids and their split: the files' contents and order, and how they are read.
 
-    What is known of the contents is kept in `cache_dir`: only files that have changed are read.
+    What is known of the contents is kept in `cache_dir` if the corpus comes about: only files that have changed are
+    read.
 
     Raises:
         ValueError: a file cannot be read.
     """
-    return _key(files, content_digests([file.path for file in files], cache_dir), tokenizer, text_field, val_fraction)
+    with content_digests([file.path for file in files], cache_dir) as digests:
+        yield _key(files, digests, tokenizer, text_field, val_fraction)
 
 
 def _key(

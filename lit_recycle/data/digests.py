@@ -11,8 +11,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +32,9 @@ class Known(NamedTuple):
     digest: str
 
 
-def content_digests(paths: Sequence[Path], folder: Path) -> list[bytes]:
-    """The BLAKE2b digest of each file.
+@contextmanager
+def content_digests(paths: Sequence[Path], folder: Path) -> Iterator[list[bytes]]:
+    """The BLAKE2b digest of each file. They are kept if what they are needed for ends well.
 
     Args:
         paths: the files.
@@ -48,9 +50,9 @@ def content_digests(paths: Sequence[Path], folder: Path) -> list[bytes]:
     with ThreadPoolExecutor() as pool:
         found = dict(zip(names, pool.map(lambda name: _look(name, before.get(name)), names), strict=True))
     settled = {name: known for name, known in found.items() if max(known.modified, known.changed) < youngest}
+    yield [bytes.fromhex(found[name].digest) for name in names]
     if any(before.get(name) != known for name, known in settled.items()):
         _write(kept, before | settled)
-    return [bytes.fromhex(found[name].digest) for name in names]
 
 
 def known_digests(paths: Sequence[Path], folder: Path) -> list[bytes] | None:

@@ -436,6 +436,11 @@ def _check_trainer(trainer: Trainer) -> None:
             f"{type(module).__name__} needs an int attribute samples_seen, the samples trained on so far by all "
             "processes, for TextData to resume at the right sample."
         )
+    check_stream(trainer)
+
+
+def check_stream(trainer: Trainer) -> None:
+    """Raises ValueError for a trainer that cannot work with a stream."""
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")
 

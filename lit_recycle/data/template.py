@@ -92,10 +92,10 @@ def prepare_records(
     files, cache_dir = find_files(path), Path(cache_dir)
     if plain := [file.path for file in files if file.kind == "text"]:
         raise ValueError(f"{plain[0]} has no fields for a template: give .jsonl, .json, .parquet or a dataset.")
-    key = corpus_key(files, tokenizer, cache_dir, template.key, val_fraction)
     size = sum(file.path.stat().st_size for file in files)
     documents = _documents(path, files, template, tokenizer)
-    return prepare_ids(documents, size, key, tokenizer, cache_dir, val_fraction, leaves_out=bool(template.loss_on))
+    with corpus_key(files, tokenizer, cache_dir, template.key, val_fraction) as key:
+        return prepare_ids(documents, size, key, tokenizer, cache_dir, val_fraction, leaves_out=bool(template.loss_on))
 
 
 def _documents(

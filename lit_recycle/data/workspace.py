@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lit_recycle.folders import folder_in_use
+
 LOCK = "lock"
 """Held for as long as its process lives."""
 YOUNG = 60
@@ -27,12 +29,12 @@ def room_beside(folder: Path) -> Iterator[Path]:
     """
     place = folder.parent
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        for left in place.glob(f".{folder.name.partition('-')[0]}-*"):
-            if _is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=place, prefix=f".{folder.name}-") as name, _locked(Path(name)):
-            yield Path(name)
+        with folder_in_use(place):
+            for left in place.glob(f".{folder.name.partition('-')[0]}-*"):
+                if _is_abandoned(left):
+                    shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=place, prefix=f".{folder.name}-") as name, _locked(Path(name)):
+                yield Path(name)
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise

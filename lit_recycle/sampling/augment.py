@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from lit_recycle.data.oddities import Oddities
 from lit_recycle.data.sources import find_files, read_documents
@@ -86,14 +87,20 @@ def augment(how: Augmentation, destination: Path, load: Callable[[], Sampled]) -
     Raises:
         ValueError: the destination was made otherwise, or the source cannot be read.
     """
-    done = _begin(how, destination)
+    options = destination.with_name(destination.name + ".options.json")
+    made = asdict(how) | {"source": os.path.abspath(how.source), "model": os.path.abspath(how.model)}
+    done, end = _written(destination, options, made, how.batch_size)
     pieces = _pieces(how)
     skipped = sum(size for _, size in islice(pieces, done))
+    batch = [*islice(pieces, how.batch_size)]
+    sampled = load() if batch else None  # before there is anything of it on disk
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    options.write_text(json.dumps(made, indent=2))
     yield Batch(done, 0, skipped)
-    sampled = None
     with open(destination, "a", encoding="utf-8") as out:
-        while batch := [*islice(pieces, how.batch_size)]:
-            sampled = sampled or load()
+        out.truncate(end)
+        while batch:
+            assert sampled is not None
             documents = [text for text, _ in batch]
             thoughts, tokens = _thoughts(how, sampled, documents, done)
             pairs = zip(documents, thoughts, strict=True)
@@ -102,6 +109,7 @@ def augment(how: Augmentation, destination: Path, load: Callable[[], Sampled]) -
             out.flush()
             done += len(batch)
             yield Batch(len(batch), tokens, sum(size for _, size in batch))
+            batch = [*islice(pieces, how.batch_size)]
 
 
 def _thoughts(how: Augmentation, sampled: Sampled, documents: list[str], first: int) -> tuple[list[str], int]:
@@ -144,10 +152,8 @@ def _cut(text: str, length: int) -> Iterator[str]:
     yield text
 
 
-def _begin(how: Augmentation, destination: Path) -> int:
-    """Pieces that are written already, in whole batches; what is after them is cut off."""
-    options = destination.with_name(destination.name + ".options.json")
-    made = asdict(how) | {"source": os.path.abspath(how.source), "model": os.path.abspath(how.model)}
+def _written(destination: Path, options: Path, made: dict[str, Any], batch_size: int) -> tuple[int, int]:
+    """Pieces that are written already, in whole batches, and their bytes."""
     if options.exists():
         before = json.loads(options.read_text())
         if other := [name for name in made if before.get(name) != made[name]]:
@@ -157,16 +163,12 @@ def _begin(how: Augmentation, destination: Path) -> int:
             )
     elif destination.exists():
         raise ValueError(f"{destination} exists and was not made by this command: write elsewhere")
-    else:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        options.write_text(json.dumps(made, indent=2))
     if not destination.exists():
-        return 0
-    with open(destination, "r+b") as lines:
+        return 0, 0
+    with open(destination, "rb") as lines:
         ends = [0]
         for line in lines:
             if line.endswith(b"\n"):
                 ends.append(ends[-1] + len(line))
-        pieces = (len(ends) - 1) // how.batch_size * how.batch_size
-        lines.truncate(ends[pieces])
-    return pieces
+    pieces = (len(ends) - 1) // batch_size * batch_size
+    return pieces, ends[pieces]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from lightning import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -142,42 +143,45 @@ class LitMoE(EvaluatedModule):
 
     @override
     def setup(self, stage: str) -> None:
+        """Raises ``ValueError`` as :meth:`check_run` does, and for a damaged checkpoint to start from."""
+        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), is_fit=stage == "fit")
+        if self._source is not None:
+            verify_start(self._checksums)
+
+    def check_run(self, trainer: Trainer, data: Any, is_fit: bool) -> None:
         """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
-        self.check_vocabulary(getattr(getattr(self.trainer, "datamodule", None), "vocab_size", 0))
-        if self.spikes and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+        self.check_vocabulary(getattr(data, "vocab_size", 0))
+        if self.spikes and getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError(
                 "model.spike_skip does not work with a scaler of gradients: set trainer.precision bf16-mixed"
             )
         if isinstance(self.shape, HubShape):
-            self._check_transformers(self.shape)
+            self._check_transformers(self.shape, data)
         elif self.compile_blocks and not (
-            self.trainer.precision in ("bf16-mixed", "bf16-true")
-            and grouped.has_grouped_product(self.trainer.strategy.root_device, torch.bfloat16)
+            trainer.precision in ("bf16-mixed", "bf16-true")
+            and grouped.has_grouped_product(trainer.strategy.root_device, torch.bfloat16)
         ):
             raise ValueError(
                 "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
                 " of experts are a loop whose lengths change at every step"
             )
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
             raise ValueError(
                 "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
                 " it would go on without accumulation: set trainer.accumulate_grad_batches"
             )
-        every, window = self.trainer.val_check_interval, self.trainer.accumulate_grad_batches
-        if stage == "fit" and isinstance(every, int) and every % window:
+        every, window = trainer.val_check_interval, trainer.accumulate_grad_batches
+        if is_fit and isinstance(every, int) and every % window:
             raise ValueError(
                 f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
                 "a checkpoint from within an optimizer step could not be resumed exactly"
             )
-        if self._source is not None:
-            verify_start(self._checksums)
 
-    def _check_transformers(self, shape: HubShape) -> None:
+    def _check_transformers(self, shape: HubShape, data: Any) -> None:
         """Raises ``ValueError`` for what a model of transformers cannot do here."""
         if self.compile_blocks:
             raise ValueError("model.compile_blocks is for this project's own model: leave it out for transformers")
-        data = getattr(self.trainer, "datamodule", None)
         if getattr(data, "documents", "pack") == "mask" and (kind := shape.mixes_positions):
             raise ValueError(
                 f"data.documents mask cannot keep documents apart in a {shape.config['model_type']} model, which has "
@@ -188,6 +192,11 @@ class LitMoE(EvaluatedModule):
         """Raises ``ValueError`` for a tokenizer of more tokens than the model has."""
         vocabulary = self.shape.size("V")
         if tokens > vocabulary:
+            if self._source is not None:
+                raise ValueError(
+                    f"model.init_from has a vocabulary of {vocabulary}, and the tokenizer has {tokens} ids: "
+                    "set data.tokenizer to the model's own"
+                )
             raise ValueError(f"model.config.vocab_size {vocabulary} is smaller than the tokenizer's {tokens}: raise it")
 
     # --- shape -------------------------------------------------------------------------------------------------------
@@ -376,7 +385,7 @@ class LitMoE(EvaluatedModule):
         try:
             optimizer = self.optimizer(groups)
         except ValueError as error:  # torch names no key
-            raise ValueError(f"model.optimizer: {error}") from error
+            raise ValueError(f"model.optimizer: {error}; set it in model.optimizer.init_args") from error
         settle(optimizer, self.param_groups)
         return optimizer
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from lit_recycle.folders import folder_in_use
+
 NAME = "run.lock"
 BEAT = 20.0
 """Seconds between the owner's signs of life, which machines that share a disk go by."""
@@ -30,10 +32,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: Another run, which is named, holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    file = path.open("a+")
-    try:
+    with folder_in_use(folder), path.open("a+") as file:
         _acquire(file, path)
         stop = threading.Event()
         threading.Thread(target=_beat, args=(path, stop), name="run-lock", daemon=True).start()
@@ -42,8 +42,6 @@ def run_lock(folder: Path) -> Iterator[None]:
         finally:
             stop.set()
             path.unlink(missing_ok=True)
-    finally:
-        file.close()
 
 
 def _acquire(file: IO[str], path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lit_recycle.data import digests
-from lit_recycle.data.digests import KEPT_IN, content_digests
+from lit_recycle.data.digests import KEPT_IN
 
 
 @pytest.fixture
@@ -29,21 +29,26 @@ def opened(monkeypatch) -> list[str]:
     return names
 
 
+def digests_of(paths: list[Path], folder: Path) -> list[bytes]:
+    with digests.content_digests(paths, folder) as found:
+        return found
+
+
 def by_hand(paths: list[Path]) -> list[bytes]:
     return [hashlib.blake2b(path.read_bytes()).digest() for path in paths]
 
 
 def test_only_what_changed_is_read_again(books, tmp_path, settled, opened):
     paths = sorted(books.iterdir())
-    assert content_digests(paths, tmp_path / "cache") == by_hand(paths)
+    assert digests_of(paths, tmp_path / "cache") == by_hand(paths)
     assert sorted(opened) == [path.name for path in paths]
     opened.clear()
-    assert content_digests(paths[::-1], tmp_path / "cache") == by_hand(paths)[::-1]
+    assert digests_of(paths[::-1], tmp_path / "cache") == by_hand(paths)[::-1]
     assert opened == []
     paths[3].write_text("longer than before " * 100)
     (books / "new.txt").write_text("new")
     paths.append(books / "new.txt")
-    assert content_digests(paths, tmp_path / "cache") == by_hand(paths)
+    assert digests_of(paths, tmp_path / "cache") == by_hand(paths)
     assert sorted(opened) == sorted([paths[3].name, "new.txt"])
 
 
@@ -51,7 +56,7 @@ def test_only_what_changed_is_read_again(books, tmp_path, settled, opened):
 def test_a_change_of_the_same_size_is_noticed(tmp_path, settled, change):
     path = tmp_path / "book.txt"
     path.write_text("the cat")
-    before, stat = content_digests([path], tmp_path), path.stat()
+    before, stat = digests_of([path], tmp_path), path.stat()
     other = tmp_path / "other.txt"
     other.write_text("the cow")
     if change == "replaced by a copy with the same time":
@@ -61,15 +66,15 @@ def test_a_change_of_the_same_size_is_noticed(tmp_path, settled, change):
         path.write_text("the cow")
     if change == "time set back":
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert content_digests([path], tmp_path) == by_hand([path]) != before
+    assert digests_of([path], tmp_path) == by_hand([path]) != before
 
 
 def test_a_file_that_may_still_change_is_not_taken_for_known(tmp_path, opened):
     path = tmp_path / "book.txt"
     path.write_text("the cat")
-    content_digests([path], tmp_path)
+    digests_of([path], tmp_path)
     assert not (tmp_path / KEPT_IN).exists()
-    content_digests([path], tmp_path)
+    digests_of([path], tmp_path)
     assert opened == ["book.txt"] * 2
 
 
@@ -82,7 +87,7 @@ def test_a_damaged_file_is_said_and_made_anew(tmp_path, settled, caplog, content
     path.write_text("the cat")
     (tmp_path / KEPT_IN).write_text(content)
     with caplog.at_level(logging.WARNING):
-        assert content_digests([path], tmp_path) == by_hand([path])
+        assert digests_of([path], tmp_path) == by_hand([path])
     assert f"{KEPT_IN} cannot be used" in caplog.text
     assert json.loads((tmp_path / KEPT_IN).read_text())["files"][str(path)][0] == 7
 
@@ -90,7 +95,7 @@ def test_a_damaged_file_is_said_and_made_anew(tmp_path, settled, caplog, content
 def test_what_is_known_of_other_corpora_stays(books, tmp_path, settled, opened):
     first, second = sorted(books.iterdir())[:2]
     for paths in ([first], [second], [first]):
-        content_digests(paths, tmp_path)
+        digests_of(paths, tmp_path)
     assert opened == [first.name, second.name]
     assert {path.name for path in tmp_path.iterdir()} == {"books", KEPT_IN}
 
@@ -99,10 +104,17 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tmp_path, settled, ca
     path = tmp_path / "book.txt"
     path.write_text("the cat")
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert content_digests([path], tmp_path / "cache") == by_hand([path])
+    assert digests_of([path], tmp_path / "cache") == by_hand([path])
     assert "cannot be written" in caplog.text
 
 
 def test_a_file_that_is_gone(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.txt cannot be read \(No such file"):
-        content_digests([tmp_path / "gone.txt"], tmp_path)
+        digests_of([tmp_path / "gone.txt"], tmp_path)
+
+
+def test_nothing_is_kept_for_what_comes_to_nothing(tmp_path, settled):
+    (tmp_path / "book.txt").write_text("the cat")
+    with pytest.raises(ValueError, match="no"), digests.content_digests([tmp_path / "book.txt"], tmp_path / "cache"):
+        raise ValueError("no")
+    assert not (tmp_path / "cache").exists()

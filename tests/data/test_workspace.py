@@ -65,3 +65,9 @@ def test_what_no_process_has_locked_for_a_minute_goes(tmp_path):
 
 def test_a_room_that_is_gone_meanwhile_is_nobodys_business(tmp_path):
     assert not workspace._is_abandoned(tmp_path / ".corpus-gone")
+
+
+def test_where_nothing_comes_about_no_folder_is_left(tmp_path):
+    with pytest.raises(ValueError, match="no text"), room_beside(tmp_path / "cache/of/mine/corpus-a"):
+        raise ValueError("no text")
+    assert not [*tmp_path.iterdir()]

@@ -56,3 +56,12 @@ def test_a_lock_full_of_nonsense_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"\xff[")
     with run_lock(tmp_path):
         pass
+
+
+def test_of_a_run_that_was_refused_no_folder_is_left(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), run_lock(tmp_path / "runs/mine"):
+        raise ValueError("refused")
+    assert not [*tmp_path.iterdir()]
+    with run_lock(tmp_path / "runs/mine"):
+        (tmp_path / "runs/mine/config.yaml").touch()
+    assert [*tmp_path.rglob("*.yaml")]
