@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers import assert_equal_to_rounding, built, configs, gradients, grown, tiny, tokens
+from helpers import assert_equal_to_rounding, built, configs, gradients, grown, grown_by, tiny, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.operators import DuplicateExperts
 from lit_recycle.model.experts import Routing
 
 FACTORS = st.integers(2, 3)
@@ -141,3 +142,17 @@ def test_both_axes_at_once_leave_the_function():
     after = grown(model, Depth(zero_output=True), Width(noise=0.0))
     assert (after.config.num_layers, after.config.num_experts) == (6, 6)
     assert_equal_to_rounding(logits(after, text), logits(model, text))
+
+
+@pytest.mark.parametrize("router", ["copy", "draw", "draw_all"])
+@pytest.mark.parametrize("copies", ["copy", "draw"])
+def test_experts_and_rows_of_the_router_are_drawn_each_as_told(copies, router):
+    before = built(tiny())
+    operator = DuplicateExperts(2, noise=0.0, copies=copies, router=router)
+    after = grown_by(before, operator).state_dict()
+    for name, weight in before.state_dict().items():
+        if ".moe." in name:
+            told = router if "router" in name else copies
+            same = after[name] == weight.repeat_interleave(2, 0)
+            assert same[::2].all() == (told != "draw_all") and same[1::2].all() == (told == "copy")
+            assert same[::2].any() == (told != "draw_all") and same[1::2].any() == (told == "copy")

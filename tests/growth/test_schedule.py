@@ -7,7 +7,9 @@ from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_recycle.data.batch_warmup import Batches, BatchStage
 from lit_recycle.data.pace import Pace
+from lit_recycle.data.span import Span
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import PruneExperts
@@ -147,6 +149,12 @@ def test_counts_beyond_what_a_float_holds_exactly():
 def test_events_out_of_order_or_out_of_reach(events, message):
     with pytest.raises(ValueError, match=message):
         stages(NativeModel(CONFIG), events, **RUN)
+
+
+def test_an_event_at_the_end_cannot_be_reached_where_the_size_of_a_step_changes_there():
+    pace = Pace(SEQ_LEN, TOKENS, 1, Batches((BatchStage(1, Span(steps=100)),), 2))
+    with pytest.raises(ValueError, match="cannot be reached"):
+        stages(NativeModel(CONFIG), [event(steps=100)], pace=pace, max_steps=100)
 
 
 @pytest.mark.parametrize("at", [{"steps": 9}, {"tokens": 9 * TOKENS}, {"flops": 9 * FLOPS}])
