@@ -29,8 +29,6 @@ def matrices(part: Part, values: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def add_noise(part: Part, alpha: float) -> None:
     """Gaussian noise on each matrix, relative to its standard deviation."""
-    if not part.values.numel():
-        return
     assert part.is_whole, f"noise on {part.name} needs the whole matrix in one process"
     for name, matrix in matrices(part, part.values):
         _add_noise((*part.key[:-1], name, part.key[-1]), matrix, alpha)

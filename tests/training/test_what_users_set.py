@@ -168,3 +168,13 @@ def test_a_dense_model_becomes_experts_in_a_run(tmp_path: Path) -> None:
     name = "model.layers.1.moe.router.weight"
     assert not torch.equal(first[name], last[name])
     assert_equal(sorted(first), sorted(last), "names")
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [{}, {"hyper_parameters": {"config": {}, "growth": []}}, {"hyper_parameters": {}, "progress": {}}],
+    ids=["empty", "no progress", "no config"],
+)
+def test_a_checkpoint_of_another_program_is_refused(checkpoint: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="was not written by lit-recycle"):
+        LitMoE(CONFIG).on_load_checkpoint(checkpoint)
