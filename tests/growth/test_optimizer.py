@@ -337,6 +337,11 @@ def test_channels_that_are_drawn_anew_have_no_state_and_the_others_theirs():
         assert drawn.sum() * 4 == drawn.numel(), "half of each copy"
         assert torch.equal(carried[name]["exp_avg"], torch.where(drawn, 0.0, 0.5).double())
     assert len(names) == 2 * model.config.num_layers
+    for up, down in zip(names[::2], names[1::2], strict=True):
+        gates_EFD, outputs_EDF = ((redrawn[name] != copied[name]) for name in (up, down))
+        channels_EF = outputs_EDF.all(1)
+        assert torch.equal(channels_EF, outputs_EDF.any(1)) and channels_EF.sum() * 4 == channels_EF.numel()
+        assert torch.equal(gates_EFD, channels_EF.repeat(1, 2).unsqueeze(2).expand_as(gates_EFD)), "the same ones"
 
 
 def test_a_mean_over_copied_entries_is_scaled_by_the_mean_of_their_factors():
