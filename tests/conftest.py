@@ -23,7 +23,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs more GPUs than there are."""
     needed = max((mark.kwargs.get("devices", 1) for mark in item.iter_markers("gpu")), default=0)
     if needed > (there := torch.cuda.device_count()):
-        pytest.skip(f"needs {needed} GPUs, and there are {there}")
+        pytest.skip(f"GPUs needed: {needed}, here: {there}")
 
 
 @pytest.hookimpl(wrapper=True)
