@@ -211,6 +211,7 @@ MISTAKES = {
     "noise": (lambda: DuplicateExperts(noise=float("nan")), "noise must be a finite number"),
     "fewer experts": (lambda: experts(DuplicateExperts(num_experts=3), 4), "use PruneExperts"),
     "share": (lambda: DuplicateExperts(redraw=2.0), "0..1"),
+    "top-k": (lambda: DuplicateExperts(top_k="most"), "top_k must be scale, keep or a number, got 'most'"),
     "choice": (lambda: DuplicateExperts(by="luck"), "by must be one of None, norm, gradient"),
     "granularity": (lambda: Upcycle(4, granularity=3), "must divide num_experts 4"),
     "top_k": (lambda: Upcycle(4, top_k=5), "1..num_experts"),
