@@ -63,7 +63,9 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     print(f"{total / 1e9:.2f} GB of float32 in {layers} layers, {share / 1e6:.0f} MB for each of {PROCESSES} processes")
     for backend in args.backends:
         for strategy in args.strategies:
-            checkpoint, without = args.folder / f"{backend}-{strategy}.ckpt", args.folder / "empty.ckpt"
+            checkpoint, without = (
+                args.folder / f"{backend}-{strategy}-{folder.name}.ckpt" for folder in (whole, empty)
+            )
             base = bring_up(empty, without, backend, strategy)
             peak = bring_up(whole, checkpoint, backend, strategy)
             yield row(f"init_from, {backend}, {strategy}, {PROCESSES} processes", peak - base, base, share, "share")
@@ -147,6 +149,7 @@ def export(checkpoint: Path, folder: Path, total: int) -> int:
 
 def peak_of(processes: list[subprocess.Popen[bytes]], log: Path, until: Path | None = None) -> int:
     """The largest memory of their own that any of these processes had, before a file appears."""
+    assert until is None or not until.exists(), f"{until} is of another run"
     peak = 0
     while any(process.poll() is None for process in processes):
         for process in processes if until is None or not until.exists() else ():

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from lit_recycle.addresses import is_remote, place_of, told
+from lit_recycle.callbacks.freed_memory import KeepFreedMemory
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.interrupt import SaveOnInterrupt
 from lit_recycle.callbacks.leftovers import RemoveLeftovers
@@ -41,7 +42,6 @@ from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.schedule import stages
 from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.hub.shape import parameter_names
-from lit_recycle.training.allocator import keep_freed_memory
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
 from lit_recycle.training.run_lock import run_lock
@@ -101,7 +101,7 @@ class RecycleCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        self.trainer.callbacks.append(WaitingTime(self.config.waiting_minutes))  # type: ignore[attr-defined]
+        self.trainer.callbacks += [WaitingTime(self.config.waiting_minutes), KeepFreedMemory()]  # type: ignore[attr-defined]
         own_io(self.trainer.strategy)
         if self.command == "fit":
             pace_of(self.trainer, self.datamodule)  # before any data is prepared
@@ -326,8 +326,6 @@ def main(argv: list[str]) -> int:
 
 def run(cli: RecycleCLI, path: Path | None) -> None:
     """Call the trainer's function of the command's name, and leave no process behind."""
-    if cli.trainer.strategy.root_device.type == "cpu":
-        keep_freed_memory()
     if cli.trainer.strategy.launcher is not None:
         announce()
     # What is predicted goes to a file as it comes, not into memory.

@@ -222,13 +222,17 @@ class Slice(NamedTuple):
         return whole.flatten()[self.start : self.start + self.length]
 
     def take(self, value: Value) -> None:
-        """Copy this part of a whole parameter; of one that lies in pieces no more rows are read than it touches."""
-        if not self.length:
-            return
-        row = self.shape[1:].numel()
-        first, last = self.start // row, -(-(self.start + self.length) // row)
-        rows = read_whole(value.narrow(0, first, last - first)).flatten()
-        self.param.copy_(rows[self.start - first * row :][: self.length])
+        """Copy this part of a whole parameter: whole rows straight to their place, and what is cut off of others."""
+        row, end, position = self.shape[1:].numel(), self.start + self.length, self.start
+        while position < end:
+            place, (first, inside) = self.param[position - self.start :], divmod(position, row)
+            if rows := 0 if inside else (end - position) // row:
+                put(place[: rows * row].view(rows, *self.shape[1:]), value.narrow(0, first, rows))
+                position += rows * row
+            else:
+                cut = read_whole(value.narrow(0, first, 1)).flatten()[inside : inside + end - position]
+                place[: cut.numel()].copy_(cut)
+                position += cut.numel()
 
 
 def layout(model: FSDP) -> dict[str, Slice]:

@@ -1,0 +1,36 @@
+"""Freed memory kept by the process while it computes, and not while weights are brought up."""
+
+from __future__ import annotations
+
+import lightning as L
+from typing_extensions import override
+
+from lit_recycle.training.allocator import keep_freed_memory
+
+
+class KeepFreedMemory(L.Callback):
+    """Keeps, on a CPU, what steps free; see :func:`lit_recycle.training.allocator.keep_freed_memory`.
+
+    It begins when weights and optimizer state stand. To make these a block is allocated whole and sharded, again and
+    again in other sizes, and kept memory would have holes of all of them.
+    """
+
+    def _keep(self, trainer: L.Trainer) -> None:
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._keep(trainer)
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._keep(trainer)
+
+    @override
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._keep(trainer)
+
+    @override
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._keep(trainer)
