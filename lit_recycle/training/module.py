@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -144,7 +145,9 @@ class LitMoE(EvaluatedModule):
     @override
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` as :meth:`check_run` does, and for a damaged checkpoint to start from."""
-        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), is_fit=stage == "fit")
+        data = getattr(self.trainer, "datamodule", None)
+        self.check_run(self.trainer, data, is_fit=stage == "fit")
+        self._tell_of_length(getattr(data, "seq_len", 0))
         if self._source is not None:
             verify_start(self._checksums)
 
@@ -198,6 +201,20 @@ class LitMoE(EvaluatedModule):
                     "set data.tokenizer to the model's own"
                 )
             raise ValueError(f"model.config.vocab_size {vocabulary} is smaller than the tokenizer's {tokens}: raise it")
+
+    def _tell_of_length(self, seq_len: int) -> None:
+        """Warn of samples longer than what the folder's model was made for.
+
+        All families have rotary positions, or none: no table of them ends, but those beyond were never trained.
+        """
+        config = self.shape.config if isinstance(self.shape, HubShape) else (self.hub or {}).get("config", {})
+        positions = config.get("max_position_embeddings") or seq_len
+        if seq_len > positions:
+            rank_zero_warn(
+                f"data.seq_len {seq_len} is more than the folder's max_position_embeddings {positions}: the model has "
+                "not seen positions beyond it, and its loss there may be high; lower data.seq_len, or raise the rotary "
+                "base with an event's grow: [RotaryBase]"
+            )
 
     # --- shape -------------------------------------------------------------------------------------------------------
 

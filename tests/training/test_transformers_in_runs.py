@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,18 @@ def test_documents_in_a_row_are_as_if_each_were_alone(family: str) -> None:
             for begin, end in pairwise(borders):
                 alone = model(ids[row : row + 1, begin:end]).logits[0]
                 torch.testing.assert_close(packed[row, begin:end], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["native", "transformers"])
+@pytest.mark.parametrize("positions", [31, 32])
+def test_samples_longer_than_the_positions_of_a_folder_are_told(tmp_path: Path, backend: str, positions: int) -> None:
+    path = folder(tmp_path, "olmoe", max_position_embeddings=positions)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(tmp_path / "run", config=None, module={"init_from": str(path), "backend": backend}, events=[], steps=1)
+    said = [str(warning.message) for warning in told if "max_position_embeddings" in str(warning.message)]
+    assert len(said) == (positions < 32)
+    assert not said or ("data.seq_len 32" in said[0] and "max_position_embeddings 31" in said[0])
 
 
 @pytest.mark.parametrize(
