@@ -277,21 +277,13 @@ def grow_checkpoint(
     src, dst = Path(src), Path(dst)
     check_destination(dst)
     checkpoint = load_whole_checkpoint(src)
-    saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)
-    shape, operators = shape_of(saved["config"]), operators_of(forms)
-    if maps is None:
-        nbytes = sum(tensor.nbytes for tensor in weights.values()) / shape.num_params()
-        least = least_size(shape, operators, lambda small: _nbytes(shape, small, nbytes))
-        check_room(dst, least, at_least=True)
-        expect(least)
-    plan = plan_growth(
-        shape,
-        operators,
-        seed=seed,
-        event=len(saved["growth"]),
-        facts=lambda model: weight_facts(model, weights),
-        maps=maps,
-    )
+    saved, weights, operators = checkpoint["hyper_parameters"], trained_weights(checkpoint), operators_of(forms)
+
+    def find_room(nbytes: int) -> None:
+        check_room(dst, nbytes, at_least=True)
+        expect(nbytes)
+
+    plan = plan_checkpoint_growth(checkpoint, *operators, seed=seed, maps=maps, expect=find_room)
     counters = checkpoint.get("progress", {})
     progress = Progress(
         checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
@@ -310,6 +302,29 @@ def grow_checkpoint(
         "growth": [*saved["growth"], record.to_dict()],
     }
     save(checkpoint, dst)
+
+
+def plan_checkpoint_growth(
+    checkpoint: Mapping[str, Any],
+    *forms: Form,
+    seed: int = 0,
+    maps: Sequence[Mapping[str, Any]] | None = None,
+    expect: Callable[[int], None] = lambda nbytes: None,
+) -> GrowthPlan:
+    """Plan a growth of a checkpoint that is loaded; see :func:`grow_checkpoint`."""
+    saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)
+    shape, operators = shape_of(saved["config"]), operators_of(forms)
+    if maps is None:
+        per_parameter = sum(tensor.nbytes for tensor in weights.values()) / shape.num_params()
+        expect(least_size(shape, operators, lambda small: _nbytes(shape, small, per_parameter)))
+    return plan_growth(
+        shape,
+        operators,
+        seed=seed,
+        event=len(saved["growth"]),
+        facts=lambda model: weight_facts(model, weights),
+        maps=maps,
+    )
 
 
 def _nbytes(shape: Shape, operators: Sequence[Operator], per_parameter: float) -> int:

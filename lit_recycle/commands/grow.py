@@ -43,31 +43,52 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
         return _grow_folder(args, forms)
-    if args.dry_run or args.verify or args.dtype or args.family or args.experts_from or args.checksums:
+    if args.verify or args.dtype or args.family or args.experts_from or args.checksums:
         raise ValueError(
-            f"{source} is no Hugging Face folder: --dry-run, --verify, --dtype, --family, --experts-from and "
-            "--checksums need one"
+            f"{source} is no Hugging Face folder: --verify, --dtype, --family, --experts-from and --checksums need one"
         )
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
+    return _grow_checkpoint(args, source, forms)
+
+
+def _is_weights_folder(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def _grow_checkpoint(args: argparse.Namespace, source: Path, forms: list[Form]) -> int:
     with without_gc():
         from lit_recycle.checkpoints.native import grow_checkpoint
 
+    if args.dry_run:
+        return _plan_checkpoint(args, source, forms)
     grow_checkpoint(
         source,
-        destination,
+        Path(args.destination).expanduser(),
         *forms,
         seed=args.seed,
         optimizer_state=args.optimizer_state,
         maps=_maps(args),
         expect=partial(_expect, args),
     )
-    print(f"wrote {destination}")
+    print(f"wrote {args.destination}")
     return 0
 
 
-def _is_weights_folder(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+def _plan_checkpoint(args: argparse.Namespace, source: Path, forms: list[Form]) -> int:
+    with without_gc():
+        from lit_recycle.checkpoints.native import load_whole_checkpoint, plan_checkpoint_growth, trained_weights
+        from lit_recycle.hub.card import function_of, maps_of
+
+    checkpoint = load_whole_checkpoint(source)
+    plan = plan_checkpoint_growth(checkpoint, *forms, seed=args.seed, maps=_maps(args), expect=partial(_expect, args))
+    before, after = (shape.num_params() for shape in (plan.before, plan.after))  # type: ignore[attr-defined]
+    size = sum(tensor.nbytes for tensor in trained_weights(checkpoint).values()) / 1e9
+    print(source)
+    for line in (*maps_of(plan), function_of(plan)):
+        print(f"  {line}")
+    print(f"  Weights: {size:,.3f} GB → {size * after / before:,.3f} GB, {before:,} → {after:,} parameters")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

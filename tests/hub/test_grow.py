@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lit_recycle import hub
-from lit_recycle.checkpoints.native import load_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint, read_hyperparameters
 from lit_recycle.commands.families import main as families
 from lit_recycle.commands.grow import main as grow
 from lit_recycle.growth.event import Depth, Width
@@ -23,6 +23,7 @@ from lit_recycle.hub import stream
 from lit_recycle.hub.convert import import_folder
 from lit_recycle.hub.grow import grow_folder
 from lit_recycle.hub.plan import plan_folder_growth
+from lit_recycle.hub.shape import shape_of
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +331,19 @@ def test_dry_run_writes_nothing(mixtral, tmp_path, capsys):
     assert grow([str(mixtral), str(tmp_path / "grown"), "--depth", "2", "--width", "2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "layers 2 → 4" in said and "experts 4 → 8" in said and "GB" in said and not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_an_own_checkpoint_tells_the_same(mixtral, tmp_path, capsys):
+    import_folder(mixtral, tmp_path / "own.ckpt")
+    said = []
+    for source in (mixtral, tmp_path / "own.ckpt"):
+        assert grow([str(source), str(tmp_path / "grown"), "--depth", "2", "--width", "2", "--dry-run"]) == 0
+        said.append(capsys.readouterr().out.splitlines())
+    assert said[0][1:-1] == said[1][1:-1] and "layers 2 → 4" in said[1][1]
+    assert "parameters" in said[1][-1] and [path.name for path in tmp_path.iterdir()] == ["own.ckpt"]
+    assert grow([str(tmp_path / "own.ckpt"), str(tmp_path / "grown.ckpt"), "--depth", "2", "--width", "2"]) == 0
+    before, after = (shape_of(read_hyperparameters(tmp_path / f"{name}.ckpt")["config"]) for name in ("own", "grown"))
+    assert f"{before.num_params():,} → {after.num_params():,} parameters" in said[1][-1]
 
 
 def test_verify_reports_the_difference(mixtral, tmp_path, capsys):
