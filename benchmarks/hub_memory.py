@@ -152,8 +152,9 @@ def peak_of(processes: list[subprocess.Popen[bytes]], log: Path, until: Path | N
     assert until is None or not until.exists(), f"{until} is of another run"
     peak = 0
     while any(process.poll() is None for process in processes):
-        for process in processes if until is None or not until.exists() else ():
-            peak = max(peak, resident("RssAnon", process.pid) + resident("RssShmem", process.pid))
+        held = max(resident("RssAnon", p.pid) + resident("RssShmem", p.pid) for p in processes)
+        if until is None or not until.exists():  # looked for afterwards: on a busy machine time passes in between
+            peak = max(peak, held)
         if any(process.poll() for process in processes):
             for process in processes:
                 process.kill()

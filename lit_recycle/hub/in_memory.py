@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lit_recycle.growth.axes import EXPERTS
+from lit_recycle.growth.axes import EXPERTS, UNKNOWN, TensorAxes
 from lit_recycle.growth.engine import stacked
 from lit_recycle.growth.names import Place
 from lit_recycle.hub.folder_tensors import FolderTensors
@@ -61,6 +61,15 @@ class InMemory(Mapping[str, Value]):
         return place.suffix if place.layer is not None else self.shape.naming.bare(place.suffix)
 
     @cached_property
+    def _outside(self) -> dict[TensorAxes, list[str]]:
+        """Names outside of the layers by axes: an output layer is one by whatever name."""
+        found: dict[TensorAxes, list[str]] = defaultdict(list)
+        for name, place in self._places.items():
+            if place.layer is None and place.axes != UNKNOWN:
+                found[place.axes].append(name)
+        return found
+
+    @cached_property
     def _by_matrix(self) -> dict[_Matrix, list[str]]:
         """The tensors that hold a matrix, those of single experts in order."""
         found: dict[_Matrix, list[tuple[int, str]]] = defaultdict(list)
@@ -75,6 +84,8 @@ class InMemory(Mapping[str, Value]):
             return self.tensors[found]
         if place.axes.names == {"V", "D"} and self.shape.config.get("tie_word_embeddings"):
             return self[f"{INSIDE}model.embed_tokens.weight"]
+        if len(alike := self._outside.get(place.axes, [])) == 1 and place.layer is None:
+            return self.tensors[alike[0]]
         sources = [self._by_matrix.get(matrix, []) for matrix in _Matrix.all_of(place)]
         if not sources or not all(sources):
             raise ValueError(

@@ -78,8 +78,7 @@ class TransformersModel(nn.Module):
         options: dict[str, Any] = {"use_cache": False}
         if documents_BS is not None:
             options["position_ids"] = positions_in_documents(documents_BS)
-        config = self.hf.config
-        if labels_BS is None or any(getattr(config, key, None) not in (None, 1, 1.0) for key in WHOLE_LOGITS):
+        if labels_BS is None or not self._has_plain_logits:
             out = self.hf(tokens_BS, **options).logits
             if labels_BS is not None:
                 out = F.cross_entropy(out.flatten(0, 1).float(), labels_BS.flatten(), ignore_index=LEFT_OUT)
@@ -87,6 +86,13 @@ class TransformersModel(nn.Module):
             hidden_BSD = self._hidden(tokens_BS, **options)
             out = next_token_loss(hidden_BSD.flatten(0, 1), self.hf.get_output_embeddings().weight, labels_BS.flatten())
         return out, self._routing()
+
+    @property
+    def _has_plain_logits(self) -> bool:
+        """Whether logits are products of the last hidden states with the output layer's weight, and nothing more."""
+        if getattr(self.hf.get_output_embeddings(), "bias", None) is not None:
+            return False
+        return all(getattr(self.hf.config, key, None) in (None, 1, 1.0) for key in WHOLE_LOGITS)
 
     def _hidden(self, tokens_BS: Tensor, **options: Any) -> Tensor:
         """The last hidden states, ``[B, S, D]``."""

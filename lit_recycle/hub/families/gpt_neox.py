@@ -26,6 +26,7 @@ FAMILY = Family(
         "gpt_neox.final_layer_norm.weight": "D",
         "gpt_neox.final_layer_norm.bias": "D",
         "embed_out.weight": "V D*",
+        "lm_head.weight": "V D*",
     },
     note=DENSE_NOTE,
 )
