@@ -159,7 +159,10 @@ def _plain_load(path: Path) -> Any:
         # torch's own words advise to load it all the same.
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({named[1]})" if named else ""
-        raise ValueError(f"{path} holds more than tensors and plain types{what}, which is never loaded") from error
+        raise ValueError(
+            f"{path} holds more than tensors and plain types{what}, which is never loaded: give a checkpoint of this "
+            "program's own"
+        ) from error
     except OSError:
         raise
     except Exception as error:  # an unpickler that meets nonsense raises whatever comes along

@@ -255,9 +255,13 @@ class _PlainReader(dcp.FileSystemReader):
         except _NotLoaded as error:
             raise ValueError(f"the .metadata of {self.path} names {error}, which no index needs: not loaded") from error
         except Exception as error:  # an unpickler that meets nonsense raises whatever comes along
-            raise ValueError(f"{path} is no index of a checkpoint, or one that was cut off ({error!r})") from error
+            raise ValueError(
+                f"{path} is no index of a checkpoint, or one that was cut off: use an older checkpoint ({error!r})"
+            ) from error
         if not isinstance(metadata, Metadata):
-            raise ValueError(f"{path} is no index of a checkpoint: it holds a {type(metadata).__name__}")
+            raise ValueError(
+                f"{path} is no index of a checkpoint, it holds a {type(metadata).__name__}: use an older checkpoint"
+            )
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata

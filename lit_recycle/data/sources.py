@@ -212,7 +212,7 @@ def _read_json(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     try:
         records = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}).") from error
+        raise ValueError(f"{path}: not JSON ({error}); correct it or leave it out.") from error
     size = path.stat().st_size // max(len(records), 1)
     for number, record in enumerate(records):
         is_text = isinstance(record, str) and len(fields) == 1
@@ -223,7 +223,7 @@ def _texts_of_line(line: bytes, fields: tuple[str, ...], where: str) -> tuple[st
     try:
         record = json.loads(line)
     except ValueError as error:  # bad JSON and bad UTF-8 alike
-        raise ValueError(f"{where}: not JSON ({error}).") from error
+        raise ValueError(f"{where}: not JSON ({error}); correct it or leave it out.") from error
     if isinstance(record, list):
         raise ValueError(f"{where}: a JSON object is expected on every line, not an array; name such a file .json.")
     return _texts_of(record, fields, where)
