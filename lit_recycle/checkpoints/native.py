@@ -148,6 +148,7 @@ def load_checkpoint(path: Place, shards: bool = True) -> dict[str, Any]:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it is no whole checkpoint; use an older one")
     if path.is_dir():
         sharded.verify(path, checkpoint["checksums"], shards)
+        sharded.sizes(path)  # raises for an index that is none: before a run prepares its data
     return checkpoint
 
 

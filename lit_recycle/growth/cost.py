@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
 from lit_recycle.growth.engine import Grown, carry_out, grow_weight
@@ -239,19 +239,31 @@ class _Kinds:
         return self._effect("state", lambda r, s: grow_state(r, s, "carry", "AdamW"), recipe, sources)
 
     def _effect(self, what: str, make: Callable[..., Any], recipe: Recipe, sources: Any) -> tuple[_Effect, list[Any]]:
-        leaves, tree = tree_flatten(sources)
-        key = what, _kind(recipe), str(tree), *(leaf.spec if isinstance(leaf, _Held) else leaf for leaf in leaves)
+        leaves: list[_Held] = []
+
+        def spec(held: _Held) -> _Spec:
+            leaves.append(held)
+            return held.spec
+
+        specs = [_map(spec, source) for source in sources]
+        key = what, _kind(recipe), *(tuple(s.items()) if isinstance(s, dict) else s for s in specs)
         if key not in self.known:
-            self.known[key] = self._found(make, recipe, leaves, tree)
+            self.known[key] = self._found(make, recipe, sources)
         return self.known[key], leaves
 
-    def _found(self, make: Callable[..., Any], recipe: Recipe, leaves: list[Any], tree: Any) -> _Effect:
+    def _found(self, make: Callable[..., Any], recipe: Recipe, sources: Sequence[Any]) -> _Effect:
         with Ledger() as ledger:
-            fakes = [leaf.spec.tensor(self.mesh) if isinstance(leaf, _Held) else leaf for leaf in leaves]
-            numbers = {_address(fake): i for i, fake in enumerate(fakes) if isinstance(fake, Tensor)}
+            fakes: list[Tensor] = []
+
+            def fake(held: _Held) -> Tensor:
+                fakes.append(held.spec.tensor(self.mesh))
+                return fakes[-1]
+
+            given = [_map(fake, source) for source in sources]
+            numbers = {_address(tensor): i for i, tensor in enumerate(fakes)}
             before = ledger.held
             ledger.reset_peak()
-            out = make(recipe, tree_unflatten(fakes, tree))
+            out = make(recipe, given)
 
             def described(value: Any) -> Any:
                 if not isinstance(value, Tensor):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
+from types import MappingProxyType
 from typing import Any, Self
 
 from lit_recycle.growth.names import Naming
@@ -151,13 +153,21 @@ def parameter_shapes(shape: Shape) -> Mapping[str, Sequence[int]]:
     if isinstance(shape, HubShape):
         return shape.parameters
     assert isinstance(shape, NativeModel)
+    return _native_shapes(json.dumps(shape.to_dict()))
+
+
+@lru_cache
+def _native_shapes(values: str) -> Mapping[str, Sequence[int]]:
+    """Of a shape in plain types. A model of a hundred layers takes a second to build, and is asked for often."""
     import torch
 
     from lit_recycle.model.transformer import MoETransformer
 
+    shape = shape_of(json.loads(values))
+    assert isinstance(shape, NativeModel)
     with torch.device("meta"):
         model = shape.prepared(MoETransformer(shape.config))
-        return {name: tuple(p.shape) for name, p in model.named_parameters()}
+        return MappingProxyType({name: tuple(p.shape) for name, p in model.named_parameters()})
 
 
 def parameter_names(shape: Shape) -> list[str]:

@@ -28,7 +28,7 @@ WAY_OUT = re.compile(
 """What a sentence has that says what to do, or what would have been right."""
 
 
-TOKENISED = ("fewer than one sample", ".distcp is damaged", "the .metadata of")
+TOKENISED = ("fewer than one sample", ".distcp is damaged")
 """What is said once a text was tokenised, perhaps in hours, and is not thrown away."""
 
 
