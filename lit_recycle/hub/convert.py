@@ -55,6 +55,8 @@ def import_folder(
     parts = hub_parts(config, folder.config["model_type"])
     folder, mtp = split_off(folder)
     check_complete(folder, parts)
+    if found := next((stored for stored in folder.tensors.values() if stored.dtype[0] in "IU"), None):
+        raise ValueError(f"{found.origin} holds integers, and config.json says no quantisation: give the plain weights")
     state = [path for path in [folder.path / OPTIMIZER] if path.is_file()]
     with verified({**folder.checksums, **find_checksums(folder.path, state)}):
         weights = _read_weights(folder, tensors, config, parts, dtype)

@@ -35,6 +35,15 @@ def to_native(config: HFConfig, where: object) -> MoEConfig:
     Raises:
         ValueError: For a config that our model does not express exactly, with the key that is to blame.
     """
+    try:
+        return _to_native(config, where)
+    except KeyError as key:
+        raise ValueError(f"{where} has no {key}; fetch it again") from key
+    except TypeError as error:
+        raise ValueError(f"{where} has a value of a wrong type ({error}); fetch it again") from error
+
+
+def _to_native(config: HFConfig, where: object) -> MoEConfig:
     model_type = config.get("model_type", "")
     family = FAMILIES.get(model_type)
     if family is None or family.native is None:

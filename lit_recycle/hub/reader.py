@@ -96,7 +96,8 @@ def read_json(path: Path) -> Any:
 
 def _tensors(folder: Path) -> dict[str, Stored]:
     if (folder / INDEX).is_file():
-        return _indexed(folder, read_json(folder / INDEX).get("weight_map"))
+        index = read_json(folder / INDEX)
+        return _indexed(folder, index.get("weight_map") if isinstance(index, dict) else None)
     if (folder / SINGLE).is_file():
         return read_header(folder / SINGLE)
     found = sorted(folder.glob("*.safetensors"))

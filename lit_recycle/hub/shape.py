@@ -183,6 +183,7 @@ def build(config: Config) -> Any:
         ValueError: For a config that transformers cannot build a model of.
     """
     try:
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -197,7 +198,7 @@ def build(config: Config) -> Any:
         # The language model of some models with images is built by that class alone.
         known = AutoModelForCausalLM if code in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForImageTextToText
         return known.from_config(made, dtype=torch.get_default_dtype())
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"transformers builds no {config.get('model_type')} model of this config: {error}") from error
 
 

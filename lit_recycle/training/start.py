@@ -27,6 +27,7 @@ from lit_recycle.hub.native_config import to_native
 from lit_recycle.hub.native_names import hub_parts, native_shapes
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.shape import HubShape, shape_of
+from lit_recycle.hub.transform import TORCH
 from lit_recycle.model.config import MoEConfig
 
 Backend = Literal["auto", "native", "transformers"]
@@ -113,7 +114,10 @@ def _from_folder(path: Path, backend: Backend, checksums: str | None, drop_mtp: 
 
 def _headers(folder: HFFolder) -> dict[str, Tensor]:
     """A folder's tensors without their values."""
-    return {name: torch.empty(stored.shape, device="meta") for name, stored in folder.tensors.items()}
+    return {
+        name: torch.empty(stored.shape, dtype=TORCH.get(stored.dtype, torch.uint8), device="meta")
+        for name, stored in folder.tensors.items()
+    }
 
 
 def _check_shapes(found: Mapping[str, Value], wanted: Mapping[str, Sequence[int]], path: Path) -> None:
@@ -123,6 +127,11 @@ def _check_shapes(found: Mapping[str, Value], wanted: Mapping[str, Sequence[int]
             shape = checked_shape(found[name])
         except ValueError as error:
             raise ValueError(f"{path}: {name.removeprefix('model.')}: {error}; fetch the folder again") from error
+        if not found[name].dtype.is_floating_point:
+            raise ValueError(
+                f"{path}: {name.removeprefix('model.')} holds integers, and config.json does not say how they are "
+                "quantised: give the plain weights"
+            )
         if tuple(shape) != tuple(size):
             raise ValueError(
                 f"{path}: {name.removeprefix('model.')} has shape {list(shape)}, config.json says {list(size)}"
