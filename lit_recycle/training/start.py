@@ -27,7 +27,6 @@ from lit_recycle.hub.native_config import to_native
 from lit_recycle.hub.native_names import hub_parts, native_shapes
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.shape import HubShape, shape_of
-from lit_recycle.hub.transform import TORCH
 from lit_recycle.model.config import MoEConfig
 
 Backend = Literal["auto", "native", "transformers"]
@@ -115,7 +114,7 @@ def _from_folder(path: Path, backend: Backend, checksums: str | None, drop_mtp: 
 def _headers(folder: HFFolder) -> dict[str, Tensor]:
     """A folder's tensors without their values."""
     return {
-        name: torch.empty(stored.shape, dtype=TORCH.get(stored.dtype, torch.uint8), device="meta")
+        name: torch.empty(stored.shape, dtype=torch.int8 if stored.dtype[0] in "IU" else None, device="meta")
         for name, stored in folder.tensors.items()
     }
 
