@@ -186,11 +186,11 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 def test_a_process_that_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
     """Not even with a thread that waits for it to save its shards."""
     hang = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "hang=2")
-    options = ("--trainer.strategy.timeout", "0:00:15", *hang, "--trainer.callbacks.init_args.rank", 1)
+    options = ("--trainer.strategy.timeout", "0:00:30", *hang, "--trainer.callbacks.init_args.rank", 1)
     options += ("--trainer.callbacks+", "lit_recycle.callbacks.AsyncSave")
     strategy = (*FSDP2[2:], "--trainer.strategy", "lit_recycle.training.strategies.FSDP2Strategy")
     with executable(tmp_path / "run", *strategy, *options) as run:
-        assert run.wait(120) == 2
+        assert run.wait(240) == 2
         assert not members(run.pid)
     errors = [line for line in (tmp_path / "run.log").read_text().splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "process 1 of the run's 2 has ended or hangs" in errors[0]
