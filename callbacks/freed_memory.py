@@ -15,22 +15,9 @@ class KeepFreedMemory(L.Callback):
     again in other sizes, and kept memory would have holes of all of them.
     """
 
-    def _keep(self, trainer: L.Trainer) -> None:
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
 
-    @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._keep(trainer)
-
-    @override
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._keep(trainer)
-
-    @override
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._keep(trainer)
-
-    @override
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._keep(trainer)
+    on_validation_start = on_test_start = on_predict_start = on_train_start

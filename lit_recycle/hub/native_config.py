@@ -25,10 +25,6 @@ def expressible() -> list[str]:
     return sorted(ranks, key=lambda name: ranks[name])
 
 
-def is_dense_family(family: str) -> bool:
-    return FAMILIES[family].routing is None
-
-
 def to_native(config: HFConfig, where: object) -> MoEConfig:
     """The shape of our model that computes what a ``config.json`` describes.
 
