@@ -27,7 +27,7 @@ test: $(VENV)/.installed-test  ## all tests
 families: $(VENV)/.installed-test  ## every model family of the hub against transformers, on disk and in runs; five minutes
 	$(BIN)/python -m pytest tests/hub tests/training -m families --numprocesses auto
 
-campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some five hundred; half an hour or more on two cores
+campaign: $(VENV)/.installed-test  ## kills, wrong inputs and damage, some seven hundred; five to thirty minutes on two cores
 	$(BIN)/python tests/campaign/run.py
 
 bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; fifteen minutes on two cores

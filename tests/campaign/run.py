@@ -1,5 +1,8 @@
 """A campaign of kills, wrong inputs and damage: ``make campaign``. Half an hour on two cores.
+"""A campaign of kills, wrong inputs and damage: ``make campaign``. Half an hour on two cores.
 
+
+    python tests/campaign/run.py [--seed 0] [--kills 105] [--inputs 1000] [--flips 200] [--only kills …] [--minutes 60]
     python tests/campaign/run.py [--seed 0] [--kills 105] [--inputs 1000] [--flips 200] [--only kills …] [--minutes 60]
 
 Prints what was tried and what held, by kind, and leaves the folder and the logs of each trial that did not hold. The
