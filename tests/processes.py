@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 TEXT = str(Path(json.__file__).parent)
@@ -22,7 +23,7 @@ TEXT = str(Path(json.__file__).parent)
 
 BIN = Path(sys.executable).parent / "lit-recycle"
 FORKSERVER = mp.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["lit_recycle.commands.trainer", "lit_recycle.callbacks"])
+FORKSERVER.set_forkserver_preload(["warm"])
 
 EVENTS = [
     {"at": {"steps": 2}, "depth": {"factor": 2}},
@@ -153,10 +154,17 @@ def start_each(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        process = FORKSERVER.Process(target=_run, args=(argv, log, several if len(argvs) > 1 else {}, before))
-        process.start()
-        processes.append(process)
+        processes.append(fork(_run, argv, log, several if len(argvs) > 1 else {}, before))
     return Command(processes, log)
+
+
+def fork(target: Callable[..., None], *args: Any) -> Any:
+    """A process that runs ``target(*args)``, forked from one in which all is imported: see warm.py."""
+    process = FORKSERVER.Process(target=target, args=args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the server, which starts with the first process
+        process.start()
+    return process
 
 
 def _run(argv: list[str], log: Path, environment: dict[str, str], before: Callable[[], None] | None) -> None:

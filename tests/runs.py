@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
-from processes import FORKSERVER
+from processes import FORKSERVER, fork
 
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
@@ -190,12 +190,7 @@ def on_processes(world: int, target: Any, *args: Any) -> None:
         port = free.getsockname()[1]
     several = {PROCESSES: str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     failures = FORKSERVER.SimpleQueue()
-    ranks = [
-        FORKSERVER.Process(target=_process, args=(rank, {**os.environ, **several}, failures, target, args))
-        for rank in range(world)
-    ]
-    for rank in ranks:
-        rank.start()
+    ranks = [fork(_process, rank, {**os.environ, **several}, failures, target, args) for rank in range(world)]
     end = time.monotonic() + LIMIT
     codes = [rank.exitcode for rank in ranks]
     while None in codes and not any(codes) and time.monotonic() < end:

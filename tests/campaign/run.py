@@ -1,8 +1,5 @@
-"""A campaign of kills, wrong inputs and damage: ``make campaign``. Half an hour on two cores.
-"""A campaign of kills, wrong inputs and damage: ``make campaign``. Half an hour on two cores.
+"""A campaign of kills, wrong inputs and damage: ``make campaign``. Five minutes on two free cores.
 
-
-    python tests/campaign/run.py [--seed 0] [--kills 105] [--inputs 1000] [--flips 200] [--only kills …] [--minutes 60]
     python tests/campaign/run.py [--seed 0] [--kills 105] [--inputs 1000] [--flips 200] [--only kills …] [--minutes 60]
 
 Prints what was tried and what held, by kind, and leaves the folder and the logs of each trial that did not hold. The
@@ -13,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing as mp
 import os
 import shutil
 import sys
@@ -40,15 +38,18 @@ def main() -> int:
     parser.add_argument("--failures", type=Path, default=Path("campaign-failures"))
     options = parser.parse_args()
 
-    from campaign import flips, inputs, kills, warm
+    import processes
+    import warm  # noqa: F401
+    from campaign import flips, inputs, kills
     from campaign.verdicts import Campaign
+
+    processes.FORKSERVER = mp.get_context("fork")  # of a trial's own process, which is a fork of this warm one
 
     logging.getLogger("lit_recycle").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     kinds = {"inputs": (inputs, options.inputs), "flips": (flips, options.flips), "kills": (kills, options.kills)}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="campaign-") as name:
-        warm.up(Path(name))
         campaign = Campaign(Path(name, "work"), options.failures, options.minutes * 60, options.workers)
         for kind in options.only:
             module, count = kinds[kind]
