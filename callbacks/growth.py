@@ -292,9 +292,7 @@ class GrowthCallback(L.Callback):
             assert trainer.model is not None
             weights = named_state.weights(trainer.model)
             seen = {f"{ACTIVATION}{axis}": partial(activations, trainer, module, batch, axis) for axis in CHANNELS}
-            return weight_facts(
-                model, weights, seen | self.utility.facts(lambda: norms(model, weights.items(), EXPERTS))
-            )
+            return weight_facts(model, weights, seen | self.utility.facts(lambda: norms(model, weights, EXPERTS)))
 
         return plan_growth(module.shape, event.operators, seed=self.seed, event=len(module.growth), facts=facts)
 

@@ -251,13 +251,12 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
     with without_gc():  # the plan of a large model is a hundred thousand tensors
         folder = open_folder(args.source, args.checksums)
         family = read_family(args.family) if args.family else None
-        facts = folder_facts(folder, family)
         growth = plan_folder_growth(
             folder,
             *forms,
             seed=args.seed,
             dtype=args.dtype,
-            facts=facts,
+            facts=folder_facts(folder, args.dtype),
             maps=_maps(args),
             family=family,
             others=[Path(path).expanduser() for path in args.experts_from],

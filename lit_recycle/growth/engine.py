@@ -10,7 +10,7 @@ is what it was. On any other values are repeated, and each copy has 1/m of its s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -36,8 +36,8 @@ class Grown(NamedTuple):
     owned: bool
 
 
-def grow_tensors(plan: GrowthPlan, tensors: MutableMapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of the grown model, one at a time. A source leaves ``tensors`` after its last use.
+def grow_tensors(plan: GrowthPlan, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of the grown model, one at a time. A source leaves ``tensors`` after its last use, if it can.
 
     An original that changes in nothing is returned as it is, not copied; a copy never shares memory with its source.
     """
@@ -60,7 +60,7 @@ def own(grown: Grown, is_first: bool) -> Any:
 
 def carry_out(
     plan: GrowthPlan,
-    sources: MutableMapping[str, T],
+    sources: Mapping[str, T],
     enter: Callable[[T | None], G],
     make: Callable[[Recipe, list[G]], G],
 ) -> Iterator[tuple[str, G, bool]]:
@@ -68,7 +68,7 @@ def carry_out(
 
     Args:
         plan: The plan.
-        sources: What is grown, by name; entries leave it after their last use.
+        sources: What is grown, by name; entries leave it after their last use, where it can be changed.
         enter: Makes of an entry what ``make`` takes; of None where a source has no entry beside another that has.
         make: Carries out a recipe on what its sources give.
 
@@ -101,12 +101,15 @@ class _Level(Generic[G]):
 
 
 class _Sources(_Level[G]):
-    def __init__(self, sources: MutableMapping[str, T], enter: Callable[[T | None], G]) -> None:
+    def __init__(self, sources: Mapping[str, T], enter: Callable[[T | None], G]) -> None:
         self.sources, self.enter, self.names, self.uses = sources, enter, list(sources), Counter(list(sources))
 
     def take(self, name: str) -> tuple[G, Hashable | None]:
         self.uses[name] -= 1
-        return self.enter(self.sources.get(name) if self.uses[name] else self.sources.pop(name, None)), name
+        value = self.sources.get(name)
+        if not self.uses[name] and isinstance(self.sources, MutableMapping):
+            self.sources.pop(name, None)
+        return self.enter(value), name
 
 
 class _Step(_Level[G]):

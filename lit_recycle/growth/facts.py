@@ -11,6 +11,8 @@ BEHIND = "behind other operators of its event"
 FIRST = "list it first, or give it an event of its own"
 CHANNELS = ("F", "S", "I")
 """Axes of inner channels."""
+NORMS = {"norm": EXPERTS} | {f"channel_norm_{axis}": axis for axis in CHANNELS}
+"""What weights tell, and the axis that has a number for each entry."""
 ACTIVATION = "channel_activation_"
 """Of inner channels, before the letter of their axis."""
 GRADIENTS = ("gradient", "norm_gradient")

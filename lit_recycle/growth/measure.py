@@ -6,6 +6,8 @@ Axes: E experts, F inner channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -13,11 +15,13 @@ from torch.distributed.tensor import DTensor, Shard
 
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.facts import CHANNELS, Facts, PerLayer, entries
+from lit_recycle.growth.facts import NORMS, Facts, PerLayer, entries
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.shards import resharded, shard_dimension, strides
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def weight_facts(
@@ -31,25 +35,50 @@ def weight_facts(
         more: Other facts, as a run knows them.
     """
 
-    def known(
-        model: GrowableModel, tensors: Callable[[], Iterable[tuple[str, Tensor]]]
-    ) -> dict[str, Callable[[], PerLayer]]:
-        axes = {"norm": EXPERTS} | {f"channel_norm_{axis}": axis for axis in CHANNELS}
-        return {name: lambda axis=axis: norms(model, tensors(), axis) for name, axis in axes.items()}  # type: ignore[misc]
-
     def grown(plan: GrowthPlan) -> Mapping[str, Callable[[], PerLayer]]:
-        return known(plan.after, lambda: grow_tensors(plan, dict(tensors)))  # one at a time
+        return {name: partial(grown_norms, plan, tensors, axis) for name, axis in NORMS.items()}
 
-    where = "of a checkpoint" if more is None else "in this run"
-    return Facts(known(model, tensors.items) | dict(more or {}), where, grown)
+    known = {name: partial(norms, model, tensors, axis) for name, axis in NORMS.items()}
+    return Facts({**known, **(more or {})}, "of a checkpoint" if more is None else "in this run", grown)
 
 
-def norms(model: GrowableModel, tensors: Iterable[tuple[str, Tensor]], axis: str) -> PerLayer:
-    """Euclidean norm over all matrices of each entry of an axis, by layer; inside experts one expert after another."""
-    layers = [torch.zeros(entries(model, axis, i), dtype=torch.float64) for i in range(model.num_layers)]
+def norms(model: GrowableModel, tensors: Mapping[str, Tensor], axis: str) -> PerLayer:
+    """Euclidean norm over all matrices of each entry of an axis, by layer; inside experts one expert after another.
+
+    Raises:
+        ValueError: For weights that are packed in a type of their own, which would have to be unpacked.
+    """
+    counted = (name for name in tensors if _counts(model.naming.parse(name), axis))
+    return _norms(model, ((name, tensors[name]) for name in counted), axis)
+
+
+def grown_norms(plan: GrowthPlan, tensors: Mapping[str, Tensor], axis: str) -> PerLayer:
+    """The same of the grown model, of which no more than a tensor is held at a time."""
+    return _norms(plan.after, grow_tensors(plan, MappingProxyType(tensors)), axis)
+
+
+def _counts(place: Place, axis: str) -> bool:
+    has = axis in place.axes.names or (axis == EXPERTS and place.expert is not None)
+    return place.layer is not None and has and not {"gate", "up", "down"}.isdisjoint(place.axes.matrices)
+
+
+def _norms(model: GrowableModel, tensors: Iterable[tuple[str, Tensor]], axis: str) -> PerLayer:
+    counts = [entries(model, axis, i) for i in range(model.num_layers + model.num_tail_layers)]
+    layers = [torch.zeros(count, dtype=torch.float64) for count in counts]
     for name, tensor in tensors:
         place = model.naming.parse(name)
-        if place.layer is not None and axis in place.axes.names and set(place.axes.matrices) & {"gate", "up", "down"}:
+        if not _counts(place, axis):
+            continue
+        if tensor.dtype not in FLOATS:
+            packed = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} is packed as {packed}, and norms of packed numbers say nothing: convert the folder with "
+                "`lit-recycle dequantize` first, or do not choose by norm"
+            )
+        assert place.layer is not None
+        if axis == EXPERTS and place.expert is not None:
+            layers[place.layer][place.expert] += tensor.double().square().sum()
+        else:
             found = squares(place, tensor, axis)
             start = (place.expert or 0) * len(found)
             layers[place.layer][start : start + len(found)] += found

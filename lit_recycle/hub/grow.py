@@ -60,13 +60,12 @@ def grow_folder(
             damaged, with nothing left of what was written.
     """
     folder = open_folder(source, checksums)
-    facts = folder_facts(folder, family)
     growth = plan_folder_growth(
         folder,
         *forms,
         seed=seed,
         dtype=dtype,
-        facts=facts,
+        facts=folder_facts(folder, dtype),
         maps=maps,
         family=family,
         others=others,

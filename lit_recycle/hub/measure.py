@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from lit_recycle.growth.axes import EXPERTS
-from lit_recycle.growth.facts import CHANNELS, Facts, PerLayer
-from lit_recycle.hub.config_keys import num_layers
-from lit_recycle.hub.families import family_of
-from lit_recycle.hub.family import Family
+from lit_recycle.growth.facts import NORMS, Facts, PerLayer
+from lit_recycle.growth.operator import GrowableModel
+from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.hub.reader import HFFolder
 
 
-def folder_facts(folder: HFFolder, family: Family | None = None) -> Facts:
-    """What the weights of a folder tell, each read when it is asked for."""
-    names = ("norm", *(f"channel_norm_{axis}" for axis in CHANNELS))
-    return Facts({name: partial(_norms, folder, family, name) for name in names}, "of a folder")
+def folder_facts(folder: HFFolder, dtype: str | None = None) -> Callable[[GrowableModel], Facts]:
+    """What the weights of a folder tell, and those that a growth makes of them, each read when it is asked for.
+
+    Args:
+        folder: The folder.
+        dtype: The type that a growth converts its weights to.
+    """
+
+    def facts(model: GrowableModel) -> Facts:
+        return Facts(_known(partial(_norms, folder, dtype, model)), "of a folder", grown)
+
+    def grown(plan: GrowthPlan) -> Mapping[str, Callable[[], PerLayer]]:
+        return _known(partial(_grown_norms, folder, dtype, plan))
+
+    return facts
 
 
-def _norms(folder: HFFolder, family: Family | None, name: str) -> PerLayer:
-    """Euclidean norm over all matrices of each entry of an axis, by layer."""
-    from safetensors import safe_open
+def _known(norms: Callable[[str], PerLayer]) -> dict[str, Callable[[], PerLayer]]:
+    return {name: partial(norms, axis) for name, axis in NORMS.items()}
 
-    from lit_recycle.growth.measure import squares
 
-    axis = name.removeprefix("channel_norm_") if "_" in name else EXPERTS
-    family = family or family_of(folder.config, folder.path)
-    naming = family.naming_of(num_layers(family.text_of(folder.config), family))
-    files = {path: safe_open(path, "pt") for path in folder.paths}
-    sums: dict[int, dict[tuple[int, int], float]] = {}
-    for stored in folder.tensors.values():
-        place = naming.parse(stored.name)
-        if place.layer is None or not set(place.axes.matrices) & {"gate", "up", "down"}:
-            continue
-        layer = sums.setdefault(place.layer, {})
-        if axis == EXPERTS and place.expert is not None:
-            total = files[stored.path].get_tensor(stored.name).double().square().sum()
-            layer[place.expert, 0] = layer.get((place.expert, 0), 0.0) + float(total)
-        elif axis in place.axes.names:
-            for i, total in enumerate(squares(place, files[stored.path].get_tensor(stored.name), axis).tolist()):
-                layer[place.expert or 0, i] = layer.get((place.expert or 0, i), 0.0) + total
-    return [[sums.get(j, {})[i] ** 0.5 for i in sorted(sums.get(j, {}))] for j in range(max(sums, default=-1) + 1)]
+def _norms(folder: HFFolder, dtype: str | None, model: GrowableModel, axis: str) -> PerLayer:
+    from lit_recycle.growth.measure import norms
+    from lit_recycle.hub.folder_tensors import FolderTensors
+
+    return norms(model, FolderTensors(folder, dtype), axis)
+
+
+def _grown_norms(folder: HFFolder, dtype: str | None, plan: GrowthPlan, axis: str) -> PerLayer:
+    from lit_recycle.growth.measure import grown_norms
+    from lit_recycle.hub.folder_tensors import FolderTensors
+
+    return grown_norms(plan, FolderTensors(folder, dtype), axis)

@@ -113,7 +113,7 @@ def plan_folder_growth(
     *forms: Form,
     seed: int = 0,
     dtype: str | None = None,
-    facts: Facts | None = None,
+    facts: Callable[[GrowableModel], Facts] = lambda model: Facts(where="of a folder"),
     maps: Sequence[Mapping[str, Any]] | None = None,
     family: Family | None = None,
     others: Sequence[str | Path] = (),
@@ -127,7 +127,7 @@ def plan_folder_growth(
         seed: Seed of all that is random.
         dtype: Convert floating-point weights to ``float32``, ``float16`` or ``bfloat16`` on the way, before they are
             grown; balancing biases stay as they are.
-        facts: What operators may ask for that choose by weights.
+        facts: What operators may ask for that choose by weights (``measure.folder_facts``).
         maps: Maps that another growth has recorded, for operators that choose by what only a run knows.
         family: The folder's family; that of its ``model_type`` when not given.
         others: Further folders to take from, alike in all but the values of their weights.
@@ -157,7 +157,7 @@ def plan_folder_growth(
         operators,
         seed=seed,
         event=len(history),
-        facts=lambda _: facts or Facts(where="of a folder"),
+        facts=facts,
         maps=maps,
         models=1 + len(further),
     )

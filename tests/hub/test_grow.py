@@ -19,6 +19,7 @@ from lit_recycle.checkpoints.native import load_checkpoint, read_hyperparameters
 from lit_recycle.commands.families import main as families
 from lit_recycle.commands.grow import main as grow
 from lit_recycle.growth.event import Depth, Width
+from lit_recycle.growth.operators import DuplicateExperts
 from lit_recycle.hub import stream
 from lit_recycle.hub.convert import import_folder
 from lit_recycle.hub.grow import grow_folder
@@ -170,6 +171,8 @@ def test_quantized_weights_are_copied_and_refuse_noise(tmp_path):
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="no noise can be added: give --noise 0"):
         plan_folder_growth(source, Width(2))
+    with pytest.raises(ValueError, match=r"is packed as float8_e4m3fn, and norms .*lit-recycle dequantize"):
+        grow_folder(source, tmp_path / "grown", DuplicateExperts(num_experts=12, by="norm", noise=0))
     grow_folder(source, tmp_path / "grown", Depth(2), Width(2, noise=0))
     grown = everything(tmp_path / "grown")
     for suffix in ("weight", "weight_scale_inv"):

@@ -96,6 +96,23 @@ def test_experts_are_copied_and_pruned_by_norm(family, sources, tmp_path):
     assert all(len(m["sources"]) == 2 for m in (maps if isinstance(maps, list) else [maps]) if m)
 
 
+CHOSEN = [DuplicateExperts(num_experts=6, by="norm", top_k=3, noise=0), PruneInner(5, "experts"), PruneExperts(3)]
+
+
+@pytest.mark.parametrize("chosen", CHOSEN, ids=lambda operator: type(operator).__name__)
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "granitemoe"])
+def test_chosen_by_norm_behind_others_as_by_a_growth_of_its_own(family, chosen, sources, tmp_path):
+    """The norms are those of the model that the others have made, of the type that its weights are converted to."""
+    source, _ = sources(family)
+    others = [WidenHidden(2), DropLayers([0]), Interpose(2)]
+    together = grow_folder(source, tmp_path / "together", *others, chosen, dtype="bfloat16")
+    grow_folder(source, tmp_path / "others", *others, dtype="bfloat16")
+    apart = grow_folder(tmp_path / "others", tmp_path / "apart", chosen)
+    assert together.record()["maps"][-1] == apart.record()["maps"][0]
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("together", "apart"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_inner_channels_are_pruned(sources, tmp_path):
     source, _ = sources("llama")
     grow_folder(source, tmp_path / "pruned", PruneInner(10))
