@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from lit_recycle.commands.trainer import RecycleCLI, check_optimizer
+from lit_recycle.commands.trainer import RecycleCLI, check_callbacks, check_optimizer
 
 
 class DryRun(RecycleCLI):
@@ -28,6 +28,7 @@ class DryRun(RecycleCLI):
     @override
     def instantiate_classes(self) -> None:
         parts = self.parser.instantiate_classes(self.config)
+        check_callbacks(parts.trainer.callbacks)
         self.model, self.datamodule = parts.model, parts.data
         self._check_vocabulary()
         check_optimizer(self.model, self.config.trainer.max_steps)

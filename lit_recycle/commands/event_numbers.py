@@ -11,12 +11,16 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from lit_recycle.commands.errors import sentence
-from lit_recycle.commands.event_options import CALLBACK
+from lit_recycle.commands.growth_callback import growth_callbacks
 from lit_recycle.growth.event import GrowthEvent, Trigger
 
 
-def check_events(callbacks: Iterable[Any] | None) -> None:
+def check_events(callbacks: Any) -> None:
     """Raises ``ValueError`` for an event of a parsed configuration that cannot be, with its number."""
+    if (several := len(growth_callbacks(callbacks))) > 1:
+        raise ValueError(
+            f"trainer.callbacks has {several} callbacks that grow the model: list all events in one of them"
+        )
     if wrong := wrong_event(_events(callbacks)):
         name, error = wrong
         if told := sentence(error):
@@ -62,10 +66,9 @@ def wrong_event(events: Sequence[Any]) -> tuple[str, BaseException] | None:
 
 def _events(callbacks: Any) -> list[Any]:
     """Of the growth callback in a list of callbacks, parsed or plain."""
-    for callback in callbacks if isinstance(callbacks, list) else []:
-        if isinstance(callback, (dict, Namespace)) and callback.get("class_path") in CALLBACK:
-            events = (callback.get("init_args") or {}).get("events")
-            return events if isinstance(events, list) else []
+    for callback in growth_callbacks(callbacks):
+        events = (callback.get("init_args") or {}).get("events")
+        return events if isinstance(events, list) else []
     return []
 
 

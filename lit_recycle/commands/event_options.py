@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-CALLBACK = ("lit_recycle.callbacks.GrowthCallback", "lit_recycle.callbacks.growth.GrowthCallback")
+from lit_recycle.commands.growth_callback import GROWTH_CALLBACK, growth_callbacks
 
 _OPTION = re.compile(r"--growth\.(\w.*)")
 
@@ -40,11 +40,10 @@ def apply(options: dict[str, Any], config: dict[str, Any]) -> None:
     Raises:
         ValueError: Where there is no such callback or event.
     """
-    callbacks = config.get("trainer", {}).get("callbacks") or []
-    growth = next((c for c in callbacks if isinstance(c, dict) and c.get("class_path") in CALLBACK), None)
+    growth = next(iter(growth_callbacks(config.get("trainer", {}).get("callbacks"))), None)
     for path, value in options.items():
         if growth is None:
-            raise ValueError(f"--growth.{path}: trainer.callbacks has no lit_recycle.callbacks.GrowthCallback")
+            raise ValueError(f"--growth.{path}: trainer.callbacks has no {GROWTH_CALLBACK}")
         *parents, last = path.split(".")
         below: Any = growth.setdefault("init_args", {})
         for number, part in enumerate(parents):

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.growth_callback import growth_callbacks
 from lit_recycle.commands.plan_data import print_sources, source_rows
 from lit_recycle.commands.plan_device import add_hours, memory
 from lit_recycle.commands.without_gc import without_gc
@@ -31,7 +32,6 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.stage_table import print_stages
 from lit_recycle.text import human, listing
 
-CALLBACK = "lit_recycle.callbacks.GrowthCallback"
 WARMUPS = ("SequenceLengthWarmup", "BatchSizeWarmup")
 """Callbacks that change the size of steps."""
 WARN_FROM = 1.3
@@ -176,11 +176,10 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     parser.add_argument("--BatchSizeWarmup", type=BatchWarmup | None, default=None)
     model = config.get("model") or {}
     values: dict[str, Any] = {"model": {"config": model.get("config") or {}}}
-    for callback in trainer.get("callbacks") or []:
-        if callback.get("class_path") in (CALLBACK, "lit_recycle.callbacks.growth.GrowthCallback"):
-            given = callback["init_args"]
-            values["events"] = given["events"]
-            values["lengths"] = {k: given[k] for k in ("start_seq_len", "constant_tokens") if k in given}
+    for callback in growth_callbacks(trainer.get("callbacks")):
+        given = callback["init_args"]
+        values["events"] = given["events"]
+        values["lengths"] = {k: given[k] for k in ("start_seq_len", "constant_tokens") if k in given}
     values |= {_class_name(callback): callback.get("init_args") or {} for callback in warmups(trainer.get("callbacks"))}
     try:
         parsed = parser.instantiate(parser.parse_object(values))

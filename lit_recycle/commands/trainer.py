@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 from argparse import ArgumentError
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import lightning as L
 import torch
 import yaml
 from jsonargparse import Namespace
@@ -105,6 +107,11 @@ class RecycleCLI(LightningCLI):
         own_io(self.trainer.strategy)
         if self.command == "fit":
             pace_of(self.trainer, self.datamodule)  # before any data is prepared
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        check_callbacks(self.config_init.trainer.callbacks)
+        return super().instantiate_trainer(**kwargs)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -245,6 +252,20 @@ def leave_out_switched_off(trainer: Namespace) -> None:
     for key, name in SWITCHES.items():
         if trainer.get(key) is False and trainer.callbacks:
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith(name)]
+
+
+def check_callbacks(callbacks: Sequence[L.Callback] | None) -> None:
+    """Raises ``ValueError`` for two callbacks whose states a checkpoint would keep under one name."""
+    seen: set[str] = set()
+    for callback in callbacks or []:
+        if type(callback).state_dict is L.Callback.state_dict:
+            continue
+        if callback.state_key in seen:
+            raise ValueError(
+                f"trainer.callbacks has two of {type(callback).__name__}, and a checkpoint keeps the state of one: "
+                "leave one out"
+            )
+        seen.add(callback.state_key)
 
 
 def check_numbers(trainer: Namespace) -> None:

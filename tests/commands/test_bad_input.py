@@ -68,6 +68,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--trainer.callbacks+", "lit_recycle.callbacks.Growth"),
         ("trainer.callbacks", "no class 'Growth' in lit_recycle.callbacks"),
     ),
+    "two growths": (
+        ("--trainer.callbacks+", "GrowthCallback", "--trainer.callbacks.init_args.events", "[]"),
+        ("trainer.callbacks has 2 callbacks that grow the model", "list all events in one"),
+    ),
+    "a callback twice": (
+        ("--trainer.callbacks+", "ForgettingMonitor", "--trainer.callbacks+", "ForgettingMonitor"),
+        ("trainer.callbacks has two of ForgettingMonitor", "leave one out"),
+    ),
     "misspelt module": (("--trainer.logger", "nowhere.Logger"), ("trainer.logger", "'nowhere'")),
     "not a number": (("--trainer.max_steps", "many"), ("trainer.max_steps must be of type int, got 'many'",)),
     "not a number in the model": (("--model.config.top_k", "two"), ("model.config.top_k", "int", "'two'")),

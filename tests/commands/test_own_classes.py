@@ -57,3 +57,22 @@ def test_arguments_that_a_class_refuses_are_told_in_its_sentence(
     assert main(["fit", "--config", str(path)]) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1] == "error: path must name a file"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["GrowthCallback", "lit_recycle.callbacks.growth.GrowthCallback", "my_growth.MyGrowth"]
+)
+def test_a_growth_is_planned_by_whichever_name_the_run_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "my_growth.py").write_text(
+        "from lit_recycle.callbacks import GrowthCallback\n\n\nclass MyGrowth(GrowthCallback):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    events = [{"at": {"steps": 1}, "depth": {"factor": 2}}]
+    growth = {"class_path": name, "init_args": {"events": events}}
+    path = config(tmp_path / "run", trainer__callbacks=[growth], trainer__max_steps=2)
+    assert main(["plan", "--json", "--config", str(path)]) == 0, capsys.readouterr().err
+    assert [stage["layers"] for stage in json.loads(capsys.readouterr().out)["stages"]] == [2, 4]
+    assert main(["fit", "--config", str(path)]) == 0, capsys.readouterr().err
+    assert "depth ×2, at step 1" in capsys.readouterr().out
