@@ -14,6 +14,7 @@ from typing_extensions import override
 from lit_recycle.callbacks.monitor import Monitor, is_multiple, write_scalars
 from lit_recycle.data.loader import StreamLoader
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.history import of_this_run
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape, sizes
 from lit_recycle.training.axes import GFLOPS, TOKENS, AxisWriter, axis_writers
@@ -64,7 +65,8 @@ class ComputeMonitor(Monitor):
     @override
     def on_step(self, trainer: L.Trainer, module: GrowableModule) -> None:
         self._began, self._before = self._before, module.progress
-        if module.growth and module.progress.steps - module.growth[-1]["steps"] <= SETTLED:
+        growth = of_this_run(module.growth)
+        if growth and module.progress.steps - growth[-1]["steps"] <= SETTLED:
             self._write_sizes(trainer, module)
 
     @override
@@ -73,7 +75,7 @@ class ComputeMonitor(Monitor):
         if module.device.type != "cpu":
             torch.accelerator.synchronize(module.device)
         seconds, tokens, flops = self._clock.lap(module.progress)
-        values = spent(module.shape, module.growth, module.progress)
+        values = spent(module.shape, of_this_run(module.growth), module.progress)
         values["compute/tokens_per_second"] = tokens / seconds
         if (waited := seconds_waited(trainer)) is not None:
             values["compute/data_wait_share"] = (waited - self._waited) / seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.facts import ACTIVATION, CHANNELS, GRADIENTS, Facts, Unmeasured
-from lit_recycle.growth.history import GrowthRecord, records_to_come
+from lit_recycle.growth.history import GrowthRecord, of_this_run, records_to_come
 from lit_recycle.growth.measure import norms, weight_facts
 from lit_recycle.growth.operator import GrowableModel
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
@@ -151,9 +151,9 @@ class GrowthCallback(L.Callback):
             first_event=len(module.growth),
         )
 
-    def _open_events(self, growth: Sequence[Mapping[str, Any]]) -> list[GrowthEvent]:
-        """The configured events that the model has not been through, matched by what they say."""
-        past = [record["event"] for record in growth]
+    def _open_events(self, growth: Sequence[dict[str, Any]]) -> list[GrowthEvent]:
+        """The configured events that the run has not been through, matched by what they say."""
+        past = [record["event"] for record in of_this_run(growth)]
         open_events = []
         for event, written in zip(self.events, self._written, strict=True):
             if written in past:

@@ -22,6 +22,7 @@ from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.data.batches import Batch
 from lit_recycle.growth.event import GrowthEvent
+from lit_recycle.growth.history import of_this_run
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import experts_by_layer
 from lit_recycle.text import human
@@ -91,7 +92,7 @@ class RunProgressBar(GrowthHooks, RichProgressBar):
 
     def _stage(self) -> str:
         module: Any = self.trainer.lightning_module
-        growths = len(module.growth)
+        growths = len(of_this_run(module.growth))
         return f"stage {growths + 1}/{growths + max(len(self._stages), 1)}"
 
     @override

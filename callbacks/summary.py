@@ -19,6 +19,7 @@ from lit_recycle.addresses import place_of
 from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.batches import Batch
 from lit_recycle.data.module import TextData
+from lit_recycle.growth.history import of_this_run
 from lit_recycle.growth.shape import sizes
 from lit_recycle.sampling.generate import generate
 from lit_recycle.stage_table import print_stages
@@ -60,7 +61,7 @@ class RunSummary(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: GrowableModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        stage = len(pl_module.growth)
+        stage = len(of_this_run(pl_module.growth))
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - self._started
 
     @override
@@ -87,9 +88,10 @@ class RunSummary(L.Callback):
 
     def _print_stages(self, console: Console, module: GrowableModule) -> None:
         """One column per stage: sizes, speed, and the losses at its beginning and end."""
-        ends = [(record["steps"], record["tokens"]) for record in module.growth]
+        growth = of_this_run(module.growth)
+        ends = [(record["steps"], record["tokens"]) for record in growth]
         ends.append((module.trainer.global_step, module.tokens_seen))
-        stages = [record["sizes_before"] for record in module.growth] + [sizes(module.shape)]
+        stages = [record["sizes_before"] for record in growth] + [sizes(module.shape)]
         heads: list[tuple[str, str | None]] = []
         rows: dict[str, list[str]] = {}
 
@@ -98,7 +100,7 @@ class RunSummary(L.Callback):
 
         began = (0, 0)
         for number, ((step, tokens), size) in enumerate(zip(ends, stages, strict=True)):
-            record = module.growth[number - 1] if number else None
+            record = growth[number - 1] if number else None
             heads.append((f"stage {number}", record["label"] if record else None))
             add("steps", f"{began[0]:,} – {step:,}")
             add("tokens", human(tokens - began[1]))
@@ -136,9 +138,9 @@ class RunSummary(L.Callback):
 def flops_line(module: GrowableModule) -> str:
     """Training FLOPs before the first growth (sunk) and after it (extra)."""
     total = module.flops_spent
-    if not module.growth:
+    if not (growth := of_this_run(module.growth)):
         return f"training FLOPs: {total:.3g}"
-    sunk = module.growth[0]["flops"]
+    sunk = growth[0]["flops"]
     return f"training FLOPs: {sunk:.3g} sunk before the first growth + {total - sunk:.3g} extra = {total:.3g}"
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.monitor import writers
 from lit_recycle.data.pace import pace_of
+from lit_recycle.growth.history import of_this_run
 from lit_recycle.growth.schedule import Stage
 from lit_recycle.growth.shape import sizes
 from lit_recycle.text import human, listing
@@ -88,7 +89,7 @@ def run_start(trainer: L.Trainer, module: GrowableModule) -> dict[str, Any]:
     progress = module.progress
     return {
         "sizes": sizes(module.shape),
-        "growth": module.growth,
+        "growth": of_this_run(module.growth),
         "steps": progress.steps,
         "tokens": progress.tokens,
         "flops": progress.flops,
@@ -105,8 +106,9 @@ def tokens_per_step(trainer: L.Trainer) -> int:
 
 def hyperparameters(trainer: L.Trainer, module: GrowableModule) -> dict[str, int | float | str | bool]:
     """What tells runs apart, as columns: the first shape, the growths, the optimizer and the batch."""
-    first = module.growth[0]["sizes_before"] if module.growth else sizes(module.shape)
-    growths = [(r["label"], r["steps"]) for r in module.growth]
+    growth = of_this_run(module.growth)
+    first = growth[0]["sizes_before"] if growth else sizes(module.shape)
+    growths = [(r["label"], r["steps"]) for r in growth]
     growths += [(stage.label, stage.start.steps) for stage in planned(trainer, module) if stage.label]
     (optimizer,) = trainer.optimizers
     group = main_group(optimizer)

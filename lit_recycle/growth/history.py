@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ class GrowthRecord:
         sizes_after: The same after it.
         loss_before: Loss of one batch before it, in nats per token; None for a growth on disk.
         loss_after: Loss of the same batch after it.
+        earlier: It was in an earlier run, with whose weights the present one has begun: neither its event nor its steps
+            are of this run.
     """
 
     event: dict[str, Any]
@@ -47,6 +49,7 @@ class GrowthRecord:
     sizes_after: dict[str, Any]
     loss_before: float | None = None
     loss_after: float | None = None
+    earlier: bool = False
 
     @classmethod
     def of(
@@ -85,6 +88,16 @@ class GrowthRecord:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def of_earlier_run(growth: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records for a run that begins with the weights that these growths have made."""
+    return [{**record, "earlier": True} for record in growth]
+
+
+def of_this_run(growth: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a model's growths that the run at hand, however often it was resumed, has seen."""
+    return [record for record in growth if not record.get("earlier")]
 
 
 def records_to_come(stages: Sequence[Stage], names: Iterable[str]) -> list[dict[str, Any]]:

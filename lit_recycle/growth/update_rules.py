@@ -44,9 +44,11 @@ class UpdateRule:
 
 
 def update_rules(growth: Sequence[Mapping[str, Any]], step: int) -> list[UpdateRule]:
-    """The rules that are still on before a step, from the records of growths."""
+    """The rules that are still on before a step, from the records of growths; those of an earlier run say nothing."""
     found = []
     for number, record in enumerate(growth):
+        if record.get("earlier"):
+            continue
         event, since = record["event"], step - record["steps"]
         is_over = event["train_steps"] is not None and since >= event["train_steps"]
         train = "all" if is_over else event["train"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.destination import check_destination
+from lit_recycle.growth.history import of_earlier_run
 from lit_recycle.growth.optimizer import number_state
 from lit_recycle.hub.beside import kept_beside, tokenizer_of
 from lit_recycle.hub.checksums import find_checksums, verified
@@ -63,7 +64,7 @@ def import_folder(
         optimizer = _read_optimizer(folder.path, parts)
     checkpoint: dict[str, Any] = {
         "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
-        "hyper_parameters": {"config": config.to_dict(), "growth": past_growths(folder.path)},
+        "hyper_parameters": {"config": config.to_dict(), "growth": of_earlier_run(past_growths(folder.path))},
         "progress": {"samples_seen": 0, "tokens_seen": 0, "flops_spent": 0},
         "optimizer_states": optimizer,
         "lr_schedulers": [],

@@ -15,11 +15,12 @@ import lightning as L
 from torch.optim import Optimizer
 
 from lit_recycle.growth.event import GrowthEvent, Rewarm
+from lit_recycle.growth.history import of_this_run
 
 SCHEDULED = "scheduled_lr"
 
 
-def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[GrowthEvent] = ()) -> float:
+def rewarm_factor(growth: Iterable[dict[str, Any]], step: int, due: Sequence[GrowthEvent] = ()) -> float:
     """What growths multiply the rate of a step by. Re-warms of new rows alone are no part of it.
 
     Args:
@@ -27,7 +28,7 @@ def rewarm_factor(growth: Iterable[Mapping[str, Any]], step: int, due: Sequence[
         step: Number of optimizer steps before it.
         due: Growths that come right before it.
     """
-    ramps = [(Rewarm(**r["event"]["rewarm"]), step - r["steps"]) for r in growth if r["event"]["rewarm"]]
+    ramps = [(Rewarm(**r["event"]["rewarm"]), step - r["steps"]) for r in of_this_run(growth) if r["event"]["rewarm"]]
     ramps += [(event.rewarm, 0) for event in due if event.rewarm]
     return prod(rewarm.factor(since) for rewarm, since in ramps if rewarm.who == "all")
 

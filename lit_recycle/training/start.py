@@ -14,6 +14,7 @@ from lit_recycle.addresses import is_remote
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.remote import on_disk
+from lit_recycle.growth.history import of_earlier_run
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.beside import kept_beside, tokenizer_of
@@ -79,7 +80,8 @@ def start_of(
         raise ValueError(f"model.init_checksums is of a Hugging Face folder, and {path} is none: leave it out")
     checkpoint = load_whole_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
-    return Start(shape_of(saved["config"]), saved["growth"], checkpoint["state_dict"], checkpoint.get("hub"))
+    growth = of_earlier_run(saved["growth"])
+    return Start(shape_of(saved["config"]), growth, checkpoint["state_dict"], checkpoint.get("hub"))
 
 
 def _from_folder(path: Path, backend: Backend, checksums: str | None, drop_mtp: bool) -> Start:
@@ -87,7 +89,7 @@ def _from_folder(path: Path, backend: Backend, checksums: str | None, drop_mtp: 
     if is_block_fp8(folder.config):
         rank_zero_info(f"{path} holds FP8 weights with a scale for each block: they are multiplied out")
     folder, tensors = plain_weights(folder)
-    hub, growth = kept_beside(folder, tokenizer_of(folder)), past_growths(folder.path)
+    hub, growth = kept_beside(folder, tokenizer_of(folder)), of_earlier_run(past_growths(folder.path))
     folder, mtp = split_off(folder)
     if mtp:
         kept = "export takes them from there, grown as the model is; model.drop_mtp leaves them out"

@@ -22,7 +22,7 @@ from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.callbacks.weight_norm import WeightNormMonitor
 from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
 from lit_recycle.growth import optimizer as optimizer_growth
-from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
+from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.kernels import grouped
@@ -196,6 +196,37 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint_with_fresh_counters(whole
     assert_equal(
         load_checkpoint(tmp_path / "run/checkpoints/step=1.ckpt")["state_dict"], source["state_dict"], "weights"
     )
+
+
+class Applied(L.Callback):
+    """The rates with which the optimizer steps."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: object) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_a_run_from_the_weights_of_a_grown_one_does_what_its_own_events_say(tmp_path: Path) -> None:
+    """Not what those of the first run said, at steps of that one; and also where they are the same."""
+    ramp = Rewarm(2, start_factor=0.1)
+    events = [GrowthEvent(Trigger(steps=2), Depth(2), train="new", rewarm=ramp)]
+    fit(tmp_path / "first", steps=4, events=events)
+    source = tmp_path / "first/checkpoints/step=4.ckpt"
+    applied, options = Applied(), {"config": None, "module": {"init_from": str(source)}}
+    _, model, _ = fit(tmp_path / "second", steps=4, events=events, callbacks=[applied], **options)
+    assert model.config.num_layers == 12 and [record["steps"] for record in model.growth] == [2, 2]
+    assert applied.rates == pytest.approx([1e-3, 1e-3, 1e-4, 5.5e-4])
+    saved = tmp_path / "second/checkpoints"
+    name = "model.embed.weight"  # old rows, which the first run had frozen
+    assert not torch.equal(load_checkpoint(saved / "step=1.ckpt")["state_dict"][name], weights_of(source)[name])
+    fit(tmp_path / "again", steps=4, events=events, ckpt_path=saved / "step=3.ckpt", **options)
+    assert_same_training_state(saved / "step=4.ckpt", tmp_path / "again/checkpoints/step=4.ckpt")
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["state_dict"]
 
 
 def still(params: object) -> torch.optim.Optimizer:
