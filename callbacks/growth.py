@@ -142,7 +142,7 @@ class GrowthCallback(L.Callback):
         """
         return stages(
             module.shape,
-            [] if trainer.fast_dev_run else self._open_events(module.growth),  # type: ignore[attr-defined]  # it ends before they come
+            [] if trainer.fast_dev_run else self.open_events(module.growth),  # type: ignore[attr-defined]  # it ends before they come
             pace=pace_of(trainer, trainer.datamodule),  # type: ignore[attr-defined]
             max_steps=trainer.max_steps,
             start=module.progress,
@@ -151,7 +151,7 @@ class GrowthCallback(L.Callback):
             first_event=len(module.growth),
         )
 
-    def _open_events(self, growth: Sequence[dict[str, Any]]) -> list[GrowthEvent]:
+    def open_events(self, growth: Sequence[dict[str, Any]]) -> list[GrowthEvent]:
         """The configured events that the run has not been through, matched by what they say."""
         past = [record["event"] for record in of_this_run(growth)]
         open_events = []
@@ -188,7 +188,7 @@ class GrowthCallback(L.Callback):
             return
         self._last_step = trainer.global_step
         self._check_optimizer(trainer, pl_module)
-        if "load" in self.utility.wanted(self._open_events(pl_module.growth)):
+        if "load" in self.utility.wanted(self.open_events(pl_module.growth)):
             self.utility.observe_load(pl_module)
         self.rows.follow(trainer, pl_module)
         self._prepare_step(trainer, pl_module)
@@ -204,7 +204,7 @@ class GrowthCallback(L.Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: GrowableModule, optimizer: Optimizer) -> None:
-        if set(GRADIENTS) & self.utility.wanted(self._open_events(pl_module.growth)):
+        if set(GRADIENTS) & self.utility.wanted(self.open_events(pl_module.growth)):
             self.utility.observe_gradients(pl_module)
         self._log_rate_of_new(trainer, pl_module, optimizer)
         self.rows.save(trainer.global_step)
@@ -235,7 +235,7 @@ class GrowthCallback(L.Callback):
     def _all_due(self, module: GrowableModule) -> Iterator[GrowthEvent]:
         """The growths before the next step, the second one by the shape that the first one leads to."""
         shape = module.shape
-        for event in self._open_events(module.growth):
+        for event in self.open_events(module.growth):
             if not is_due(event.at, module.progress, shape):
                 return
             yield event
@@ -257,7 +257,7 @@ class GrowthCallback(L.Callback):
             raise ValueError(
                 f"{type(module).__name__}.training_step has counted no tokens: call self.count(samples=…, tokens=…)"
             )
-        events = [event for event in self._open_events(module.growth) if event.optimizer_state != "reset"]
+        events = [event for event in self.open_events(module.growth) if event.optimizer_state != "reset"]
         if events:
             operators = [operator for event in events for operator in event.operators]
             check_optimizer(module, trainer.optimizers[0], divides=any(op.axes != "layers" for op in operators))

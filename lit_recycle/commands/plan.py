@@ -49,6 +49,7 @@ class RunShape:
     pace: Pace
     max_steps: int
     param_bytes: int
+    past_growths: int = 0
     precision: str = "32-true"
     checkpointing: bool = False
 
@@ -140,7 +141,7 @@ def data_rows(run: RunShape, rows: list[dict[str, Any]], data: Mapping[str, Any]
         data,
         tokens=rows[-1]["start_tokens"] + rows[-1]["tokens"],
         # A stage that waits for a growth ends with the step that begins with it.
-        borders=[row["start_tokens"] + row["tokens_per_step"][0] for row in rows[1:]],
+        borders=[0] * run.past_growths + [row["start_tokens"] + row["tokens_per_step"][0] for row in rows[1:]],
     )
 
 
@@ -188,7 +189,7 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
     max_steps = trainer.get("max_steps", -1)
     if max_steps < 1:
         raise ValueError("trainer.max_steps must be set: the length of the run, in optimizer steps")
-    shape: Shape = start_shape(model) if model.get("init_from") else NativeModel(parsed.model.config)
+    shape, past = start_shape(model) if model.get("init_from") else (NativeModel(parsed.model.config), 0)
     if model.get("reparam") is not None:
         from lit_recycle.hub.shape import with_branches  # no run without branches waits for it
 
@@ -198,6 +199,7 @@ def run_shape(config: Mapping[str, Any]) -> RunShape:
         events=[part for event in parsed.events for part in event.spread()],
         pace=_pace(trainer, data, parsed),
         max_steps=max_steps,
+        past_growths=past,
         param_bytes=4 if "mixed" in str(trainer.get("precision")) else _param_bytes(trainer.get("precision") or 32),
         precision=str(trainer.get("precision") or 32),
         checkpointing=bool(model.get("activation_checkpointing")),
@@ -233,12 +235,13 @@ def _pace(trainer: Mapping[str, Any], data: Mapping[str, Any], parsed: Any) -> P
     return pace
 
 
-def start_shape(model: Mapping[str, Any]) -> Shape:
-    """The shape that ``model.init_from`` brings; the only plan for which weights' files are opened."""
+def start_shape(model: Mapping[str, Any]) -> tuple[Shape, int]:
+    """The shape that ``model.init_from`` brings, and the number of its growths; the only plan for which weights' files are opened."""
     with without_gc():
         from lit_recycle.training.start import start_of
 
-    return start_of(None, model["init_from"], model.get("backend", "auto")).shape
+    start = start_of(None, model["init_from"], model.get("backend", "auto"))
+    return start.shape, len(start.growth)
 
 
 def _count(devices: Any) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_recycle.commands.errors import sentence
-from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources
+from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_growths, check_sources
 from lit_recycle.data.opened import Preparation
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import load_tokenizer
@@ -24,12 +24,13 @@ def source_rows(data: Mapping[str, Any], *, tokens: int, borders: Sequence[int])
     Args:
         data: The part of the configuration.
         tokens: Training tokens of the whole run.
-        borders: Training tokens at the end of the first step after each growth.
+        borders: Training tokens at the end of the first step after each growth; 0 for those in the model's past.
 
     Raises:
         ValueError: For sources and stages that ``fit`` would refuse, and where a source is repeated too often.
     """
     sources, stages = _parsed(data)
+    check_growths(stages, len(borders))
     seq_len = data.get("seq_len", DataDefaults().seq_len)
     sizes = _sizes(data, sources)
     growths = tuple(-(-tokens // seq_len) for tokens in borders)

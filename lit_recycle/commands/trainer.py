@@ -38,6 +38,7 @@ from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
+from lit_recycle.data.config import check_growths
 from lit_recycle.data.module import TextData, check_stream
 from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.history import records_to_come
@@ -209,12 +210,19 @@ class RecycleCLI(LightningCLI):
         self.model.check_run(self.trainer, self.datamodule, is_fit=True)
         check_stream(self.trainer)
         check_optimizer(self.model, self.trainer.max_steps)
-        if begins and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        to_come = self._growth.open_events(self.model.growth) if self._growth else []
+        check_growths(self.datamodule.stages, len(self.model.growth) + len(to_come))
+        if begins:
             self._check_growths()
 
+    @property
+    def _growth(self) -> GrowthCallback | None:
+        return next((c for c in self.trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
+
     def _check_growths(self) -> None:
-        growth = next((c for c in self.trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
-        shape, names = self.model.shape, parameter_names(self.model.shape)
+        growth, shape, names = self._growth, self.model.shape, parameter_names(self.model.shape)
         events, seed = (growth.events, growth.seed) if growth else ([], 0)
         pace, length = pace_of(self.trainer, self.datamodule), self.trainer.max_steps
         parts = stages(shape, events, pace=pace, max_steps=length, seed=seed)

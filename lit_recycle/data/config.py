@@ -140,6 +140,16 @@ def check_sources(sources: Sequence[Source], stages: Sequence[DataStage]) -> lis
     return [DataStage({name: stage.weights.get(name, 0.0) for name in names}, stage.until) for stage in whole]
 
 
+def check_growths(stages: Sequence[DataStage], growths: int) -> None:
+    """Raises ValueError for a stage that waits for a growth which a run, of so many in all, does not have."""
+    for number, stage in enumerate(stages, 1):
+        if stage.until and (stage.until.growth or 0) > growths:
+            raise ValueError(
+                f"data.stages: stage {number} lasts until growth {stage.until.growth}, and the model goes through "
+                f"{growths or 'none'}: those after it would never begin; end it after tokens, or let the run grow"
+            )
+
+
 def check_val(val: dict[str, str | list[str]], sources: Sequence[Source]) -> dict[str, str | list[str]]:
     """Validation sets by name, as they are.
 

@@ -95,6 +95,19 @@ def test_tokens_and_epochs_are_those_of_the_plan(whole: Path, capsys: pytest.Cap
     assert "lines" in (shown := capsys.readouterr().out) and "tokens of the run" in shown
 
 
+def test_growths_of_an_earlier_run_are_planned_as_they_are_counted(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--model.config", "null", "--model.init_from", str(whole / LAST), "--trainer.callbacks", "[]"]
+    options = ["--config", str(whole.with_suffix(".yaml")), *source, "--trainer.callbacks+", "DataMonitor"]
+    assert main(["plan", *options, "--json"]) == 0, capsys.readouterr().err
+    rows = {row["source"]: row for row in json.loads(capsys.readouterr().out)["data"]}
+    run = start("fit", *options, "--trainer.default_root_dir", tmp_path / "run", log=tmp_path / "log")
+    assert run.wait() == [0], run.output
+    for name, row in rows.items():
+        assert row["tokens_drawn"] == Log(tmp_path / "run").value(f"data/tokens_{name}", 5)
+
+
 def test_a_plan_knows_sizes_only_of_what_is_there(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = "[{name: a, path: /nowhere}, {name: b, path: THERE, weight: 3, max_epochs: 0.001}]".replace("THERE", TEXT)
     options = ["--config", str(whole.with_suffix(".yaml")), "--data.stages=null"]
@@ -110,6 +123,10 @@ def test_a_plan_knows_sizes_only_of_what_is_there(whole: Path, capsys: pytest.Ca
     [
         (["--data.path", TEXT], "data.path and data.sources exclude each other"),
         (["--data.stages", "[{weights: {jsn: 1}}]"], "there is no source 'jsn' among json, email, lines"),
+        (
+            ["--data.stages", "[{weights: {json: 1}, until: {growth: 3}}, {weights: {lines: 1}}]"],
+            "data.stages: stage 1 lasts until growth 3, and the model goes through 2",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "fit"])
