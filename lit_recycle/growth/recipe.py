@@ -34,6 +34,8 @@ class Recipe(NamedTuple):
     @property
     def takes(self) -> list[tuple[int, str, AnyMap]]:
         """What is gathered: dimension, axis and map; of all experts in one tensor perhaps a map for each."""
+        if not self.step.maps:
+            return []
         layer, expert, dimensions = self.target.layer, self.target.expert, self.target.axes.dimensions
         return [
             (i, axis, mapped if expert is None else mapped.of(expert))
@@ -101,9 +103,11 @@ class Recipe(NamedTuple):
         """Shape of the target, from that of its source."""
         if self.shape is not None:
             return self.shape
+        if not self.step.maps:
+            return source
         shape = list(source)
-        slices = self.step.sources.experts(self.target.layer)
         if self.splits_dense:
+            slices = self.step.sources.experts(self.target.layer)
             assert slices is not None
             place = self.sources[0][0]
             i = next(i for i, d in enumerate(place.axes.dimensions) if DENSE_WIDTH in d.factors)
@@ -207,7 +211,7 @@ class Step:
     ) -> tuple[tuple[Place, float], ...]:
         """What a tensor of a grown layer, or outside of the layers, is the weighted sum of."""
         layers = ((None, 1.0),) if layer is None else self.sources.of_layer(layer)
-        return tuple((place._replace(layer=i, model=m), share * weight) for m, share in models for i, weight in layers)
+        return tuple((place.within(m, i), share * weight) for m, share in models for i, weight in layers)
 
     def _models(self, source: Place, target: Place) -> Sequence[tuple[int, float]]:
         """The models that a tensor is taken from, with their shares: of an expert that is cut out of one, that one."""

@@ -71,7 +71,7 @@ class FolderGrowth:
 
     def stored(self, place: Place) -> Stored:
         """Where a tensor that is not made by the growth lies."""
-        return self.folders[place.model].tensors[place._replace(model=0).name]
+        return self.folders[place.model].tensors[place.own_name]
 
     @property
     def nbytes(self) -> int:
@@ -167,9 +167,9 @@ def plan_folder_growth(
     _grow_module_names(config, plan)
     if dtype is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
-    *levels, last = plan.recipes(folder.tensors)
-    between = tuple({recipe.target.name: recipe for recipe in level} for level in levels)
-    tensors = tuple(_grown_tensors(folder, last, between, dtype))
+    levels = plan.recipes(folder.tensors)
+    between = tuple({recipe.target.name: recipe for recipe in level} for level in levels[:-1])
+    tensors = tuple(_grown_tensors(folder, levels, dtype))
     growth = FolderGrowth(folder, further, plan, config, tensors, between, history)
     _check_names(growth)
     return growth
@@ -189,27 +189,26 @@ def _history(folder: Path) -> tuple[dict[str, Any], ...]:
     return tuple(read_json(path)["growths"]) if path.is_file() else ()
 
 
-def _grown_tensors(
-    folder: HFFolder, recipes: Iterable[Recipe], between: Sequence[Mapping[str, Recipe]], dtype: str | None
-) -> Iterable[GrownTensor]:
-    for recipe in recipes:
-        stored, shape = _stored_and_shape(folder, recipe, between)
+def _grown_tensors(folder: HFFolder, levels: Sequence[Sequence[Recipe]], dtype: str | None) -> Iterable[GrownTensor]:
+    for recipe, (name, (stored, shape)) in zip(levels[-1], _stored_and_shape(folder, levels), strict=True):
         converts = dtype is not None and stored.dtype in FLOATS.values()
         converts = converts and "balance" not in recipe.target.axes.matrices
-        yield GrownTensor(recipe, Spec(recipe.target.name, FLOATS[dtype] if converts else stored.dtype, shape))  # type: ignore[index]
+        yield GrownTensor(recipe, Spec(name, FLOATS[dtype] if converts else stored.dtype, shape))  # type: ignore[index]
 
 
 def _stored_and_shape(
-    folder: HFFolder, recipe: Recipe, between: Sequence[Mapping[str, Recipe]]
-) -> tuple[Stored, tuple[int, ...]]:
-    """The tensor of the source that gives a grown one its type, and the grown one's shape."""
-    source = recipe.sources[0][0]._replace(model=0).name  # those of further folders are alike
-    if between:
-        stored, shape = _stored_and_shape(folder, between[-1][source], between[:-1])
-    else:
-        stored = folder.tensors[source]
-        shape = stored.shape
-    return stored, recipe.grown_shape(shape)
+    folder: HFFolder, levels: Sequence[Sequence[Recipe]]
+) -> Iterable[tuple[str, tuple[Stored, tuple[int, ...]]]]:
+    """For each grown tensor its name, the tensor of the source that gives it its type, and its own shape."""
+    found: Iterable[tuple[str, tuple[Stored, tuple[int, ...]]]]
+    found = ((name, (stored, stored.shape)) for name, stored in folder.tensors.items())
+    for recipes in levels:
+        sources, made = dict(found), []
+        for recipe in recipes:
+            stored, shape = sources[recipe.sources[0][0].own_name]  # those of further folders are alike
+            made.append((recipe.target.name, (stored, recipe.grown_shape(shape))))
+        found = made
+    return found
 
 
 def _check_names(growth: FolderGrowth) -> None:
