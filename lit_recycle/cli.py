@@ -9,7 +9,6 @@ import threading
 from collections.abc import Sequence
 
 from lit_recycle import __version__
-from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.parent import end_with_parent
 from lit_recycle.commands.shipped import with_shipped
 from lit_recycle.commands.without_gc import without_gc
@@ -71,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        from lit_recycle.commands.errors import sentence  # which knows all that may be misspelt, operators and events
+
         told = sentence(error)
         if told is None or os.environ.get("LIT_RECYCLE_TRACEBACK"):
             raise
