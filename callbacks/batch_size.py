@@ -50,7 +50,7 @@ class BatchSizeWarmup(L.Callback):
         if stage != "fit":
             return
         self._batches = self.warmup.batches(trainer.accumulate_grad_batches)
-        every = trainer.val_check_interval
+        every = getattr(trainer, "val_check_interval", None)  # not there for a time, which the module refuses
         for stage_of_run in self.warmup.stages:
             if isinstance(every, int) and every % stage_of_run.accumulate:
                 raise ValueError(

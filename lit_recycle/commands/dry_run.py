@@ -7,14 +7,14 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from lit_recycle.commands.trainer import RecycleCLI, check_callbacks, check_optimizer
+from lit_recycle.commands.trainer import RecycleCLI, check_callbacks, check_optimizer, no_validation
 
 
 class DryRun(RecycleCLI):
     """Parses and builds what `fit` would, but no trainer, which may need devices that this machine does not have.
 
     Attributes:
-        notes: What could not be looked at here.
+        notes: What could not be looked at here, and what a run would tell of its configuration.
     """
 
     def __init__(self, argv: list[str]) -> None:
@@ -31,6 +31,7 @@ class DryRun(RecycleCLI):
         check_callbacks(parts.trainer.callbacks)
         self.model, self.datamodule = parts.model, parts.data
         self._check_vocabulary()
+        self.notes += filter(None, [no_validation(self.config.trainer)])
         check_optimizer(self.model, self.config.trainer.max_steps)
 
     def _check_vocabulary(self) -> None:

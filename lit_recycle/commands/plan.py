@@ -236,7 +236,7 @@ def _pace(trainer: Mapping[str, Any], data: Mapping[str, Any], parsed: Any) -> P
 
 
 def start_shape(model: Mapping[str, Any]) -> tuple[Shape, int]:
-    """The shape that ``model.init_from`` brings, and the number of its growths; the only plan for which weights' files are opened."""
+    """The shape that ``model.init_from`` brings, and how often it has grown; no other plan opens files of weights."""
     with without_gc():
         from lit_recycle.training.start import start_of
 

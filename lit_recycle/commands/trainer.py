@@ -157,6 +157,8 @@ class RecycleCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         check_numbers(self.config.trainer)
+        if self.command in ("fit", "plan"):
+            check_end(self.config.trainer)
         check_events(self.config.trainer.callbacks)
         check_addresses(self.config.trainer)
         leave_out_switched_off(self.config.trainer)
@@ -212,6 +214,8 @@ class RecycleCLI(LightningCLI):
         check_optimizer(self.model, self.trainer.max_steps)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if told := no_validation(self.config.trainer):
+            rank_zero_info(told)
         to_come = self._growth.open_events(self.model.growth) if self._growth else []
         check_growths(self.datamodule.stages, len(self.model.growth) + len(to_come))
         if begins:
@@ -292,6 +296,40 @@ def check_numbers(trainer: Namespace) -> None:
         )
     if str(devices).lstrip("-").isdigit() and int(devices) < 1 and int(devices) != -1:
         raise ValueError(f"trainer.devices must be at least 1, or -1 for all there are, got {devices}")
+
+
+def check_end(trainer: Namespace) -> None:
+    """Raises ``ValueError`` for limits that end a run before ``max_steps``, or that no plan of its steps knows of."""
+    limit, epochs, window = trainer.limit_train_batches, trainer.max_epochs, trainer.accumulate_grad_batches
+    if limit == 0 or epochs == 0:
+        name = "limit_train_batches" if limit == 0 else "max_epochs"
+        raise ValueError(f"trainer.{name} 0 trains nothing: leave it out; `lit-recycle validate` validates alone")
+    if not isinstance(limit, int):
+        return  # an epoch has no end
+    if epochs not in (None, -1) and epochs * limit < trainer.max_steps * window:
+        raise ValueError(
+            f"trainer.max_epochs {epochs} of trainer.limit_train_batches {limit} end the run before trainer.max_steps "
+            f"{trainer.max_steps}, and growths that come later are left out: leave max_epochs out, or lower max_steps"
+        )
+    if limit % window:
+        raise ValueError(
+            f"trainer.limit_train_batches {limit} must be a multiple of trainer.accumulate_grad_batches {window}: the "
+            "last optimizer step of an epoch would have fewer micro-batches than the others"
+        )
+
+
+def no_validation(trainer: Namespace) -> str | None:
+    """A sentence where a run would validate, and never comes to it: Lightning says nothing of that."""
+    every, epochs, limit = trainer.val_check_interval, trainer.check_val_every_n_epoch, trainer.limit_train_batches
+    batches = trainer.max_steps * trainer.accumulate_grad_batches
+    in_time = every <= batches if isinstance(every, int) else every not in (None, 1.0)
+    in_epoch = isinstance(limit, int) or (epochs in (None, 1) and in_time)  # without a limit an epoch has no end
+    if trainer.limit_val_batches == 0 or (in_time if epochs is None else in_epoch):
+        return None
+    return (
+        "nothing is validated in this run: set trainer.check_val_every_n_epoch to null and trainer.val_check_interval "
+        f"to micro-batches, {batches} at most, or trainer.limit_val_batches to 0"
+    )
 
 
 def check_addresses(trainer: Namespace) -> None:

@@ -174,7 +174,13 @@ class LitMoE(EvaluatedModule):
                 "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
                 " it would go on without accumulation: set trainer.accumulate_grad_batches"
             )
-        every, window = trainer.val_check_interval, trainer.accumulate_grad_batches
+        # Lightning has no such attribute where validation goes by the clock.
+        every, window = getattr(trainer, "val_check_interval", None), trainer.accumulate_grad_batches
+        if is_fit and every is None and window > 1:
+            raise ValueError(
+                "trainer.val_check_interval as a time may end within an optimizer step, where a checkpoint could not be"
+                f" resumed exactly: give micro-batches, a multiple of trainer.accumulate_grad_batches {window}"
+            )
         if is_fit and isinstance(every, int) and every % window:
             raise ValueError(
                 f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "

@@ -126,6 +126,20 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip that is no number": (("--trainer.gradient_clip_val", ".nan"), ("trainer.gradient_clip_val", "got nan")),
     "accumulate": (("--trainer.accumulate_grad_batches", "0"), ("trainer.accumulate_grad_batches must be at least 1",)),
     "interval": (("--trainer.val_check_interval", "0"), ("trainer.val_check_interval", "trainer.limit_val_batches 0")),
+    "no batches": (("--trainer.limit_train_batches", "0"), ("trainer.limit_train_batches 0 trains nothing", "leave")),
+    "no epochs": (("--trainer.max_epochs", "0"), ("trainer.max_epochs 0 trains nothing", "leave it out")),
+    "ended by epochs": (
+        ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2"),
+        ("trainer.max_epochs 2 of trainer.limit_train_batches 2 end the run before trainer.max_steps 6", "leave"),
+    ),
+    "cut-off steps": (
+        ("--trainer.accumulate_grad_batches", "4", "--trainer.limit_train_batches", "6"),
+        ("trainer.limit_train_batches 6 must be a multiple of trainer.accumulate_grad_batches 4",),
+    ),
+    "interval by the clock": (
+        ("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "00:00:10:00"),
+        ("trainer.val_check_interval as a time", "give micro-batches"),
+    ),
     "devices": (("--trainer.devices", "-3"), ("trainer.devices must be at least 1", "got -3")),
     "no devices": (("--trainer.devices", "0"), ("trainer.devices must be at least 1", "got 0")),
     "log interval": (("--trainer.log_every_n_steps", "-1"), ("trainer.log_every_n_steps must be at least 1",)),
@@ -346,7 +360,10 @@ def test_warmups_that_cannot_be(refused: Refused, tmp_path: Path, case: str, com
     refused(command, "--config", config(tmp_path / "run"), "--config", tmp_path / "warmup.yaml", says=says)
 
 
-RUN_ONLY = {"checkpoint", "no such tokenizer", "within a step", "no such strategy", "stochastic averaging", "averaging"}
+RUN_ONLY = {
+    *("checkpoint", "no such tokenizer", "within a step", "interval by the clock", "no such strategy"),
+    *("stochastic averaging", "averaging"),
+}
 """What depends on the trainer, or lies on the machine that the run is planned for."""
 NOT_PLANNED = RUN_ONLY | {"accumulation by epochs"}
 
@@ -371,6 +388,32 @@ def test_a_plan_without_its_growth_is_none(refused: Refused, tmp_path: Path) -> 
         path.read_text().replace("lit_recycle.callbacks.GrowthCallback", "lit_recycle.callbacks.GrowthCallbak")
     )
     refused("plan", "--config", path, says=("trainer.callbacks", "GrowthCallbak"))
+
+
+UNSEEN = {
+    "later than the end": ("--trainer.val_check_interval", "7"),
+    "at the end of an endless epoch": ("--trainer.check_val_every_n_epoch", "1"),
+    "in the second epoch": ("--trainer.check_val_every_n_epoch", "2", "--trainer.val_check_interval", "2"),
+}
+SEEN = {
+    "in time": ("--trainer.val_check_interval", "6"),
+    "at the end of an epoch": ("--trainer.check_val_every_n_epoch", "1", "--trainer.limit_train_batches", "2"),
+    "by the clock": ("--trainer.val_check_interval", "00:00:00:01"),
+}
+
+
+@pytest.mark.parametrize("case", [*UNSEEN, *SEEN])
+def test_a_validation_that_never_comes_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, case: str) -> None:
+    options = (UNSEEN | SEEN)[case]
+    argv = ["--config", str(config(tmp_path / "run", trainer__limit_val_batches=1)), *options]
+    assert main(["plan", *argv]) == 0
+    told = "nothing is validated in this run: set trainer.check_val_every_n_epoch to null"
+    assert (told in " ".join(capsys.readouterr().out.split())) == (case in UNSEEN)
+    run = start("fit", *argv, log=tmp_path / "log")
+    assert run.wait() == [0] and (told in " ".join(run.output.split())) == (case in UNSEEN), run.output
+    if case != "by the clock":  # how long these steps take nobody knows
+        (losses,) = (line for line in run.output.splitlines() if "validation loss at the end" in line)
+        assert any(letter.isdigit() for letter in losses) == (case in SEEN), losses
 
 
 def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
