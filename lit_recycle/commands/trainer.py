@@ -32,6 +32,7 @@ from lit_recycle.callbacks.waiting import WaitingTime
 from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import checkpoint_folders, checkpoints_of, load_checkpoint, newest_checkpoint
 from lit_recycle.checkpoints.remote import check_writable, on_disk
+from lit_recycle.commands.double_keys import check_keys
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.event_numbers import check_events, read_configs, with_number
 from lit_recycle.commands.event_options import apply, split_off
@@ -59,6 +60,7 @@ class Parser(LightningArgumentParser):
     @override
     def parse_path(self, config_path: Any, *args: Any, **kwargs: Any) -> Namespace:
         try:
+            check_keys(config_path)
             return super().parse_path(config_path, *args, **kwargs)
         except ArgumentError as error:
             raise ArgumentError(None, f"while reading {config_path}") from error

@@ -191,6 +191,14 @@ FILES = {
     "no YAML": ("a: [1,\nb: }", ("line 2",)),
     "no mapping": ("[1, 2]", ("holds no keys and values", "trainer: {")),
     "interpolation": ("data: {seq_len: '${trainer.nothing}'}", ("data.seq_len", "trainer.nothing")),
+    "group twice": (
+        "trainer: {accelerator: cpu}\ndata: {seq_len: 8}\ntrainer:\n  max_steps: 3",
+        ("wrong.yaml, line 3: trainer is given twice", "make one of the two"),
+    ),
+    "key twice": (
+        "trainer:\n  callbacks:\n    - init_args:\n        events:\n          - {at: {steps: 1}, depth: {}, depth: {}}",
+        ("line 5: trainer.callbacks[0].init_args.events[0].depth is given twice",),
+    ),
     "misspelt": ("trainer: {max_stepss: 3}", ("trainer.max_stepss", "'trainer.max_steps'")),
     "misspelt group": ("trainr: {max_steps: 3}", ("trainr.max_steps", "'trainer.max_steps'")),
     "misspelt in a class": (
