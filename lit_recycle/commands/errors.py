@@ -31,6 +31,8 @@ _WAYS_OUT = {
 
 _BETTER = {
     "No supported gpu backend found": "trainer.accelerator gpu: no GPU is found on this machine: set it to cpu or auto",
+    "`devices` selected with `CPUAccelerator`": "trainer.devices: on CPUs give the number of processes, such as 2: lists "
+    "are of GPUs",
 }
 """For messages of Lightning's that name no key, by how they begin."""
 
@@ -88,6 +90,7 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     users = type(error).__name__ == "MisconfigurationException"
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
     users |= isinstance(innermost, ValueError) and innermost is not error and _refuses_arguments(innermost)
+    users |= isinstance(error, TypeError) and _raised_by(error).startswith("lightning.fabric.accelerators.")
     if not users:
         return None
     told = _one_line(innermost)

@@ -12,7 +12,25 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.growth_callback import growth_callbacks
+from lit_recycle.commands.plan import WARMUPS
 from lit_recycle.growth.event import GrowthEvent, Trigger
+
+
+MOMENTS = {"GrowthCallback": ("events", "at"), **dict.fromkeys(WARMUPS, ("stages", "until"))}
+"""Where a callback, by its name, has a list of parts, and the key of their moments."""
+
+
+def check_units(callbacks: Sequence[Any] | None) -> None:
+    """Raises ``ValueError`` for a moment that is a bare number, of which a parser thinks nothing."""
+    for callback in callbacks or ():
+        name = "GrowthCallback" if growth_callbacks(callback) else str(callback.class_path).rpartition(".")[2]
+        parts, key = MOMENTS.get(name, ("", ""))
+        found = (callback.get("init_args") or {}).get(parts)
+        for number, part in enumerate(found if isinstance(found, list) else (), 1):
+            moment = part.get(key) if isinstance(part, Mapping | Namespace) else None
+            if moment is not None and not isinstance(moment, Mapping | Namespace):
+                what = f"{parts.removesuffix('s')} {number} of {name}"
+                raise ValueError(f"{what}: {key}: {moment} lacks a unit: {{steps: {moment}}}, or tokens")
 
 
 def check_events(callbacks: Any) -> None:

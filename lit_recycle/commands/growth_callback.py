@@ -12,8 +12,9 @@ GROWTH_CALLBACK = "lit_recycle.callbacks.GrowthCallback"
 
 
 def growth_callbacks(callbacks: Any) -> list[Any]:
-    """Those of a list of callbacks, parsed or plain, that grow the model."""
-    return [callback for callback in callbacks if _grows(callback)] if isinstance(callbacks, list) else []
+    """Those of callbacks, parsed or plain, that grow the model; a single one needs no list."""
+    several = callbacks if isinstance(callbacks, list) else [callbacks]
+    return [callback for callback in several if _grows(callback)]
 
 
 def _grows(callback: Any) -> bool:

@@ -34,7 +34,7 @@ from lit_recycle.checkpoints.native import checkpoint_folders, checkpoints_of, l
 from lit_recycle.checkpoints.remote import check_writable, on_disk
 from lit_recycle.commands.double_keys import check_keys
 from lit_recycle.commands.errors import sentence
-from lit_recycle.commands.event_numbers import check_events, read_configs, with_number
+from lit_recycle.commands.event_numbers import check_events, check_units, read_configs, with_number
 from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
@@ -158,9 +158,12 @@ class RecycleCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
+        if isinstance(self.config.trainer.callbacks, Namespace):  # Lightning takes a single one without a list
+            self.config.trainer.callbacks = [self.config.trainer.callbacks]
         check_numbers(self.config.trainer)
         if self.command in ("fit", "plan"):
             check_end(self.config.trainer)
+        check_units(self.config.trainer.callbacks)
         check_events(self.config.trainer.callbacks)
         check_addresses(self.config.trainer)
         leave_out_switched_off(self.config.trainer)

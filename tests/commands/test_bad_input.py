@@ -142,6 +142,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "devices": (("--trainer.devices", "-3"), ("trainer.devices must be at least 1", "got -3")),
     "no devices": (("--trainer.devices", "0"), ("trainer.devices must be at least 1", "got 0")),
+    "devices by number": (("--trainer.devices", "0,1"), ("trainer.devices: on CPUs give the number of processes",)),
+    "devices in a list": (("--trainer.devices", "[0]"), ("trainer.devices: on CPUs give the number of processes",)),
     "log interval": (("--trainer.log_every_n_steps", "-1"), ("trainer.log_every_n_steps must be at least 1",)),
     "checkpoint": (("--ckpt_path", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
     "source": (("--model.config", "null", "--model.init_from", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
@@ -245,6 +247,7 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "nothing": ([{"at": AT_2}], ("grows nothing at 2 steps", "give depth, width or grow")),
     "two triggers": ([{"at": {"steps": 2, "tokens": 9}, "depth": {}}], ("exactly one of", "steps, tokens")),
     "no trigger": ([{"at": {}, "depth": {}}], ("exactly one of",)),
+    "no unit": ([{"at": 2, "depth": {}}], ("at: 2 lacks a unit: {steps: 2}, or tokens",)),
     "negative": ([{"at": {"steps": -2}, "depth": {}}], ("at.steps", "not negative")),
     "factor": ([{"at": AT_2, "depth": {"factor": 1}}], ("depth.factor must be at least 2, got 1",)),
     "width factor": ([{"at": AT_2, "width": {"factor": 1}}], ("width.factor must be at least 2, got 1",)),
@@ -335,6 +338,11 @@ WARMUPS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "misspelt": ("SequenceLengthWarmup", {"stages": [{"seq_len": 8, "til": 3}]}, ("'til'", "did you mean 'until'?")),
     "none": ("BatchSizeWarmup", {"stages": []}, ("BatchSizeWarmup.stages is empty",)),
+    "no unit": (
+        "BatchSizeWarmup",
+        {"stages": [{"accumulate": 2, "until": 3}]},
+        ("stage 1 of BatchSizeWarmup: until: 3 lacks a unit",),
+    ),
     "no micro-batch": ("BatchSizeWarmup", {"stages": [{"accumulate": 0, **EVERY}]}, ("accumulate must be at least 1",)),
     "order": (
         "BatchSizeWarmup",
@@ -370,6 +378,7 @@ def test_warmups_that_cannot_be(refused: Refused, tmp_path: Path, case: str, com
 
 RUN_ONLY = {
     *("checkpoint", "no such tokenizer", "within a step", "interval by the clock", "no such strategy"),
+    *("devices by number", "devices in a list"),
     *("stochastic averaging", "averaging"),
 }
 """What depends on the trainer, or lies on the machine that the run is planned for."""

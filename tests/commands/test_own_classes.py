@@ -59,6 +59,17 @@ def test_arguments_that_a_class_refuses_are_told_in_its_sentence(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("shift", [None, 2])
+def test_a_single_callback_needs_no_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], shift: int | None) -> None:
+    growth = {"class_path": "GrowthCallback", "init_args": {"events": [{"at": {"steps": 1}, "depth": {"factor": 2}}]}}
+    argv = ["--config", str(config(tmp_path / "run", trainer__callbacks=growth, trainer__max_steps=3))]
+    argv += [] if shift is None else ["--growth.events.0.at.steps", str(shift)]
+    assert main(["plan", "--json", *argv]) == 0, capsys.readouterr().err
+    assert [stage["start_step"] for stage in json.loads(capsys.readouterr().out)["stages"]] == [0, shift or 1]
+    assert main(["fit", *argv]) == 0, capsys.readouterr().err
+    assert f"depth ×2, at step {shift or 1}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "name", ["GrowthCallback", "lit_recycle.callbacks.growth.GrowthCallback", "my_growth.MyGrowth"]
 )
