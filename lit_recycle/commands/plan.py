@@ -34,6 +34,8 @@ from lit_recycle.text import human, listing
 
 WARMUPS = ("SequenceLengthWarmup", "BatchSizeWarmup")
 """Callbacks that change the size of steps."""
+PLANNED = ("fsdp2", "ddp")
+"""Strategies under which the cost of a growth is planned."""
 WARN_FROM = 1.3
 """Share of a process, relative to the even one, from which on a plan warns."""
 BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--world-size", "--world_size", type=int, metavar="N", help="memory and traffic of each growth for one of N"
     )
-    parser.add_argument("--strategy", default="fsdp2", help="of those N processes: fsdp2")
+    parser.add_argument("--strategy", default="fsdp2", help=f"of those N processes: {' or '.join(PLANNED)}")
     parser.add_argument(
         "--tokens-per-second",
         metavar="N|RUN",
@@ -146,22 +148,29 @@ def data_rows(run: RunShape, rows: list[dict[str, Any]], data: Mapping[str, Any]
 
 
 def add_costs(run: RunShape, rows: list[dict[str, Any]], world_size: int, strategy: str) -> None:
-    """Add to each row what the growth before it costs a process of a sharded run, in bytes.
+    """Add to each row what the growth before it costs a process, in bytes.
 
-    The growth itself is run, by the same code, on a fake process group and tensors without data.
+    The growth itself is run, by the same code, on a fake process group and tensors without data. Under DDP each process
+    grows the whole model, as one alone would.
     """
-    if strategy != "fsdp2" or not isinstance(world_size, int) or world_size < 2:
-        raise ValueError("--world-size needs a number of processes from 2 on, and --strategy fsdp2")
+    if world_size < 2:
+        raise ValueError(f"--world-size needs a number of processes from 2 on, got {world_size}")
+    if strategy not in PLANNED:
+        raise ValueError(
+            f"--strategy must be one of {', '.join(PLANNED)}, got {strategy!r}: what a growth costs under others is "
+            "seen in a run alone"
+        )
     with without_gc():
         from lit_recycle.growth.cost import event_cost, fake_processes
         from lit_recycle.hub.shape import parameter_shapes
 
     parts = run.stages()
-    with fake_processes(world_size) as mesh:
+    sharing = world_size if strategy == "fsdp2" else 1
+    with fake_processes(sharing) as mesh:
         for (before, after), row in zip(pairwise(parts), rows[1:], strict=True):
             assert after.plan is not None
             cost = asdict(event_cost(parameter_shapes(before.shape), after.plan, mesh))
-            even = 3 * 4 * after.shape.num_params() // world_size  # weights and two moments in float32
+            even = 3 * 4 * after.shape.num_params() // sharing  # weights and two moments in float32
             row["per_process"] = cost | {"even": even}
 
 
