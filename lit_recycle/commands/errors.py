@@ -31,8 +31,9 @@ _WAYS_OUT = {
 
 _BETTER = {
     "No supported gpu backend found": "trainer.accelerator gpu: no GPU is found on this machine: set it to cpu or auto",
-    "`devices` selected with `CPUAccelerator`": "trainer.devices: on CPUs give the number of processes, such as 2: lists "
-    "are of GPUs",
+    "`devices` selected with `CPUAccelerator`": (
+        "trainer.devices: on CPUs give the number of processes, such as 2: lists are of GPUs"
+    ),
 }
 """For messages of Lightning's that name no key, by how they begin."""
 

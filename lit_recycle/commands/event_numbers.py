@@ -15,7 +15,6 @@ from lit_recycle.commands.growth_callback import growth_callbacks
 from lit_recycle.commands.plan import WARMUPS
 from lit_recycle.growth.event import GrowthEvent, Trigger
 
-
 MOMENTS = {"GrowthCallback": ("events", "at"), **dict.fromkeys(WARMUPS, ("stages", "until"))}
 """Where a callback, by its name, has a list of parts, and the key of their moments."""
 
