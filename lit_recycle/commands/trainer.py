@@ -203,7 +203,7 @@ class RecycleCLI(LightningCLI):
         if self.config.model.config is not None:
             _tell_of_other_shape(self.model.shape.to_dict(), growth[0]["before"] if growth else shape)
         self.model.set_shape(self.model.shape_of(shape), growth)
-        self.model.saved_optimizer = saved.get("optimizer")
+        self.model.note_saved(saved)
         data = saved.get("TextData", {})
         if self.command != "fit" and data.get("arguments", {}).get("tokenizer") == self.config.data.tokenizer:
             self.datamodule.use_tokenizer(data["tokenizer"])

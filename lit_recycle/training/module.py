@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -44,6 +44,7 @@ from lit_recycle.training.evaluated import EvaluatedModule
 from lit_recycle.training.finite import FiniteWatch, check_weights
 from lit_recycle.training.gradients import GradientNorm
 from lit_recycle.training.param_groups import check_chosen, check_param_groups, parameter_groups, settle
+from lit_recycle.training.resumed import changed_options, check_schedule, saved_groups
 from lit_recycle.training.schedules import WarmupStableDecay
 from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skip_step
 from lit_recycle.training.start import Backend, start_of, verify_start
@@ -130,6 +131,8 @@ class LitMoE(EvaluatedModule):
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
         self.saved_optimizer: str | None = None
         """Name of the optimizer whose state a checkpoint brings, if one does."""
+        self.saved_groups: list[dict[str, Any]] = []
+        self.saved_schedule: dict[str, Any] | None = None
         self.losses: dict[str, float] = {}
         """The last of training and of validation that a checkpoint tells, for the card of an export."""
         if gradient_norm not in (None, "total", "groups"):
@@ -290,10 +293,16 @@ class LitMoE(EvaluatedModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.saved_optimizer, self.hub = checkpoint.get("optimizer"), checkpoint.get("hub")
+        self.note_saved(checkpoint)
+        self.hub = checkpoint.get("hub")
         self.losses = dict(checkpoint.get("losses", {}))
         if self.spikes and "spikes" in checkpoint:
             self.spikes.load_state_dict(checkpoint["spikes"])
+
+    def note_saved(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep in mind what a checkpoint's optimizer and schedule are, for when this run's own are made."""
+        self.saved_optimizer, self.saved_groups = checkpoint.get("optimizer"), saved_groups(checkpoint)
+        self.saved_schedule = next(iter(checkpoint.get("lr_schedulers", [])), None)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -386,6 +395,14 @@ class LitMoE(EvaluatedModule):
                 f"{type(optimizer).__name__}: set it to that one, or start afresh from the weights with model.init_from"
             )
         scheduler = self.make_schedule(optimizer, self.trainer.max_steps)
+        if self.saved_schedule is not None:
+            check_schedule(scheduler, self.saved_schedule)
+        if changed := changed_options(optimizer, self.saved_groups):
+            rank_zero_info(
+                f"the checkpoint's optimizer is what goes on, whatever model.optimizer says: {', '.join(changed)}; to "
+                "train with others start from its weights with model.init_from"
+            )
+        self.saved_groups = []  # a growth makes the optimizer anew
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:

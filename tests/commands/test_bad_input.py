@@ -645,6 +645,30 @@ def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, 
     refused(*base, "--config", past, says=("1 steps", "in the past", "step 3"))
 
 
+def test_options_that_the_checkpoints_optimizer_has_otherwise_are_told(runs: Path, tmp_path: Path) -> None:
+    argv = ["fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=3.ckpt"]
+    optimizer = ["--model.optimizer", "AdamW", "--model.optimizer.init_args.lr", 0.01]
+    run = start(*argv, *optimizer, "--model.optimizer.init_args.betas", "[0.9,0.95]", log=tmp_path / "log")
+    assert run.wait() == [0], run.output
+    (told,) = (line for line in run.output.splitlines() if "checkpoint's optimizer is what goes on" in line)
+    assert "lr 0.001, not 0.01" in told and "weight_decay 0.1, not 0.01" in told and "betas" not in told
+    run = start(*argv, log=tmp_path / "log2")
+    assert run.wait() == [0] and "checkpoint's optimizer is what goes on" not in run.output
+
+
+def test_a_schedule_that_the_checkpoint_would_turn_into_another(refused: Refused, tmp_path: Path) -> None:
+    """Above all the one that is to be longer: torch's cosine would rise again."""
+    cosine = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": "${trainer.max_steps}"}}
+    argv = ["fit", "--config", config(tmp_path / "run", model__lr_scheduler=cosine)]
+    assert start(*argv, log=tmp_path / "log").wait() == [0]
+    on = (*argv, "--ckpt_path", "last", "--trainer.max_steps", 12)
+    refused(*on, says=("model.lr_scheduler.T_max is 12", "checkpoint's 6", "set it to that", "WarmupStableDecay"))
+    linear = ("--model.lr_scheduler", "torch.optim.lr_scheduler.LinearLR")
+    refused(*on, *linear, says=("model.lr_scheduler is LinearLR", "checkpoint's is another"))
+    run = start(*on, "--model.lr_scheduler.init_args.T_max", 6, log=tmp_path / "log2")
+    assert run.wait() == [0], run.output
+
+
 def test_a_shape_that_contradicts_the_checkpoint_is_told_and_not_taken(runs: Path, tmp_path: Path) -> None:
     source = runs / "alone/checkpoints/step=5.ckpt"
     argv = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", source, "--model.config.num_layers", 3)
