@@ -153,8 +153,9 @@ class RecycleCLI(LightningCLI):
 
     def _trained_on(self, path: str) -> dict[str, Any]:
         """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
-        data = load_checkpoint(path, shards=False).get("TextData", {})
-        return {f"data.{name}": value for name, value in data.get("arguments", {}).items()}
+        data, said = load_checkpoint(path, shards=False).get("TextData", {}), self.config.data
+        other = ("path", "sources") if said.path is not None or said.sources is not None else ()
+        return {f"data.{name}": value for name, value in data.get("arguments", {}).items() if name not in other}
 
     @override
     def before_instantiate_classes(self) -> None:

@@ -108,6 +108,16 @@ def test_growths_of_an_earlier_run_are_planned_as_they_are_counted(
         assert row["tokens_drawn"] == Log(tmp_path / "run").value(f"data/tokens_{name}", 5)
 
 
+@pytest.mark.parametrize("said", [("path", TEXT), ("sources", f"[{{name: json, path: {TEXT}}}]")])
+def test_a_checkpoint_of_sources_is_validated_on_others(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], said: tuple[str, str]
+) -> None:
+    options = [f"--data.{said[0]}", said[1], "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"]
+    options += ["--trainer.default_root_dir", str(tmp_path)]
+    assert main(["validate", "--ckpt_path", str(whole / LAST), *options]) == 0, capsys.readouterr().err
+    assert "loss/val_email" not in capsys.readouterr().out
+
+
 def test_a_plan_knows_sizes_only_of_what_is_there(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = "[{name: a, path: /nowhere}, {name: b, path: THERE, weight: 3, max_epochs: 0.001}]".replace("THERE", TEXT)
     options = ["--config", str(whole.with_suffix(".yaml")), "--data.stages=null"]
