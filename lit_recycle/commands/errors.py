@@ -82,6 +82,11 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
             "a process that gathers data has ended; where /dev/shm is small, give it more room or set data.num_workers"
             f" 0 ({_one_line(error)[:160]})"
         )
+    if type(error).__name__ == "RepresenterError":  # an enumeration, the default of a class
+        return (
+            f"a class in the configuration has the default {error.args[-1]!r}, which YAML cannot say: give that "
+            "argument in its init_args, as a word (Timer: interval: step)"
+        )
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
     if type(error).__module__ == "omegaconf.errors":
@@ -91,6 +96,7 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
     users = type(error).__name__ == "MisconfigurationException"
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
     users |= isinstance(innermost, ValueError) and innermost is not error and _refuses_arguments(innermost)
+    users |= isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
     users |= isinstance(error, TypeError) and _raised_by(error).startswith("lightning.fabric.accelerators.")
     if not users:
         return None

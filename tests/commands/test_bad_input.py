@@ -152,6 +152,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "5"),
         ("trainer.val_check_interval 5", "multiple of trainer.accumulate_grad_batches 2"),
     ),
+    "default that is no YAML": (
+        ("--trainer.callbacks+=lightning.pytorch.callbacks.Timer", "--trainer.callbacks.duration=00:00:10:00"),
+        ("the default <Interval.step: 'step'>", "interval: step"),
+    ),
     "averaging": (
         (
             *("--trainer.callbacks+", "lightning.pytorch.callbacks.WeightAveraging"),
@@ -734,6 +738,14 @@ def test_a_run_that_begins_where_an_earlier_one_lies_is_told(tmp_path: Path) -> 
     assert run.wait() == [0] and f"{folder} holds an earlier run" in run.output
     run = start(*command, "--ckpt_path", folder / "step=6.ckpt", "--trainer.max_steps", 7, log=tmp_path / "log2")
     assert run.wait() == [0] and "earlier run" not in run.output
+
+
+def test_a_loss_of_another_name_to_stop_by(tmp_path: Path) -> None:
+    stop = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss")
+    validated = ("--trainer.limit_val_batches", 1, "--trainer.val_check_interval", 1)
+    run = start("fit", "--config", config(tmp_path / "run"), *stop, *validated, log=tmp_path / "log")
+    assert run.wait() == [2] and "Traceback" not in run.output
+    assert len(run.errors) == 1 and "`val_loss`" in run.errors[0] and "`loss/val`" in run.errors[0]
 
 
 def test_a_fast_run_to_try_a_configuration_does_not_miss_its_growths(tmp_path: Path) -> None:
