@@ -170,7 +170,7 @@ def _state_lines(now: Situation) -> list[Line]:
             Line("optimizer_state", "reset", "the checkpoint holds no optimizer state"),
             Line("rewarm", {"steps": 100}, f"a reset is followed by a warm-up, {PAPER}"),
         ]
-    lines = [Line("optimizer_state", "carry", "nothing is lost that the checkpoint holds; no source measures it")]
+    lines = [Line("optimizer_state", "carry", "nothing is lost; a reset ends alike, docs/evidence.md, f")]
     if now.rate is not None and now.rate < 0.9:
         why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
         lines.append(Line("rewarm", {"steps": 100}, why))
