@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.growth_callback import growth_callbacks
-from lit_recycle.commands.plan import WARMUPS
+from lit_recycle.data.pace import WARMUPS
 from lit_recycle.growth.event import GrowthEvent, Trigger
 
 MOMENTS = {"GrowthCallback": ("events", "at"), **dict.fromkeys(WARMUPS, ("stages", "until"))}

@@ -21,7 +21,7 @@ from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.data.batch_warmup import BatchWarmup
 from lit_recycle.data.config import DataDefaults
 from lit_recycle.data.length_warmup import LengthWarmup
-from lit_recycle.data.pace import Pace
+from lit_recycle.data.pace import WARMUPS, Pace
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.native import NativeModel
@@ -32,8 +32,6 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.stage_table import print_stages
 from lit_recycle.text import human, listing
 
-WARMUPS = ("SequenceLengthWarmup", "BatchSizeWarmup")
-"""Callbacks that change the size of steps."""
 PLANNED = ("fsdp2", "ddp")
 """Strategies under which the cost of a growth is planned."""
 WARN_FROM = 1.3

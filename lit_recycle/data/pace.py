@@ -9,6 +9,9 @@ from lit_recycle.data.batch_warmup import Batches, BatchWarmup
 from lit_recycle.data.length_warmup import Lengths, LengthWarmup, fixed
 from lit_recycle.data.span import FOREVER
 
+WARMUPS = ("SequenceLengthWarmup", "BatchSizeWarmup")
+"""Names of the callbacks that change the size of steps by themselves."""
+
 
 @dataclass(frozen=True)
 class Step:

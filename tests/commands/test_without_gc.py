@@ -69,3 +69,8 @@ heavy = set({sorted(HEAVY)}) & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=pytestconfig.rootpath)
+
+
+def test_a_run_does_not_import_what_plans_one(pytestconfig: pytest.Config) -> None:
+    code = "import sys, lit_recycle.commands.trainer; assert 'lit_recycle.commands.plan' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=pytestconfig.rootpath)
