@@ -33,7 +33,7 @@ def configs(draw: st.DrawFn, **fixed: Any) -> MoEConfig:
     """Any kind of model, small, with as many experts as layers."""
     size = draw(st.integers(2, 4), "layers and experts")
     kv_heads = draw(st.integers(1, 2), "key and value heads")
-    dense = draw(st.sets(st.integers(0, size - 1), max_size=size - 1), "dense layers")
+    dense = fixed.get("dense_layers", draw(st.sets(st.integers(0, size - 1), max_size=size - 1), "dense layers"))
     shared = draw(st.sampled_from((0, 3, 6)), "shared expert")
     drawn = dict(
         vocab_size=draw(st.integers(5, 20), "vocabulary"),
@@ -48,7 +48,7 @@ def configs(draw: st.DrawFn, **fixed: Any) -> MoEConfig:
         shared_expert_size=shared,
         shared_expert_gate=bool(shared) and draw(st.booleans(), "gate"),
         dense_layers=tuple(dense),
-        dense_size=draw(st.integers(1, 6), "dense size"),
+        dense_size=draw(st.integers(1, 6), "dense size") if dense else 0,
         router_score=draw(st.sampled_from(("softmax", "sigmoid")), "score"),
         normalize_top_k=draw(st.booleans(), "normalize"),
         routed_scaling=draw(st.sampled_from((1.0, 2.5)), "scaling"),

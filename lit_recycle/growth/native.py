@@ -119,6 +119,7 @@ class NativeModel:
         dense = tuple(j for j, source in enumerate(sources.layers) if config.is_dense(source))
         changes: dict[str, Any] = {"num_layers": len(sources.layers), "dense_layers": dense}
         changes |= {SIZES[axis]: one_size(axis, maps) for axis, maps in sources.axes.items()}
+        changes |= {} if dense else {"dense_size": 0}
         if top_k is not None:
             changes |= {"top_k": top_k}
             # Sigmoid scores that are not renormalised add up over duplicates; all other weights sum to what they did.

@@ -27,7 +27,7 @@ class MoEConfig:
         shared_expert_size: Inner width of the shared expert that every token visits; 0 for none.
         shared_expert_gate: Scale the shared expert by a learned sigmoid gate (Qwen2-MoE).
         dense_layers: Indices of the layers that have one dense feed-forward network instead of experts.
-        dense_size: Inner width of the dense layers.
+        dense_size: Inner width of the dense layers; 0 where there are none.
         router_score: How router logits become scores: ``softmax`` over all experts, or ``sigmoid`` of each.
         normalize_top_k: Rescale the scores of the chosen experts so that they sum to one.
         routed_scaling: Factor on the output of the routed experts.
@@ -69,6 +69,11 @@ class MoEConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _require(
+                field.default is None or getattr(self, field.name) is not None,
+                f"{field.name} cannot be null: give a value, or leave it out for {field.default}",
+            )
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.head_dim is None:
@@ -116,6 +121,10 @@ class MoEConfig:
         )
         if self.dense_layers:
             _require(self.dense_size >= 1, "dense_layers are given, so dense_size must be at least 1")
+        _require(
+            bool(self.dense_layers) or self.dense_size == 0,
+            f"dense_size {self.dense_size} is of dense layers, and there are none: list them in dense_layers",
+        )
         if self.num_moe_layers:
             _require(self.num_experts >= 1, f"num_experts must be at least 1, got {self.num_experts}")
             _require(

@@ -86,6 +86,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "heads": (("--model.config.num_heads", "3"), ("hidden_size 16", "num_heads 3")),
     "top_k": (("--model.config.top_k", "9"), ("top_k 9", "num_experts")),
     "dense layer": (("--model.config.dense_layers", "[7]"), ("dense_layers [7]", "0..1")),
+    "size of no dense layer": (("--model.config.dense_size", "16"), ("dense_size 16", "list them in dense_layers")),
+    "no vocabulary": (("--model.config.vocab_size", "null"), ("vocab_size cannot be null", "leave it out for 512")),
     "vocabulary": (
         ("--model.config.vocab_size", "128"),
         ("model.config.vocab_size 128", "tokenizer's 257", "raise it"),

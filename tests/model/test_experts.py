@@ -14,7 +14,7 @@ from lit_recycle.model.kernels.grouped import group_by_expert
 
 
 def a_moe(config, seed=0) -> MoE:
-    return built(config.replace(dense_layers=(), num_layers=1), seed).layers[0].moe
+    return built(config.replace(dense_layers=(), dense_size=0, num_layers=1), seed).layers[0].moe
 
 
 def hidden_states(config, batch=3, length=5, seed=0, dtype=torch.float64) -> Tensor:
