@@ -46,7 +46,7 @@ class TextSamples(PeriodicEvaluation):
             raise ValueError('TextSamples.prompts is empty: give a text to continue, or "" to begin one')
         if max_new_tokens < 1:
             raise ValueError(f"TextSamples.max_new_tokens must be at least 1, got {max_new_tokens}")
-        check_sampling(temperature, top_p)
+        check_sampling(temperature, top_p, seed)
         self.prompts, self.max_new_tokens, self.seed = prompts, max_new_tokens, seed
         self.temperature, self.top_p = temperature, top_p
 

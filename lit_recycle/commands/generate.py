@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
         from lit_recycle.checkpoints.native import load_model
         from lit_recycle.sampling.generate import check_sampling, generate
 
-    check_sampling(options.temperature, options.top_p)
+    check_sampling(options.temperature, options.top_p, options.seed)
     model, tokenizer = load_model(options.ckpt_path)
     prompt = [int(i) for i in tokenizer.encode(options.prompt)] or [tokenizer.eos_id]
     ids = generate(

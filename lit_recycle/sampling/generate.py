@@ -17,12 +17,14 @@ Model = Callable[[Tensor, list[Any]], tuple[Tensor, Any]]
 """Logits ``[B, S, V]`` of tokens ``[B, S]``, and something else. The list holds keys and values of what went before."""
 
 
-def check_sampling(temperature: float, top_p: float) -> None:
+def check_sampling(temperature: float, top_p: float, seed: int | None = None) -> None:
     """Raises ValueError for what no text can be sampled with."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be a finite number and not negative, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
 
 
 @torch.inference_mode()

@@ -75,6 +75,7 @@ def test_on_two_processes(sampled, tmp_path, strategy) -> None:
         ({"every_n_steps": -1}, r"TextSamples\.every_n_steps must not be negative, got -1"),
         ({"max_new_tokens": 0}, r"TextSamples\.max_new_tokens must be at least 1, got 0"),
         ({"temperature": float("nan")}, "temperature must be"),
+        ({"seed": -1}, "seed must not be negative"),
     ],
 )
 def test_bad_options(options, message) -> None:
