@@ -34,8 +34,11 @@ _BETTER = {
     "`devices` selected with `CPUAccelerator`": (
         "trainer.devices: on CPUs give the number of processes, such as 2: lists are of GPUs"
     ),
+    "model.optimizer: Muon only supports 2D parameters": (
+        "model.optimizer Muon is torch's, which trains matrices alone: set it to lit_recycle.training.muon.Muon"
+    ),
 }
-"""For messages of Lightning's that name no key, by how they begin."""
+"""For messages of Lightning's and torch's that name no key or no way out, by how they begin."""
 
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory")
 _FILE = re.compile(r"^while reading (.+)$")

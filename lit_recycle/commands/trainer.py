@@ -49,6 +49,7 @@ from lit_recycle.hub.shape import parameter_names
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
 from lit_recycle.training.run_lock import run_lock
+from lit_recycle.training.schedules import check_to_the_end
 
 NEWEST = "LIT_RECYCLE_NEWEST_CHECKPOINT"
 """Environment variable by which a process tells those that it starts what ``--ckpt_path last`` is."""
@@ -139,6 +140,7 @@ class RecycleCLI(LightningCLI):
         written = read_configs(args)
         try:
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
+            check_groups(self.config)
             if events:
                 values = yaml.safe_load(parser.dump(self.config, skip_none=False))
                 apply(events, values)
@@ -161,6 +163,11 @@ class RecycleCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if isinstance(self.config.trainer.callbacks, Namespace):  # Lightning takes a single one without a list
             self.config.trainer.callbacks = [self.config.trainer.callbacks]
+        if self.config.model.growth:
+            raise ValueError(
+                "model.growth are records of past growths, which a checkpoint brings (model.init_from): leave it out; "
+                "growths to come are the events of GrowthCallback"
+            )
         check_numbers(self.config.trainer)
         if self.command in ("fit", "plan"):
             check_end(self.config.trainer)
@@ -272,6 +279,13 @@ def leave_out_switched_off(trainer: Namespace) -> None:
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith(name)]
 
 
+def check_groups(config: Namespace) -> None:
+    """Raises ``ValueError`` for a value where keys belong: a parser takes any from a file."""
+    for name in ("trainer", "model", "data"):
+        if not isinstance(config[name], Namespace):
+            raise ValueError(f"{name} takes keys and values of its own ({name}: {{key: value}}), got {config[name]!r}")
+
+
 def check_callbacks(callbacks: Sequence[L.Callback] | None) -> None:
     """Raises ``ValueError`` for two callbacks whose states a checkpoint would keep under one name."""
     seen: set[str] = set()
@@ -356,12 +370,20 @@ def check_addresses(trainer: Namespace) -> None:
 
 
 def check_optimizer(model: LitMoE, steps: int) -> None:
-    """Raises ``ValueError`` for what the optimizer or its schedule would refuse."""
+    """Raises ``ValueError`` for what the optimizer or its schedule would refuse, in its first step or at the end."""
     with torch.device("meta"):
         whole = dict(model.make_model().named_parameters(prefix="model"))
     # Of one element each: some optimizers refuse parameters on the meta device.
     small = {name: torch.nn.Parameter(torch.zeros([1] * p.dim())) for name, p in whole.items()}
-    model.make_schedule(model.make_optimizer(small.items(), whole), steps)
+    optimizer = model.make_optimizer(small.items(), whole)
+    schedule = model.make_schedule(optimizer, steps)
+    first = next(iter(small.values()))
+    first.grad = torch.zeros_like(first)
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        raise ValueError(f"model.optimizer {type(optimizer).__name__} cannot train this model: {error}") from error
+    check_to_the_end(schedule, steps)
 
 
 def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:

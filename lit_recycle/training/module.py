@@ -411,7 +411,10 @@ class LitMoE(EvaluatedModule):
             raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
         if self.lr_scheduler is None:
             return WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
-        scheduler = self.lr_scheduler(optimizer)
+        try:
+            scheduler = self.lr_scheduler(optimizer)
+        except (TypeError, ArithmeticError) as error:
+            raise ValueError(f"model.lr_scheduler: {error}; set it in model.lr_scheduler.init_args") from error
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError(
                 "model.lr_scheduler ReduceLROnPlateau follows a validation loss, and a growth is a jump of it: take "

@@ -35,6 +35,10 @@ def check_param_groups(groups: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"{where}.pattern {pattern!r} is no regular expression: {error}") from error
         if len(group) == 1 or (len(group) == 2 and "name" in group):
             raise ValueError(f"{where} of pattern {pattern!r} says nothing of its parameters: give lr, weight_decay, …")
+        if given := {"params", "param_names", "axes"} & group.keys():
+            raise ValueError(
+                f"{where}.{min(given)} is not to be given: the pattern chooses the parameters; leave it out"
+            )
         for key in ("lr", "weight_decay"):
             value = group.get(key, 0.0)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class WarmupStableDecay(LambdaLR):
@@ -45,3 +48,29 @@ class WarmupStableDecay(LambdaLR):
             return 1.0 - (1.0 - final_factor) * done
 
         super().__init__(optimizer, factor)
+
+
+def check_to_the_end(schedule: LRScheduler, steps: int) -> None:
+    """Ask a schedule, which is of no use afterwards, for the rate after so many steps and for its state.
+
+    Raises:
+        ValueError: It has none: it ends before, as ``OneCycleLR`` may, or its function gives no number.
+    """
+    name = f"model.lr_scheduler {type(schedule).__name__}"
+    schedule.last_epoch = steps - 1
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that no step of the optimizer was before it
+            schedule.step()
+        rates = [float(rate) for rate in schedule.get_last_lr()]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(
+            f"{name} has no rate at the run's end, trainer.max_steps {steps}: {error}; change its init_args"
+        ) from error
+    if not all(map(math.isfinite, rates)):
+        raise ValueError(f"{name} gives the rate {rates[0]} at the run's end: set its init_args to others")
+    try:
+        schedule.state_dict()
+    except AttributeError as error:
+        raise ValueError(
+            f"{name} cannot be kept in a checkpoint: {error}; give a function that is written in Python"
+        ) from error

@@ -109,6 +109,38 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model.param_groups", "[{pattern: rooter, lr: 1}]"),
         ("model.param_groups: the pattern 'rooter' chooses no parameter",),
     ),
+    "torch's Muon": (
+        ("--model.optimizer", "torch.optim.Muon"),
+        ("model.optimizer Muon is torch's", "set it to lit_recycle.training.muon.Muon"),
+    ),
+    "sparse gradients": (
+        ("--model.optimizer", "SparseAdam"),
+        ("model.optimizer SparseAdam", "does not support dense gradients"),
+    ),
+    "parameters of a group": (
+        ("--model.param_groups", "[{pattern: router, params: 3}]"),
+        ("model.param_groups[0].params", "the pattern chooses", "leave it out"),
+    ),
+    "growths of the past": (
+        ("--model.growth", "[{label: depth}]"),
+        ("model.growth", "a checkpoint brings", "the events of GrowthCallback"),
+    ),
+    "schedule that ends early": (
+        (
+            *("--model.lr_scheduler", "OneCycleLR"),
+            "--model.lr_scheduler.max_lr=0.1",
+            "--model.lr_scheduler.total_steps=5",
+        ),
+        ("model.lr_scheduler OneCycleLR", "trainer.max_steps 6", "total steps is 5"),
+    ),
+    "function that gives no number": (
+        ("--model.lr_scheduler", "LambdaLR", "--model.lr_scheduler.lr_lambda", "builtins.len"),
+        ("model.lr_scheduler: object of type 'int' has no len()", "init_args"),
+    ),
+    "function that cannot be saved": (
+        ("--model.lr_scheduler", "LambdaLR", "--model.lr_scheduler.lr_lambda", "builtins.abs"),
+        ("model.lr_scheduler LambdaLR cannot be kept in a checkpoint", "written in Python"),
+    ),
     "plateau": (
         ("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
         ("model.lr_scheduler ReduceLROnPlateau", "WarmupStableDecay"),
@@ -207,6 +239,9 @@ FILES = {
         "trainer:\n  callbacks:\n    - init_args:\n        events:\n          - {at: {steps: 1}, depth: {}, depth: {}}",
         ("line 5: trainer.callbacks[0].init_args.events[0].depth is given twice",),
     ),
+    "a number for the trainer": ("trainer: 3", ("trainer takes keys and values", "got 3")),
+    "a number for the model": ("model: 3", ("model takes keys and values", "got 3")),
+    "a list for the data": ("data: [3]", ("data takes keys and values", "got [3]")),
     "misspelt": ("trainer: {max_stepss: 3}", ("trainer.max_stepss", "'trainer.max_steps'")),
     "misspelt group": ("trainr: {max_steps: 3}", ("trainr.max_steps", "'trainer.max_steps'")),
     "misspelt in a class": (
@@ -222,6 +257,10 @@ def test_files_that_are_wrong(refused: Refused, tmp_path: Path, case: str) -> No
     text, says = FILES[case]
     (tmp_path / "wrong.yaml").write_text(text)
     refused("fit", "--config", config(tmp_path / "run"), "--config", tmp_path / "wrong.yaml", says=says)
+
+
+def test_text_is_not_sampled_from_a_negative_seed(refused: Refused) -> None:
+    refused("generate", "--ckpt_path", "/nowhere.ckpt", "--seed", "-1", says=("seed must not be negative, got -1",))
 
 
 def test_a_configuration_that_is_no_text_or_not_given(refused: Refused, tmp_path: Path) -> None:
