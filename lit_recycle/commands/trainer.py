@@ -132,6 +132,7 @@ class RecycleCLI(LightningCLI):
             help="How long a process waits for the others within a training step; see WaitingTime.",
         )
         parser.set_defaults({"trainer.max_epochs": -1})  # the stream of batches never ends; trainer.max_steps does it
+        parser.set_defaults({"trainer.default_root_dir": "."})  # as Lightning's null, of which ${…} makes None
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -353,8 +354,13 @@ def no_validation(trainer: Namespace) -> str | None:
 
 
 def check_addresses(trainer: Namespace) -> None:
-    """Raises ``ValueError`` for addresses whose package is missing, or where only a disk will do."""
-    if trainer.default_root_dir and is_remote(trainer.default_root_dir):
+    """Raises ``ValueError`` for addresses whose package is missing, where only a disk will do, or for no folder."""
+    if trainer.default_root_dir is None:
+        raise ValueError(
+            "trainer.default_root_dir cannot be null, for ${trainer.default_root_dir}/checkpoints would lie in None/: "
+            "leave it out, or set it to . for the current folder"
+        )
+    if is_remote(trainer.default_root_dir):
         raise ValueError(
             f"trainer.default_root_dir {trainer.default_root_dir} must be a folder on disk, where a run has its lock "
             "and its logs: give the address to ModelCheckpoint.dirpath, and checkpoints of all kinds go there"

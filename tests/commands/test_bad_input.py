@@ -8,6 +8,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "devices by number": (("--trainer.devices", "0,1"), ("trainer.devices: on CPUs give the number of processes",)),
     "devices in a list": (("--trainer.devices", "[0]"), ("trainer.devices: on CPUs give the number of processes",)),
     "log interval": (("--trainer.log_every_n_steps", "-1"), ("trainer.log_every_n_steps must be at least 1",)),
+    "no folder": (("--trainer.default_root_dir", "null"), ("trainer.default_root_dir cannot be null", "set it to .")),
     "checkpoint": (("--ckpt_path", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
     "source": (("--model.config", "null", "--model.init_from", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
     "two sources": (("--model.init_from", "/nowhere.ckpt"), ("model.config and model.init_from exclude each other",)),
@@ -787,6 +789,16 @@ def test_a_loss_of_another_name_to_stop_by(tmp_path: Path) -> None:
     run = start("fit", "--config", config(tmp_path / "run"), *stop, *validated, log=tmp_path / "log")
     assert run.wait() == [2] and "Traceback" not in run.output
     assert len(run.errors) == 1 and "`val_loss`" in run.errors[0] and "`loss/val`" in run.errors[0]
+
+
+def test_a_run_without_a_folder_is_in_the_current_one(tmp_path: Path) -> None:
+    path = config(tmp_path / "run")
+    values = yaml.safe_load(path.read_text())
+    del values["trainer"]["default_root_dir"]
+    path.write_text(yaml.safe_dump(values))
+    run = start("fit", "--config", path, log=tmp_path / "log", before=partial(os.chdir, tmp_path))
+    assert run.wait() == [0], run.output
+    assert (tmp_path / "checkpoints/step=6.ckpt").is_file() and not (tmp_path / "None").exists()
 
 
 def test_a_fast_run_to_try_a_configuration_does_not_miss_its_growths(tmp_path: Path) -> None:
