@@ -149,6 +149,7 @@ class GrowthCallback(L.Callback):
             micro_batches=micro_batches_of(trainer),
             seed=self.seed,
             first_event=len(module.growth),
+            first_in_run=len(of_this_run(module.growth)),
         )
 
     def open_events(self, growth: Sequence[dict[str, Any]]) -> list[GrowthEvent]:

@@ -151,6 +151,7 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
         max_steps=NO_END,
         start=now.progress,
         first_event=len(past),
+        first_in_run=len(past),
     )
     last = parts[-1]
     per_step = flops_of(last.last, last.shape)

@@ -106,7 +106,8 @@ def check_rules(growth: Sequence[Mapping[str, Any]]) -> None:
     """
     for number, record in enumerate(growth):
         event, past = record["event"], growth[: number + 1]
-        name = f"event {number + 1} (at {Trigger(**event['at'])})"
+        number_in_run = sum(not one.get("earlier") for one in past)
+        name = f"event {number_in_run} (at {Trigger(**event['at'])})"
         means_new = event["train"] != "old" and speaks_of_rows(event)
         if means_new and not NewRows.of([record]).any:
             key = "train: new" if event["train"] == "new" else "rewarm.who: new"

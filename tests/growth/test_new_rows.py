@@ -11,7 +11,7 @@ from maps import WidenEachExpert
 
 from lit_recycle.growth.event import GrowthEvent, Rewarm, Trigger
 from lit_recycle.growth.facts import Unmeasured
-from lit_recycle.growth.history import GrowthRecord
+from lit_recycle.growth.history import GrowthRecord, of_earlier_run
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.new_rows import NewRows, blocks
 from lit_recycle.growth.operator import Operator
@@ -143,6 +143,8 @@ def test_growths_after_which_nothing_would_be_trained_are_refused() -> None:
         _, records, _ = history(MOE, [[PruneExperts(2)]], **event)
         with pytest.raises(ValueError, match=r"event 1 .at 1 steps. adds nothing to the model that .*new could mean"):
             check_rules(records)
+        with pytest.raises(ValueError, match=r"event 1 .at 1 steps. adds nothing"):  # of this run, not of the model
+            check_rules([*of_earlier_run(history(MOE, [[Interpose()]])[1]), *records])
     _, records, _ = history(MOE, [[Interpose()], [DropLayers([1, 3, 5])]], train="new")
     with pytest.raises(ValueError, match=r"nothing would be trained after event 2 .at 2 steps."):
         check_rules(records)
