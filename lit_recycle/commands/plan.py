@@ -25,7 +25,7 @@ from lit_recycle.data.pace import WARMUPS, Pace
 from lit_recycle.growth.event import GrowthEvent
 from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.native import NativeModel
-from lit_recycle.growth.schedule import Stage, stages
+from lit_recycle.growth.schedule import Stage, stages, unfinished_warmup
 from lit_recycle.growth.shape import Shape, sizes
 from lit_recycle.growth.update_rules import check_rules, count_trained, in_words, speaks_of_rows
 from lit_recycle.model.config import MoEConfig
@@ -76,6 +76,7 @@ def main(argv: list[str]) -> int:
     values = dry.values()
     run = run_shape(values)
     parts = run.stages()
+    dry.notes += filter(None, [unfinished_warmup(parts)])
     dry.model.shapes_to_come = [stage.shape for stage in parts]
     dry.model.check_patterns()
     rows = [stage_row(run, stage) for stage in parts]

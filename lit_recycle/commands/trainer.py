@@ -43,7 +43,7 @@ from lit_recycle.data.config import check_growths
 from lit_recycle.data.module import TextData, check_stream
 from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.history import records_to_come
-from lit_recycle.growth.schedule import stages
+from lit_recycle.growth.schedule import stages, unfinished_warmup
 from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.hub.shape import parameter_names
 from lit_recycle.training.module import LitMoE
@@ -244,6 +244,8 @@ class RecycleCLI(LightningCLI):
         events, seed = (growth.events, growth.seed) if growth else ([], 0)
         pace, length = pace_of(self.trainer, self.datamodule), self.trainer.max_steps
         parts = stages(shape, events, pace=pace, max_steps=length, seed=seed)
+        if told := unfinished_warmup(parts):
+            rank_zero_info(told)
         self.model.shapes_to_come = [part.shape for part in parts]
         self.model.check_patterns()
         check_rules(records_to_come(parts, names))

@@ -146,6 +146,17 @@ def stages(
     return result
 
 
+def unfinished_warmup(parts: Sequence[Stage]) -> str | None:
+    """A sentence where the size of steps would change once more after the last step of a run: nothing else says so."""
+    last, end = parts[-1].last, parts[-1].end.steps
+    if last.holds == FOREVER:
+        return None
+    return (
+        f"a warm-up ends after the run: the last step before trainer.max_steps {end:,} has {last.seq_len:,} tokens per "
+        f"sample and {last.accumulate:,} micro-batches; let SequenceLengthWarmup or BatchSizeWarmup end earlier"
+    )
+
+
 def flops_of(size: Step, shape: Shape) -> int:
     """Training FLOPs of an optimizer step."""
     return size.tokens * shape.num_flops_per_token(size.seq_len)

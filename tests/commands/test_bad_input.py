@@ -480,6 +480,34 @@ def test_a_validation_that_never_comes_is_told(capsys: pytest.CaptureFixture[str
         assert any(letter.isdigit() for letter in losses) == (case in SEEN), losses
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "until", "size"),
+    [
+        ("SequenceLengthWarmup", {"start": 8}, {"over": {"steps": 6}}, "24 tokens per sample and 2 micro-batches"),
+        ("SequenceLengthWarmup", {"start": 8}, {"over": {"steps": 5}}, None),
+        ("BatchSizeWarmup", {"accumulate": 1}, {"until": {"tokens": 5000}}, "32 tokens per sample and 1 micro-batches"),
+        ("BatchSizeWarmup", {"accumulate": 1}, {"until": {"steps": 4}}, None),
+    ],
+)
+def test_a_warmup_that_the_run_does_not_come_through_is_told(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    arguments: dict[str, Any],
+    until: dict[str, Any],
+    size: str | None,
+) -> None:
+    given = arguments | until if name == "SequenceLengthWarmup" else {"stages": [arguments | until]}
+    callbacks = [{"class_path": f"lit_recycle.callbacks.{name}", "init_args": given}]
+    path = config(tmp_path / "run", trainer__callbacks=callbacks, trainer__accumulate_grad_batches=2)
+    assert main(["plan", "--config", str(path)]) == 0
+    run = start("fit", "--config", path, log=tmp_path / "log")
+    assert run.wait() == [0], run.output
+    for told in (capsys.readouterr().out, run.output):
+        found = [line for line in told.splitlines() if "a warm-up ends after the run" in line]
+        assert len(found) == bool(size) and all(f"trainer.max_steps 6 has {size}" in line for line in found), told
+
+
 def test_a_plan_tells_hours_at_a_speed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = config(tmp_path / "run")
     assert main(["plan", "--config", str(path), "--tokens-per-second", "100", "--json"]) == 0
