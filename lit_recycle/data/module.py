@@ -105,6 +105,11 @@ class TextData(LightningDataModule):
             raise ValueError(f"data.documents must be pack or mask, got {documents!r}")
         if path is not None and sources is not None:
             raise ValueError("data.path and data.sources exclude each other: set data.path to null")
+        if tokenizer is None:
+            raise ValueError(
+                "data.tokenizer is null: give bytes, or a tokenizer.json or its folder; where it is that of "
+                "model.init_from, give that"
+            )
         only = Source(CORPUS, _DEFAULT.path if path is None else path)
         self.sources: list[Source] = [only] if sources is None else sources
         self.stages = check_sources(self.sources, stages or [])

@@ -95,6 +95,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
     "no samples": (("--data.seq_len", "0"), ("seq_len=0",)),
+    "no tokenizer": (("--data.tokenizer", "null"), ("data.tokenizer is null", "give bytes, or a tokenizer.json")),
     "no such tokenizer": (("--data.tokenizer", "/nowhere.json"), ("tokenizer", "/nowhere.json does not exist")),
     "rate": (("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "-1"), ("learning rate: -1",)),
     "rate that is no number": (
