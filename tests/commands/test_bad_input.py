@@ -95,7 +95,6 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
     "no samples": (("--data.seq_len", "0"), ("seq_len=0",)),
-    "no tokenizer": (("--data.tokenizer", "null"), ("data.tokenizer is null", "give bytes, or a tokenizer.json")),
     "no such tokenizer": (("--data.tokenizer", "/nowhere.json"), ("tokenizer", "/nowhere.json does not exist")),
     "rate": (("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "-1"), ("learning rate: -1",)),
     "rate that is no number": (
@@ -245,6 +244,10 @@ FILES = {
     "a number for the trainer": ("trainer: 3", ("trainer takes keys and values", "got 3")),
     "a number for the model": ("model: 3", ("model takes keys and values", "got 3")),
     "a list for the data": ("data: [3]", ("data takes keys and values", "got [3]")),
+    "the tokenizer of nothing": (
+        "data: {tokenizer: '${model.init_from}'}",
+        ("data.tokenizer is null", "give bytes, or a tokenizer.json"),
+    ),
     "misspelt": ("trainer: {max_stepss: 3}", ("trainer.max_stepss", "'trainer.max_steps'")),
     "misspelt group": ("trainr: {max_steps: 3}", ("trainr.max_steps", "'trainer.max_steps'")),
     "misspelt in a class": (
