@@ -321,9 +321,14 @@ def check_numbers(trainer: Namespace) -> None:
         raise ValueError(f"trainer.devices must be at least 1, or -1 for all there are, got {devices}")
 
 
+def count(batches: Any) -> Any:
+    """A number of batches as Lightning takes it: 6.0 is six, as which a parser may have read ``6``; 0.5 is a share."""
+    return int(batches) if isinstance(batches, float) and batches > 1 and batches.is_integer() else batches
+
+
 def check_end(trainer: Namespace) -> None:
     """Raises ``ValueError`` for limits that end a run before ``max_steps``, or that no plan of its steps knows of."""
-    limit, epochs, window = trainer.limit_train_batches, trainer.max_epochs, trainer.accumulate_grad_batches
+    limit, epochs, window = count(trainer.limit_train_batches), trainer.max_epochs, trainer.accumulate_grad_batches
     if limit == 0 or epochs == 0:
         name = "limit_train_batches" if limit == 0 else "max_epochs"
         raise ValueError(f"trainer.{name} 0 trains nothing: leave it out; `lit-recycle validate` validates alone")
@@ -343,7 +348,8 @@ def check_end(trainer: Namespace) -> None:
 
 def no_validation(trainer: Namespace) -> str | None:
     """A sentence where a run would validate, and never comes to it: Lightning says nothing of that."""
-    every, epochs, limit = trainer.val_check_interval, trainer.check_val_every_n_epoch, trainer.limit_train_batches
+    every, limit = count(trainer.val_check_interval), count(trainer.limit_train_batches)
+    epochs = trainer.check_val_every_n_epoch
     batches = trainer.max_steps * trainer.accumulate_grad_batches
     in_time = every <= batches if isinstance(every, int) else every not in (None, 1.0)
     in_epoch = isinstance(limit, int) or (epochs in (None, 1) and in_time)  # without a limit an epoch has no end

@@ -167,6 +167,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2"),
         ("trainer.max_epochs 2 of trainer.limit_train_batches 2 end the run before trainer.max_steps 6", "leave"),
     ),
+    "ended by epochs of a whole float": (  # as a parser may read 2, by what else has been imported
+        ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2.0"),
+        ("trainer.max_epochs 2 of trainer.limit_train_batches 2 end the run before trainer.max_steps 6", "leave"),
+    ),
     "cut-off steps": (
         ("--trainer.accumulate_grad_batches", "4", "--trainer.limit_train_batches", "6"),
         ("trainer.limit_train_batches 6 must be a multiple of trainer.accumulate_grad_batches 4",),
