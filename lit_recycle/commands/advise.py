@@ -14,6 +14,7 @@ from lit_recycle.advice.law import Forecast, Part
 from lit_recycle.advice.rules import DECAY, Advice, Growth, advise
 from lit_recycle.advice.runs import read_runs
 from lit_recycle.advice.situation import Situation
+from lit_recycle.commands.growth_callback import GROWTH_CALLBACK
 from lit_recycle.commands.merged_config import load_config
 from lit_recycle.commands.plan import RunShape, run_shape, warmups
 from lit_recycle.commands.without_gc import without_gc
@@ -21,7 +22,6 @@ from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Progress, flops_of, stages
 from lit_recycle.growth.shape import Shape, sizes
 
-GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SCHEDULE = "WarmupStableDecay"
 EVENTS = "EVENTS"
 NO_END = 10**15
@@ -182,7 +182,7 @@ def _callbacks(callbacks: list[dict[str, Any]], grows: bool) -> list[dict[str, A
     if grows:
         settings = own[0]["init_args"] if own else {}
         place = callbacks.index(own[0]) if own else 0
-        others.insert(place, {"class_path": GROWTH, "init_args": settings | {"events": EVENTS}})
+        others.insert(place, {"class_path": GROWTH_CALLBACK, "init_args": settings | {"events": EVENTS}})
     return others
 
 
@@ -215,6 +215,6 @@ def _flow(value: Any) -> str:
 def _shape(config: dict[str, Any], events: list[dict[str, Any]]) -> RunShape:
     """The run's shape with these events and no others."""
     trainer = (config.get("trainer") or {}) | {"max_steps": NO_END}
-    growth = [{"class_path": GROWTH, "init_args": {"events": deepcopy(events)}}] if events else []
+    growth = [{"class_path": GROWTH_CALLBACK, "init_args": {"events": deepcopy(events)}}] if events else []
     trainer["callbacks"] = [*warmups(trainer.get("callbacks")), *growth]
     return run_shape(deepcopy(config | {"trainer": trainer}))

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from lit_recycle.commands.trainer import RecycleCLI, check_callbacks, check_optimizer, no_validation
+from lit_recycle.commands.trainer import RecycleCLI, check_optimizer
+from lit_recycle.commands.trainer_keys import check_callbacks, no_validation
 
 
 class DryRun(RecycleCLI):

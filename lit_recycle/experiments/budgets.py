@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from lit_recycle.commands.growth_callback import GROWTH_CALLBACK
 from lit_recycle.commands.plan import RunShape, run_shape, warmups
 from lit_recycle.growth.schedule import Progress, Stage, flops_of
 
 Fit = dict[str, Any]
 """A configuration of ``lit-recycle fit``, without the paths of a machine."""
 
-GROWTH = "lit_recycle.callbacks.GrowthCallback"
 SHORT_SAMPLES = "lit_recycle.callbacks.SequenceLengthWarmup"
 SHAPING = ("events", "start_seq_len", "constant_tokens")
 """Keys of the growth callback that decide how large a run is."""
@@ -74,7 +74,7 @@ class Settings:
             raise ValueError(
                 "start_seq_len is the length before a growth, and there is none: take SequenceLengthWarmup"
             )
-        return [{"class_path": GROWTH, "init_args": arguments}] if events else []
+        return [{"class_path": GROWTH_CALLBACK, "init_args": arguments}] if events else []
 
 
 def lay_out(base: Fit, settings: Settings, seed: int, unit: int) -> tuple[Fit, tuple[int, ...], int, int, int]:
@@ -148,8 +148,8 @@ def _endless_shape(fit: Fit, growth: Sequence[Mapping[str, Any]]) -> RunShape:
 def shape_of(fit: Fit) -> RunShape:
     """What ``lit-recycle plan`` makes of a configuration."""
     trainer = fit["trainer"]
-    growths = [c["init_args"] for c in trainer.get("callbacks") or [] if c["class_path"] == GROWTH]
-    callbacks = [{"class_path": GROWTH, "init_args": {k: g[k] for k in g if k in SHAPING}} for g in growths]
+    growths = [c["init_args"] for c in trainer.get("callbacks") or [] if c["class_path"] == GROWTH_CALLBACK]
+    callbacks = [{"class_path": GROWTH_CALLBACK, "init_args": {k: g[k] for k in g if k in SHAPING}} for g in growths]
     callbacks += warmups(trainer.get("callbacks"))
     # Without seeds and rates, which change nothing of it: reading a configuration takes twenty milliseconds.
     data = {key: value for key, value in fit["data"].items() if key != "seed"}
@@ -185,7 +185,7 @@ def _before_decay(fit: Fit, grown: int) -> Fit:
     fit = deepcopy(fit)
     callbacks = []
     for callback in fit["trainer"].pop("callbacks", None) or []:
-        if callback["class_path"] == GROWTH:
+        if callback["class_path"] == GROWTH_CALLBACK:
             arguments = callback["init_args"]
             arguments["events"] = arguments["events"][:grown]
             if not grown and "start_seq_len" not in arguments:
