@@ -95,7 +95,7 @@ class Command:
     processes: list[Any]
     log: Path
 
-    def wait(self, seconds: float = 120) -> list[int]:
+    def wait(self, seconds: float = 600) -> list[int]:
         """Exit codes of all processes; a signal is negative.
 
         Whoever is still there after the time is a failure, and says in the log where it is.

@@ -56,9 +56,9 @@ def killed_until_the_end(root: Path, data: dict, worlds: tuple[int, ...], draw: 
         at = f"{draw.choice(('step', 'saving', 'saved'))}={step}"
         kill = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", at)
         run = fit(root, data, worlds[number % len(worlds)], *kill)
-        assert -signal.SIGKILL in run.wait(90), run.output
+        assert -signal.SIGKILL in run.wait(300), run.output
     run = fit(root, data, worlds[-1])
-    assert set(run.wait(90)) == {0}, run.output
+    assert set(run.wait(300)) == {0}, run.output
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from runs import assert_same_training_state, fit, on_processes
 
 from lit_recycle.callbacks.async_save import AsyncSave
 from lit_recycle.callbacks.monitor import GrowthHooks
+from lit_recycle.checkpoints import background as background_module
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.background import Background
 from lit_recycle.checkpoints.io import own_io
@@ -121,8 +123,14 @@ def test_a_copy_shares_what_the_original_shares_and_nothing_with_it() -> None:
 # --- one at a time, errors, rotation ---------------------------------------------------------------------------------
 
 
-def test_one_save_at_a_time_and_the_next_one_waits() -> None:
-    background, begun, go_on = Background(), [], threading.Event()
+def test_one_save_at_a_time_and_the_next_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    background, begun, go_on, now = Background(), [], threading.Event(), count()
+
+    def clock() -> int:
+        go_on.set()  # whoever waits asks for the time first
+        return next(now)
+
+    monkeypatch.setattr(background_module, "time", SimpleNamespace(perf_counter=clock))
 
     def write(number: int) -> None:
         begun.append(number)
@@ -130,10 +138,9 @@ def test_one_save_at_a_time_and_the_next_one_waits() -> None:
 
     background.save(1, write, needs_peers=False)
     background.check()
-    threading.Timer(0.2, go_on.set).start()
     background.save(2, write, needs_peers=False)
     background.wait()
-    assert begun == [1, 2] and 0.1 < background.seconds_waited < 30
+    assert begun == [1, 2] and background.seconds_waited == 2
 
 
 def test_an_error_is_told_once_by_whoever_looks_first() -> None:

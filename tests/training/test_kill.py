@@ -47,7 +47,7 @@ def killed(root: Path, at: str, *options: object, rank: int | None = None) -> Co
     """A run that is killed at some point, waited for."""
     victim = () if rank is None else ("--trainer.callbacks.init_args.rank", rank)
     run = fit(root, *options, "--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", at, *victim)
-    codes = run.wait(60)
+    codes = run.wait(300)
     assert -signal.SIGKILL in codes, run.output
     assert 0 not in codes, run.output
     return run
@@ -169,11 +169,11 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
     """Not even one that is busy with something else than waiting for the others."""
     busy = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "sleep=2")
     with executable(tmp_path / "run", *DDP, *busy, "--trainer.callbacks.init_args.rank", 1) as run:
-        wait_for(lambda: (tmp_path / "run/checkpoints/step=1.ckpt").exists(), 120)
+        wait_for(lambda: (tmp_path / "run/checkpoints/step=1.ckpt").exists(), 300)
         assert len(members(run.pid)) == 2
         run.kill()
         run.wait()
-        wait_for(lambda: not members(run.pid), 20)
+        wait_for(lambda: not members(run.pid), 60)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
@@ -191,7 +191,7 @@ def test_a_process_that_hangs_does_not_hold_up_the_others(tmp_path: Path) -> Non
     strategy = (*FSDP2[2:], "--trainer.strategy", "lit_recycle.training.strategies.FSDP2Strategy")
     with executable(tmp_path / "run", *strategy, *options) as run:
         assert run.wait(240) == 2
-        wait_for(lambda: not members(run.pid), 20)  # a killed process takes a moment to give back its memory
+        wait_for(lambda: not members(run.pid), 60)  # a killed process takes a moment to give back its memory
     errors = [line for line in (tmp_path / "run.log").read_text().splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "process 1 of the run's 2 has ended or hangs" in errors[0]
 

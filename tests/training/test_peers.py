@@ -26,7 +26,7 @@ def _wait_in_vain(out: Path) -> None:
             start_of_wait = time.monotonic()
             with pytest.raises(RuntimeError) as caught:
                 dist.all_reduce(torch.ones(1), group=used)
-            assert time.monotonic() - start_of_wait < 6 and peers.is_lost_peer(caught.value)
+            assert time.monotonic() - start_of_wait < 20 and peers.is_lost_peer(caught.value)
             (out / str(number)).write_text(str(peers.named(caught.value)))
         os._exit(0)
     time.sleep(25)  # it lives, and does not answer
@@ -47,7 +47,7 @@ def test_minutes_are_checked() -> None:
 
 
 def test_steps_wait_shorter_than_what_one_process_does_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With two seconds to wait, a first process that saves for six is waited for; one that sleeps in a step is not."""
+    """With five seconds to wait, a first process that saves for ten is waited for; one that sleeps in a step is not."""
     options = (
         "--trainer.strategy",
         "ddp",
@@ -56,9 +56,9 @@ def test_steps_wait_shorter_than_what_one_process_does_alone(tmp_path: Path, mon
         "--data.batch_size",
         "2",
         "--waiting_minutes",
-        "0.04",
+        "0.08",
     )
-    slow = ("--trainer.callbacks+", "killing.SlowSave", "--trainer.callbacks.init_args.seconds", "6")
+    slow = ("--trainer.callbacks+", "killing.SlowSave", "--trainer.callbacks.init_args.seconds", "10")
     run = start("fit", "--config", config(tmp_path / "run"), *options, *slow, log=tmp_path / "log", world=2)
     assert run.wait() == [0, 0], run.output
     sleep = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "sleep=3")
@@ -73,7 +73,7 @@ def test_steps_wait_shorter_than_what_one_process_does_alone(tmp_path: Path, mon
         log=tmp_path / "log2",
         world=2,
     )
-    run.processes[0].join(60)
+    run.processes[0].join(300)
     for process in run.processes:
         process.kill()
     assert run.processes[0].exitcode == 2, run.output
