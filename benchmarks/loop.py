@@ -34,7 +34,8 @@ import lit_recycle.report.plots  # noqa: F401 (a process imports it once)
 from lit_recycle.callbacks import RunProgressBar
 from lit_recycle.commands.trainer import RecycleCLI
 from lit_recycle.experiments.budgets import merge, nested
-from lit_recycle.training.module import LitMoE, balance_loss
+from lit_recycle.model.loss import balance_loss
+from lit_recycle.training.module import LitMoE
 
 BLOCK = 20
 """Steps of a turn."""

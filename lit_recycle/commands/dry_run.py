@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from lit_recycle.commands.trainer import RecycleCLI, check_optimizer
+from lit_recycle.commands.trainer import RecycleCLI
 from lit_recycle.commands.trainer_keys import check_callbacks, no_validation
+from lit_recycle.training.run_checks import check_first_step, check_vocabulary
 
 
 class DryRun(RecycleCLI):
@@ -33,7 +34,7 @@ class DryRun(RecycleCLI):
         self.model, self.datamodule = parts.model, parts.data
         self._check_vocabulary()
         self.notes += filter(None, [no_validation(self.config.trainer)])
-        check_optimizer(self.model, self.config.trainer.max_steps)
+        check_first_step(self.model, self.config.trainer.max_steps)
 
     def _check_vocabulary(self) -> None:
         try:
@@ -41,7 +42,7 @@ class DryRun(RecycleCLI):
         except ValueError as error:  # planned on one machine, run on another
             self.notes.append(f"not checked here: {error}")
             return
-        self.model.check_vocabulary(tokens)
+        check_vocabulary(self.model, tokens)
 
     def values(self) -> dict[str, Any]:
         """The whole configuration in plain types, defaults included."""

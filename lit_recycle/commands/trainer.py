@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -53,8 +52,8 @@ from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.hub.shape import parameter_names
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
+from lit_recycle.training.run_checks import check_first_step, check_run
 from lit_recycle.training.run_lock import run_lock
-from lit_recycle.training.schedules import check_to_the_end
 
 NEWEST = "LIT_RECYCLE_NEWEST_CHECKPOINT"
 """Environment variable by which a process tells those that it starts what ``--ckpt_path last`` is."""
@@ -228,9 +227,9 @@ class RecycleCLI(LightningCLI):
 
         Growths are those of a run that begins; one that goes on knows its progress only later.
         """
-        self.model.check_run(self.trainer, self.datamodule, is_fit=True)
+        check_run(self.model, self.trainer, self.datamodule, is_fit=True)
         check_stream(self.trainer)
-        check_optimizer(self.model, self.trainer.max_steps)
+        check_first_step(self.model, self.trainer.max_steps)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if told := no_validation(self.config.trainer):
@@ -274,23 +273,6 @@ class RecycleCLI(LightningCLI):
             if step == self.trainer.max_steps:  # no failure: whoever starts a run again and again can stop
                 raise Finished(f"{told}there: it is finished; to train longer, raise it")
             raise ValueError(f"{told}before that: raise it")
-
-
-def check_optimizer(model: LitMoE, steps: int) -> None:
-    """Raises ``ValueError`` for what the optimizer or its schedule would refuse, in its first step or at the end."""
-    with torch.device("meta"):
-        whole = dict(model.make_model().named_parameters(prefix="model"))
-    # Of one element each: some optimizers refuse parameters on the meta device.
-    small = {name: torch.nn.Parameter(torch.zeros([1] * p.dim())) for name, p in whole.items()}
-    optimizer = model.make_optimizer(small.items(), whole)
-    schedule = model.make_schedule(optimizer, steps)
-    first = next(iter(small.values()))
-    first.grad = torch.zeros_like(first)
-    try:
-        optimizer.step()
-    except RuntimeError as error:
-        raise ValueError(f"model.optimizer {type(optimizer).__name__} cannot train this model: {error}") from error
-    check_to_the_end(schedule, steps)
 
 
 def _tell_of_other_shape(configured: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Next-token cross-entropy.
+"""Losses: next-token cross-entropy, and that of an uneven load of experts.
 
-Axes: B batch, S positions, T = B·S tokens, D hidden size, V vocabulary.
+Axes: L MoE layers, E experts, B batch, S positions, T = B·S tokens, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,3 +24,13 @@ def label_losses(logits_BSV: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]
     """Of each label its negative log-likelihood in nats, zero where it is left out, and whether it is the likeliest."""
     losses_BS = F.cross_entropy(logits_BSV.mT.float(), labels_BS, reduction="none")
     return losses_BS, logits_BSV.argmax(-1) == labels_BS
+
+
+def balance_loss(counts_LE: Tensor, scores_LE: Tensor) -> Tensor:
+    """Switch load-balancing loss E·Σ f·P, mean over layers; one when the load is even (Fedus et al. 2022, eq. 4).
+
+    ``counts_LE`` are the tokens of the global batch that each expert got, ``scores_LE`` the mean router scores, which
+    carry the gradient. f is normalised by the number of assignments, so that duplicating experts changes nothing.
+    """
+    fractions_LE = counts_LE / counts_LE.sum(-1, keepdim=True)
+    return counts_LE.shape[-1] * (fractions_LE * scores_LE).sum(-1).mean()

@@ -6,56 +6,34 @@ Axes: L MoE layers, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from lightning import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
-from lit_recycle.checkpoints.io import finish_saves
-from lit_recycle.checkpoints.native import checkpoints_of
 from lit_recycle.data.batches import Batch
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.joined import Value, whole
-from lit_recycle.hub.shape import HubShape, parameter_names, shape_of, with_branches
+from lit_recycle.hub.shape import HubShape, shape_of, with_branches
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.model.experts import Routing
-from lit_recycle.model.kernels import grouped
 from lit_recycle.model.kernels.loss import LEFT_OUT
+from lit_recycle.model.loss import balance_loss
 from lit_recycle.model.transformer import MoETransformer, initial_value
 from lit_recycle.seeding import seeded
-from lit_recycle.training import named_state
-from lit_recycle.training.evaluated import EvaluatedModule
-from lit_recycle.training.finite import FiniteWatch, check_weights
-from lit_recycle.training.gradients import GradientNorm
-from lit_recycle.training.param_groups import check_chosen, check_param_groups, parameter_groups, settle
-from lit_recycle.training.resumed import changed_options, check_schedule, saved_groups
-from lit_recycle.training.schedules import WarmupStableDecay
-from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skip_step
+from lit_recycle.training.optimized import OptimizedModule
+from lit_recycle.training.run_checks import check_run, tell_of_length
+from lit_recycle.training.spikes import SpikeSkip
 from lit_recycle.training.start import Backend, start_of, verify_start
 
 
-def default_optimizer(params: Any) -> Optimizer:
-    """AdamW as most language models are pretrained with it."""
-    return AdamW(params, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-
-
-class LitMoE(EvaluatedModule):
+class LitMoE(OptimizedModule):
     """Next-token training of a :class:`MoETransformer`.
 
     Args:
@@ -119,111 +97,39 @@ class LitMoE(EvaluatedModule):
             raise ValueError("model.config and model.init_from exclude each other: the checkpoint brings its shape")
         start = start_of(config, init_from, backend, init_checksums, drop_mtp)
         shape = start.shape if reparam is None else with_branches(start.shape, reparam)
-        super().__init__(shape, [*start.growth, *(growth or [])])
+        super().__init__(
+            shape,
+            [*start.growth, *(growth or [])],
+            optimizer=optimizer,
+            param_groups=param_groups,
+            lr_scheduler=lr_scheduler,
+            gradient_norm=gradient_norm,
+            spike_skip=spike_skip,
+        )
         self.reparam = shape.to_dict()["reparam"] if reparam else None
         self._new_branches = shape != start.shape
         """Whether the run begins with branches that its checkpoint does not have."""
         self._source, self._checksums, self.hub = start.weights, start.checksums, start.hub
-        self.optimizer, self.lr_scheduler = optimizer or default_optimizer, lr_scheduler
-        self.param_groups = param_groups or []
-        check_param_groups(self.param_groups)
         self.balance_loss, self.z_loss, self.balance_rate = balance_loss, z_loss, balance_rate
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile_blocks
-        self.saved_optimizer: str | None = None
-        """Name of the optimizer whose state a checkpoint brings, if one does."""
-        self.saved_groups: list[dict[str, Any]] = []
-        self.saved_schedule: dict[str, Any] | None = None
         self.losses: dict[str, float] = {}
         """The last of training and of validation that a checkpoint tells, for the card of an export."""
-        if gradient_norm not in (None, "total", "groups"):
-            raise ValueError(f"model.gradient_norm must be total or groups, or null, got {gradient_norm!r}")
-        self.gradient_norm = gradient_norm
-        self.spikes = SpikeWatch(spike_skip) if spike_skip else None
-        self.skip: Tensor | None = None
-        """One if the optimizer step at hand is skipped, zero if not."""
-        self.watch = FiniteWatch(self._way_on)
         names = ("balance_loss", "z_loss", "balance_rate", "activation_checkpointing")
         self.save_hyperparameters({name: getattr(self, name) for name in names})
 
     @override
     def setup(self, stage: str) -> None:
-        """Raises ``ValueError`` as :meth:`check_run` does, and for a damaged checkpoint to start from."""
+        """Raises ``ValueError`` as :func:`check_run` does, and for a damaged checkpoint to start from."""
         data = getattr(self.trainer, "datamodule", None)
-        self.check_run(self.trainer, data, is_fit=stage == "fit")
-        self._tell_of_length(getattr(data, "seq_len", 0))
+        check_run(self, self.trainer, data, is_fit=stage == "fit")
+        tell_of_length(self, getattr(data, "seq_len", 0))
         if self._source is not None:
             verify_start(self._checksums)
 
-    def check_run(self, trainer: Trainer, data: Any, is_fit: bool) -> None:
-        """Raises ``ValueError`` for a configuration whose parts do not fit each other, before anything is computed."""
-        self.check_vocabulary(getattr(data, "vocab_size", 0))
-        if self.spikes and getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise ValueError(
-                "model.spike_skip does not work with a scaler of gradients: set trainer.precision bf16-mixed"
-            )
-        if isinstance(self.shape, HubShape):
-            self._check_transformers(self.shape, data)
-        elif self.compile_blocks and not (
-            trainer.precision in ("bf16-mixed", "bf16-true")
-            and grouped.has_grouped_product(trainer.strategy.root_device, torch.bfloat16)
-        ):
-            raise ValueError(
-                "model.compile_blocks needs a GPU and trainer.precision bf16-mixed or bf16-true: elsewhere the products"
-                " of experts are a loop whose lengths change at every step"
-            )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
-            raise ValueError(
-                "GradientAccumulationScheduler acts when an epoch begins; a run is one epoch, and resumed within it,"
-                " it would go on without accumulation: set trainer.accumulate_grad_batches"
-            )
-        # Lightning has no such attribute where validation goes by the clock.
-        every, window = getattr(trainer, "val_check_interval", None), trainer.accumulate_grad_batches
-        if is_fit and every is None and window > 1:
-            raise ValueError(
-                "trainer.val_check_interval as a time may end within an optimizer step, where a checkpoint could not be"
-                f" resumed exactly: give micro-batches, a multiple of trainer.accumulate_grad_batches {window}"
-            )
-        if is_fit and isinstance(every, int) and every % window:
-            raise ValueError(
-                f"trainer.val_check_interval {every} must be a multiple of trainer.accumulate_grad_batches {window}: "
-                "a checkpoint from within an optimizer step could not be resumed exactly"
-            )
-
-    def _check_transformers(self, shape: HubShape, data: Any) -> None:
-        """Raises ``ValueError`` for what a model of transformers cannot do here."""
-        if self.compile_blocks:
-            raise ValueError("model.compile_blocks is for this project's own model: leave it out for transformers")
-        if getattr(data, "documents", "pack") == "mask" and (kind := shape.mixes_positions):
-            raise ValueError(
-                f"data.documents mask cannot keep documents apart in a {shape.config['model_type']} model, which has "
-                f"{kind}: set data.documents pack"
-            )
-
-    def check_vocabulary(self, tokens: int) -> None:
-        """Raises ``ValueError`` for a tokenizer of more tokens than the model has."""
-        vocabulary = self.shape.size("V")
-        if tokens > vocabulary:
-            if self._source is not None:
-                raise ValueError(
-                    f"model.init_from has a vocabulary of {vocabulary}, and the tokenizer has {tokens} ids: "
-                    "set data.tokenizer to the model's own"
-                )
-            raise ValueError(f"model.config.vocab_size {vocabulary} is smaller than the tokenizer's {tokens}: raise it")
-
-    def _tell_of_length(self, seq_len: int) -> None:
-        """Warn of samples longer than what the folder's model was made for.
-
-        All families have rotary positions, or none: no table of them ends, but those beyond were never trained.
-        """
-        config = self.shape.config if isinstance(self.shape, HubShape) else (self.hub or {}).get("config", {})
-        positions = config.get("max_position_embeddings") or seq_len
-        if seq_len > positions:
-            rank_zero_warn(
-                f"data.seq_len {seq_len} is more than the folder's max_position_embeddings {positions}: the model has "
-                "not seen positions beyond it, and its loss there may be high; lower data.seq_len, or raise the rotary "
-                "base with an event's grow: [RotaryBase]"
-            )
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the weights to begin with are those of ``init_from``, and were not taken yet."""
+        return self._source is not None
 
     # --- shape -------------------------------------------------------------------------------------------------------
 
@@ -286,28 +192,16 @@ class LitMoE(EvaluatedModule):
                 "begin with branches start from its weights with model.init_from; otherwise leave model.reparam out"
             )
         self._source = None
-        if self.spikes:
-            self.spikes.begin_anew()
         super().set_shape(shape, growth)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.note_saved(checkpoint)
         self.hub = checkpoint.get("hub")
         self.losses = dict(checkpoint.get("losses", {}))
-        if self.spikes and "spikes" in checkpoint:
-            self.spikes.load_state_dict(checkpoint["spikes"])
-
-    def note_saved(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep in mind what a checkpoint's optimizer and schedule are, for when this run's own are made."""
-        self.saved_optimizer, self.saved_groups = checkpoint.get("optimizer"), saved_groups(checkpoint)
-        self.saved_schedule = next(iter(checkpoint.get("lr_schedulers", [])), None)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.watch.check(wait=True)
-        check_weights(self.parameters(), self.trainer.global_step, self._way_on)
         super().on_save_checkpoint(checkpoint)
         if self.hub:
             checkpoint["hub"] = self.hub
@@ -315,10 +209,6 @@ class LitMoE(EvaluatedModule):
             if (loss := self.trainer.callback_metrics.get(key)) is not None:
                 self.losses[kind] = float(loss)
         checkpoint["losses"] = dict(self.losses)
-        if self.spikes:
-            checkpoint["spikes"] = self.spikes.state_dict()
-        if checkpoint.get("optimizer_states"):
-            checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -378,130 +268,9 @@ class LitMoE(EvaluatedModule):
                 nudge_E = self.balance_rate * (counts_E.mean() - counts_E).sign()
                 bias += nudge_E if self.skip is None else nudge_E * (1 - self.skip)
 
-    @override
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        self.watch.check(wait=False)
-
-    @override
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
-            whole = dict(self.make_model().named_parameters(prefix="model"))
-        named = ((named_state.clean_name(name), p) for name, p in self.named_parameters())
-        optimizer = self.make_optimizer(named, whole)
-        if self.saved_optimizer not in (None, type(optimizer).__name__):
-            raise ValueError(
-                f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
-                f"{type(optimizer).__name__}: set it to that one, or start afresh from the weights with model.init_from"
-            )
-        scheduler = self.make_schedule(optimizer, self.trainer.max_steps)
-        if self.saved_schedule is not None:
-            check_schedule(scheduler, self.saved_schedule)
-        if changed := changed_options(optimizer, self.saved_groups):
-            rank_zero_info(
-                f"the checkpoint's optimizer is what goes on, whatever model.optimizer says: {', '.join(changed)}; to "
-                "train with others start from its weights with model.init_from"
-            )
-        self.saved_groups = []  # a growth makes the optimizer anew
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
-        """The learning rate's schedule in a run of so many steps."""
-        if steps < 1:
-            raise ValueError("trainer.max_steps must be set: the length of a run, in optimizer steps")
-        if self.lr_scheduler is None:
-            return WarmupStableDecay(optimizer, steps, warmup_steps=steps // 50, decay_steps=steps // 5)
-        try:
-            scheduler = self.lr_scheduler(optimizer)
-        except (TypeError, ArithmeticError) as error:
-            raise ValueError(f"model.lr_scheduler: {error}; set it in model.lr_scheduler.init_args") from error
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "model.lr_scheduler ReduceLROnPlateau follows a validation loss, and a growth is a jump of it: take "
-                "one that goes by steps, such as lit_recycle.training.schedules.WarmupStableDecay"
-            )
-        return scheduler
-
-    def make_optimizer(self, named: Iterable[tuple[str, Tensor]], whole: Mapping[str, Tensor]) -> Optimizer:
-        """The optimizer of these parameters, in groups; ``whole`` has those of the model undivided."""
-        groups = parameter_groups(named, whole, self.shape.naming, self.param_groups)
-        try:
-            optimizer = self.optimizer(groups)
-        except ValueError as error:  # torch names no key
-            raise ValueError(f"model.optimizer: {error}; set it in model.optimizer.init_args") from error
-        settle(optimizer, self.param_groups)
-        return optimizer
-
-    @override
-    def on_train_start(self) -> None:
-        self.check_patterns()
-
-    def check_patterns(self) -> None:
-        """Raises ``ValueError`` for a group of ``param_groups`` that has no parameter in any shape of the run."""
-        shapes = (*(self.shape_of(record["before"]) for record in self.growth), *self.shapes_to_come)
-        own = (named_state.clean_name(name) for name, _ in self.named_parameters())
-        check_chosen(chain([own], map(parameter_names, shapes)), self.param_groups)
-
-    @override
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        precision, norm = self.trainer.precision_plugin, None
-        scaler, is_fused = getattr(precision, "scaler", None), any(g.get("fused") for g in optimizer.param_groups)
-        by_norm = bool(gradient_clip_val) and (gradient_clip_algorithm or "norm") == "norm"
-        measured = by_norm or self.gradient_norm or self.spikes
-        if scaler is not None and is_fused and (gradient_clip_val or measured):
-            scaler.unscale_(optimizer)  # the fused step would divide by the scale only afterwards
-        if measured:
-            norm = self._measure_gradients(optimizer, float(gradient_clip_val or 0) if by_norm else None)
-        if not by_norm and not (isinstance(precision, MixedPrecision) and is_fused):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif not by_norm and gradient_clip_val:  # Lightning refuses in any case
-            Precision.clip_gradients(precision, optimizer, gradient_clip_val, GradClipAlgorithmType.VALUE)
-        excused = None
-        if self.spikes and norm is not None:
-            self.skip = self.spikes.observe(torch.stack(self.step_losses).mean(), norm)
-            skip_step(optimizer, self.skip)
-            self.step_values["gradient/skipped_steps"] = self.spikes.skipped
-            excused = self.spikes.excused
-        # Gradients out of the range of float16 are what a scaler is there for: it leaves out the step.
-        self.watch.end_step(self.trainer.global_step, norm if scaler is None else None, excused)
-
-    def _way_on(self) -> str:
-        finish_saves(self.trainer)
-        found = checkpoints_of(self.trainer)
-        return f"go on from {found[0]}, --ckpt_path last," if found else "begin anew"
-
-    def _measure_gradients(self, optimizer: Optimizer, limit: float | None) -> Tensor:
-        """The norm of the gradients over all processes, logged; then they are clipped to ``limit``."""
-        assert self.trainer.model is not None
-        gradients = GradientNorm(self.trainer.model, optimizer)
-        norm = gradients.total()
-        self.step_values["gradient/norm"] = norm
-        if self.gradient_norm == "groups":
-            names = (f"gradient/norm/{group['name']}" for group in optimizer.param_groups)
-            self.step_values |= dict(zip(names, gradients.by_group(), strict=True))
-        if limit is not None:
-            gradients.clip(norm, limit)
-        return norm
-
-    @override
-    def on_train_end(self) -> None:
-        self.watch.check(wait=True)
-
 
 def _sum_over_processes(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
     return values
-
-
-def balance_loss(counts_LE: Tensor, scores_LE: Tensor) -> Tensor:
-    """Switch load-balancing loss E·Σ f·P, mean over layers; one when the load is even (Fedus et al. 2022, eq. 4).
-
-    ``counts_LE`` are the tokens of the global batch that each expert got, ``scores_LE`` the mean router scores, which
-    carry the gradient. f is normalised by the number of assignments, so that duplicating experts changes nothing.
-    """
-    fractions_LE = counts_LE / counts_LE.sum(-1, keepdim=True)
-    return counts_LE.shape[-1] * (fractions_LE * scores_LE).sum(-1).mean()
