@@ -1,6 +1,5 @@
 """`TextData`: text and tokens as a LightningDataModule whose training stream resumes at the exact sample."""
 
-import os
 import warnings
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -10,17 +9,16 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lit_recycle.data.batches import ORIGIN, Batch, EvalBatches, Reading, Samples, TokenBatches
+from lit_recycle.data.arguments import check_sizes, kept_arguments
+from lit_recycle.data.batches import ORIGIN, Batch, Reading, Samples, TokenBatches
 from lit_recycle.data.config import CORPUS, DataDefaults, DataStage, Source, check_sources, check_val
 from lit_recycle.data.cut import Cut
 from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
 from lit_recycle.data.pace import micro_batches_of, pace_of, rows_of
-from lit_recycle.data.remote import is_remote
-from lit_recycle.data.sources import PYTHON_STDLIB
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
 from lit_recycle.data.validation import ValidationSet
@@ -94,13 +92,7 @@ class TextData(LightningDataModule):
         num_workers: int = _DEFAULT.num_workers,
     ) -> None:
         super().__init__()
-        _at_least(1, seq_len=seq_len, batch_size=batch_size)
-        _at_least(0, num_workers=num_workers)
-        _at_least(1, shuffle_window=1 if shuffle_window is None else shuffle_window)
-        if not 0 < val_fraction < 1:
-            raise ValueError(
-                f"val_fraction={val_fraction} must lie between 0 and 1; to not validate set limit_val_batches=0."
-            )
+        check_sizes(seq_len, batch_size, val_fraction, shuffle_window, num_workers)
         if documents not in ("pack", "mask"):
             raise ValueError(f"data.documents must be pack or mask, got {documents!r}")
         if path is not None and sources is not None:
@@ -329,19 +321,7 @@ class TextData(LightningDataModule):
         return loaders[0] if len(loaders) == 1 else loaders
 
     def _val_loader(self, part: ValidationSet) -> DataLoader[Batch]:
-        replicas, samples = self._replicas, part.samples
-        assert samples is not None
-        batch_size = min(self.batch_size, len(samples) // replicas["num_replicas"])
-        if not batch_size:
-            raise ValueError(
-                f"{samples.name} has {len(samples)} samples for {replicas['num_replicas']} processes; raise "
-                "val_fraction, give more text or lower seq_len."
-            )
-        batches = EvalBatches(samples, batch_size, self._eos_id)
-        # A DistributedSampler of our own, for Lightning would put one here that repeats batches to fill up.
-        sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False, drop_last=True)
-        keep = self.num_workers > 0
-        return DataLoader(batches, batch_size=None, sampler=sampler, persistent_workers=keep, **self._loader_options())
+        return part.loader(self.batch_size, self._eos_id, self._replicas, **self._loader_options())
 
     @override
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
@@ -367,28 +347,7 @@ class TextData(LightningDataModule):
             "cut": asdict(self._cut),
             "stream": self.stream.state_dict(self._position),
             "tokenizer": self.tokenizer.to_dict(),
-            "arguments": self._arguments(),
-        }
-
-    def _arguments(self) -> dict[str, Any]:
-        """What decides the validation data, so that a checkpoint can be evaluated on it without being told."""
-        sources = [asdict(source) | {"path": _absolute(source.path)} for source in self.sources]
-        only = (
-            sources[0]["path"]
-            if len(sources) == 1 and sources[0] == asdict(Source(CORPUS, sources[0]["path"]))
-            else None
-        )
-        return {
-            "path": only,
-            "sources": None if only else sources,
-            "val": {name: _absolute(path) for name, path in self.val.items()} or None,
-            "tokenizer": self.tokenizer_spec,
-            "text_field": self.text_field,
-            "documents": self.documents,
-            "seq_len": self.seq_len,
-            "batch_size": self.batch_size,
-            "val_fraction": self.val_fraction,
-            "cache_dir": os.path.abspath(self.cache_dir),
+            "arguments": kept_arguments(self),
         }
 
     def use_tokenizer(self, state: dict[str, Any]) -> None:
@@ -428,12 +387,6 @@ class TextData(LightningDataModule):
             rank_zero_warn(change)
 
 
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}.")
-
-
 def _check_trainer(trainer: Trainer) -> None:
     module = trainer.lightning_module
     if not isinstance(getattr(module, "samples_seen", None), int):
@@ -448,10 +401,3 @@ def check_stream(trainer: Trainer) -> None:
     """Raises ValueError for a trainer that cannot work with a stream."""
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")
-
-
-def _absolute(path: str | list[str]) -> str | list[str]:
-    """A path that does not depend on the working directory."""
-    if isinstance(path, list):
-        return [str(_absolute(p)) for p in path]
-    return path if path == PYTHON_STDLIB or is_remote(path) else os.path.abspath(os.path.expanduser(path))

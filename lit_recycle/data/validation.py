@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from lit_recycle.data.batches import Samples
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lit_recycle.data.batches import Batch, EvalBatches, Samples
 from lit_recycle.data.opened import Part
 
 
@@ -36,3 +39,30 @@ class ValidationSet:
         """Raises ValueError where there are too few tokens for one sample."""
         samples = Samples(part.tokens, seq_len, title)
         return cls(name, len(part.tokens), part.bytes_per_token, is_split, samples)
+
+    def loader(
+        self, batch_size: int, eos_id: int | None, replicas: dict[str, int], **options: Any
+    ) -> DataLoader[Batch]:
+        """Every whole batch once, as many on each process as on the others.
+
+        Args:
+            batch_size: samples of a batch; fewer where there would be no whole one for each process.
+            eos_id: what documents end with, where they are kept apart.
+            replicas: how many processes there are, and which of them this is, as `DistributedSampler` takes it.
+            options: of the `DataLoader`.
+
+        Raises:
+            ValueError: there are fewer samples than processes.
+        """
+        assert self.samples is not None
+        batch_size = min(batch_size, len(self.samples) // replicas["num_replicas"])
+        if not batch_size:
+            raise ValueError(
+                f"{self.samples.name} has {len(self.samples)} samples for {replicas['num_replicas']} processes; raise "
+                "val_fraction, give more text or lower seq_len."
+            )
+        batches = EvalBatches(self.samples, batch_size, eos_id)
+        # A DistributedSampler of our own, for Lightning would put one here that repeats batches to fill up.
+        sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False, drop_last=True)
+        keep = options.get("num_workers", 0) > 0
+        return DataLoader(batches, batch_size=None, sampler=sampler, persistent_workers=keep, **options)

@@ -94,7 +94,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model.config.vocab_size 128", "tokenizer's 257", "raise it"),
     ),
     "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
-    "no samples": (("--data.seq_len", "0"), ("seq_len=0",)),
+    "no samples": (("--data.seq_len", "0"), ("data.seq_len must be at least 1, got 0",)),
     "no such tokenizer": (("--data.tokenizer", "/nowhere.json"), ("tokenizer", "/nowhere.json does not exist")),
     "rate": (("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "-1"), ("learning rate: -1",)),
     "rate that is no number": (
