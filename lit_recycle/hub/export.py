@@ -24,8 +24,8 @@ from lit_recycle.hub.export_form import OWN, Form, form_of
 from lit_recycle.hub.mtp import grown_layers, with_mtp_layers
 from lit_recycle.hub.native_config import HFConfig
 from lit_recycle.hub.native_names import hub_parts
-from lit_recycle.hub.plan import FLOATS, GROWTH_FILE
-from lit_recycle.hub.reader import HFFolder
+from lit_recycle.hub.plan import GROWTH_FILE
+from lit_recycle.hub.reader import FLOATS, HFFolder
 from lit_recycle.hub.run_card import write_run_card
 from lit_recycle.hub.shape import HubShape, shape_of
 from lit_recycle.hub.transform import TORCH, write

@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_recycle.hub.finite import check_finite
-from lit_recycle.hub.plan import FLOATS
-from lit_recycle.hub.reader import HFFolder
+from lit_recycle.hub.reader import FLOATS, HFFolder
 
 
 class FolderTensors(Mapping[str, Tensor]):

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.event import Form, operators_of
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.least_size import least_size
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import GrowableModel
-from lit_recycle.growth.outputs import check_outputs
 from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.recipe import Recipe
 from lit_recycle.hub.alike import open_alike
@@ -21,14 +19,12 @@ from lit_recycle.hub.config_json import check_heads
 from lit_recycle.hub.config_keys import UNQUANTIZED, Config, head_dim
 from lit_recycle.hub.family import Family
 from lit_recycle.hub.model import HubModel, model_of
-from lit_recycle.hub.reader import HFFolder, Stored, open_folder, read_json
+from lit_recycle.hub.plan_checks import check_names, check_types
+from lit_recycle.hub.reader import FLOATS, HFFolder, Stored, open_folder, read_json
 from lit_recycle.hub.sizes import check_sizes
 from lit_recycle.hub.writer import Spec
 
 GROWTH_FILE = "growth.json"
-FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Types that weights may be converted between, as torch and as safetensors call them."""
-MATRICES = {"gate", "up", "down", "router"}
 
 
 @dataclass(frozen=True)
@@ -143,36 +139,39 @@ def plan_folder_growth(
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
     further = open_alike(folder, others)
-    shapes = {name: stored.shape for name, stored in folder.tensors.items()}
-    model = model_of(folder.config, shapes, folder.path, family)
-    family, places = model.family, {name: model.naming.parse(name) for name in folder.tensors}
-    plain = {name: stored.shape for name, stored in folder.tensors.items() if stored.dtype in FLOATS.values()}
-    check_sizes(model, places, plain, folder.path)  # blocks of quantised numbers have shapes of their own
+    model = _model(folder, family)
     history, operators = _history(folder.path), operators_of(forms)
     if maps is None:
-        alike = {"seed": seed, "dtype": dtype, "facts": facts, "family": family, "others": others}
+        alike = {"seed": seed, "dtype": dtype, "facts": facts, "family": model.family, "others": others}
         expect(least_size(model, operators, lambda small: plan_folder_growth(folder, *small, **alike).nbytes))  # type: ignore[arg-type]
-    plan = plan_growth(
-        model,
-        operators,
-        seed=seed,
-        event=len(history),
-        facts=facts,
-        maps=maps,
-        models=1 + len(further),
-    )
-    after: HubModel = plan.after  # type: ignore[assignment]
-    check_heads(after.config, after.family, head_dim(model.config))
-    config = dict(family.with_text(folder.config, after.config))
-    _grow_module_names(config, plan)
-    if dtype is not None:
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
-    levels = plan.recipes(folder.tensors)
+    plan = plan_growth(model, operators, seed=seed, event=len(history), facts=facts, maps=maps, models=1 + len(further))
+    config, levels = _grown_config(folder, plan, dtype), plan.recipes(folder.tensors)
     between = tuple({recipe.target.name: recipe for recipe in level} for level in levels[:-1])
     tensors = tuple(_grown_tensors(folder, levels, dtype))
     growth = FolderGrowth(folder, further, plan, config, tensors, between, history)
-    _check_names(growth)
+    check_names(growth)
+    check_types(growth)
     return growth
+
+
+def _model(folder: HFFolder, family: Family | None) -> HubModel:
+    shapes = {name: stored.shape for name, stored in folder.tensors.items()}
+    model = model_of(folder.config, shapes, folder.path, family)
+    places = {name: model.naming.parse(name) for name in folder.tensors}
+    plain = {name: stored.shape for name, stored in folder.tensors.items() if stored.dtype in FLOATS.values()}
+    check_sizes(model, places, plain, folder.path)  # blocks of quantised numbers have shapes of their own
+    return model
+
+
+def _grown_config(folder: HFFolder, plan: GrowthPlan, dtype: str | None) -> Config:
+    before, after = plan.before, plan.after
+    assert isinstance(before, HubModel) and isinstance(after, HubModel)
+    check_heads(after.config, after.family, head_dim(before.config))
+    config = dict(before.family.with_text(folder.config, after.config))
+    _grow_module_names(config, plan)
+    if dtype is not None:
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    return config
 
 
 def _grow_module_names(config: Config, plan: GrowthPlan) -> None:
@@ -209,71 +208,3 @@ def _stored_and_shape(
             made.append((recipe.target.name, (stored, recipe.grown_shape(shape))))
         found = made
     return found
-
-
-def _check_names(growth: FolderGrowth) -> None:
-    """Refuse layouts of which the family's table misses a part, rather than leave that part as it is."""
-    where, by_layer = growth.source.path, dict[int | None, list[Place]]()
-    for name in growth.source.tensors:
-        place = growth.plan.before.naming.parse(name)
-        by_layer.setdefault(place.layer, []).append(place)
-    model = growth.plan.before
-    for step in growth.plan.steps[:1]:
-        for layer in range(model.num_layers):
-            _check_layer(growth, layer, by_layer.get(layer, []))
-        places = (place for each in by_layer.values() for place in each)
-        check_outputs(growth.plan, places, str(where), at_least=growth.before_family.outputs)
-        widths = set(step.maps) - {EXPERTS}
-        unknown = [p for places in by_layer.values() for p in places if not p.axes.known]
-        if widths and unknown:
-            raise ValueError(f"{where}: the axes of {unknown[0].name} are not known, so {step.operator} cannot be done")
-    outside = [place.name for place in by_layer.get(None, []) if ".experts." in place.name]
-    if outside and any(EXPERTS in step.maps for step in growth.plan.steps):
-        raise ValueError(
-            f"{where}: {outside[0]} belongs to an expert outside of the layers, which cannot be duplicated along"
-        )
-    _check_types(growth)
-
-
-def _check_layer(growth: FolderGrowth, layer: int, places: Sequence[Place]) -> None:
-    model, step = growth.plan.before, growth.plan.steps[0]
-    where, model_type = growth.source.path, growth.config["model_type"]
-    known, wanted = {m for place in places for m in place.axes.matrices}, growth.before_family.expert_matrices
-    grows = any(step.sources.axis(EXPERTS, j) for j, i in enumerate(step.sources.layers) if i == layer)
-    if model.size(EXPERTS, layer) and grows and not known >= wanted:
-        raise ValueError(
-            f"{where}: layer {layer} has no tensors known as {', '.join(sorted(wanted - known))} of a {model_type} "
-            "model; add their names to the family's file"
-        )
-    if model.size(EXPERTS, layer) and grows:
-        for place in places:
-            if not place.axes.known and _is_of_experts(place, growth.source.tensors[place.name].shape, model, layer):
-                raise ValueError(
-                    f"{where}: {place.name} seems to belong to the experts, and its axes are not known; add them to "
-                    "the family's file"
-                )
-
-
-def _is_of_experts(place: Place, shape: tuple[int, ...], model: GrowableModel, layer: int) -> bool:
-    """Whether a tensor that no table describes is a matrix of an expert, or has an entry for each."""
-    if place.expert is not None:
-        return place.suffix.endswith(".weight") and len(shape) > 1
-    routes = any(word in f".{place.suffix}." for word in ("expert", "router", ".gate."))
-    return routes and shape[:1] == (model.size(EXPERTS, layer),)
-
-
-def _check_types(growth: FolderGrowth) -> None:
-    """Raises ``ValueError`` for tensors that would have to be computed with, and are stored in a packed type."""
-    folders = growth.folders
-    packed = {t.name for f in folders for t in f.tensors.values() if t.dtype not in (*FLOATS.values(), "F64")}
-    if not packed and "quantization_config" not in growth.source.config:
-        return
-    for recipes in (*(level.values() for level in growth.between), (t.recipe for t in growth.tensors)):
-        for recipe in recipes:
-            noisy = "quantization_config" in growth.source.config and set(recipe.target.axes.matrices) & MATRICES
-            if (noisy or recipe.sources[0][0].name in packed) and not recipe.is_copy:
-                method = growth.source.config.get("quantization_config", {}).get("quant_method", "packed")
-                raise ValueError(
-                    f"{growth.source.path} holds {method} weights, and {recipe.target.name} would have to be computed: "
-                    "no noise can be added: give --noise 0, or convert the checkpoint to bfloat16 first"
-                )

@@ -17,6 +17,8 @@ from lit_recycle.hub.checksums import Checksum, find_checksums
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Types that weights may be converted between, as torch and as safetensors call them."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 ITEM_BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,

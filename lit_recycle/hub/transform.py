@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_recycle.hub.finite import check_finite
-from lit_recycle.hub.plan import FLOATS
-from lit_recycle.hub.reader import tensor_bytes
+from lit_recycle.hub.reader import FLOATS, tensor_bytes
 from lit_recycle.hub.stream import CHUNK, Part, Progress, Slice, in_parallel, scratch
 from lit_recycle.hub.writer import Spot, move_bytes, write_at
 
