@@ -102,6 +102,8 @@ class GrowableModule(L.LightningModule):
         super().__init__()
         self.shape, self.growth = shape, list(growth or [])
         self.model: nn.Module | None = None
+        self.dims: dict[str, int] = {}
+        """How many dimensions each parameter of the model has: in a strategy's hands it may be a flat slice."""
         self.samples_seen = self.tokens_seen = self.flops_spent = 0
         self._pending_samples = self._pending_tokens = 0
         self._last_batch = (0, 0)
@@ -143,6 +145,7 @@ class GrowableModule(L.LightningModule):
     def build(self) -> nn.Module:
         """A new model of the present shape, weights not yet drawn."""
         self.model = self.make_model()
+        self.dims = {name: parameter.dim() for name, parameter in self.model.named_parameters(prefix="model")}
         return self.model
 
     @override

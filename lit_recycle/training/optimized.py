@@ -107,10 +107,8 @@ class OptimizedModule(EvaluatedModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        with torch.device("meta"):  # a sharded parameter may be a flat slice, which does not tell its dimensions
-            whole = dict(self.make_model().named_parameters(prefix="model"))
         named = ((named_state.clean_name(name), p) for name, p in self.named_parameters())
-        optimizer = self.make_optimizer(named, whole)
+        optimizer = self.make_optimizer(named, self.dims)
         if self.saved_optimizer not in (None, type(optimizer).__name__):
             raise ValueError(
                 f"the checkpoint holds the state of {self.saved_optimizer}, and model.optimizer is "
@@ -144,9 +142,9 @@ class OptimizedModule(EvaluatedModule):
             )
         return scheduler
 
-    def make_optimizer(self, named: Iterable[tuple[str, Tensor]], whole: Mapping[str, Tensor]) -> Optimizer:
-        """The optimizer of these parameters, in groups; ``whole`` has those of the model undivided."""
-        groups = parameter_groups(named, whole, self.shape.naming, self.param_groups)
+    def make_optimizer(self, named: Iterable[tuple[str, Tensor]], dims: Mapping[str, int]) -> Optimizer:
+        """The optimizer of these parameters, in groups; ``dims`` says how many dimensions they have undivided."""
+        groups = parameter_groups(named, dims, self.shape.naming, self.param_groups)
         try:
             optimizer = self.optimizer(groups)
         except ValueError as error:  # torch names no key

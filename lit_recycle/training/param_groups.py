@@ -58,7 +58,7 @@ def group_name(group: Mapping[str, Any]) -> str:
 
 def parameter_groups(
     named: Iterable[tuple[str, Tensor]],
-    whole: Mapping[str, Tensor],
+    dims: Mapping[str, int],
     naming: Naming,
     wanted: Sequence[Mapping[str, Any]],
 ) -> list[Group]:
@@ -66,7 +66,7 @@ def parameter_groups(
 
     Args:
         named: Parameters by name, which may be flat slices.
-        whole: Those of the model undivided, which tell how many dimensions a parameter has.
+        dims: How many dimensions they have undivided; their own number for those that are not there.
         naming: What axes they have.
         wanted: What the user has written. A parameter belongs to the first group whose pattern is found in its name;
             all others to the last two groups, matrices and vectors. Where a group does not say its weight decay, its
@@ -86,7 +86,7 @@ def parameter_groups(
         if "weight_decay" in options:
             groups.append(_group(members, naming, name=label, **options))
             continue
-        vectors = [(name, p) for name, p in members if _is_vector(whole.get(name, p), naming.parse(name).axes)]
+        vectors = [(name, p) for name, p in members if _is_vector(dims.get(name, p.dim()), naming.parse(name).axes)]
         names = {name for name, _ in vectors}
         matrices = [(name, p) for name, p in members if name not in names]
         groups.append(_group(matrices, naming, name=label, **options))
@@ -95,10 +95,10 @@ def parameter_groups(
     return groups
 
 
-def _is_vector(parameter: Tensor, axes: TensorAxes) -> bool:
+def _is_vector(dims: int, axes: TensorAxes) -> bool:
     """Whether it is a vector, or one for each expert, which is applied by no product."""
     of_experts = axes.expert_dimension is not None and not any(dimension.summed for dimension in axes.dimensions)
-    return parameter.dim() - of_experts <= 1
+    return dims - of_experts <= 1
 
 
 def check_chosen(shapes: Iterable[Iterable[str]], wanted: Sequence[Mapping[str, Any]]) -> None:
