@@ -51,7 +51,9 @@ class Place(NamedTuple):
 
     def within(self, model: int, layer: int | None) -> Place:
         """The same tensor of another model and layer."""
-        return self if (model, layer) == (self.model, self.layer) else self._replace(model=model, layer=layer)
+        if model == self.model and layer == self.layer:
+            return self
+        return Place(self.prefix, layer, self.suffix, self.expert, self.axes, self.number, model)
 
     def renamed(self, suffix: str, axes: TensorAxes) -> Place:
         """Another tensor of the same layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     @property
     def takes(self) -> list[tuple[int, str, AnyMap]]:
         """What is gathered: dimension, axis and map; of all experts in one tensor perhaps a map for each."""
-        if not self.step.maps:
+        if self.target.axes.names.isdisjoint(self.step.maps):
             return []
         layer, expert, dimensions = self.target.layer, self.target.expert, self.target.axes.dimensions
         return [
@@ -172,7 +172,7 @@ class Step:
         done = False
         for place in places:
             if place.layer is None:
-                yield Recipe(place, self._sum(place, None, self.sources.shares), self)
+                yield Recipe(place, _sum(place, ((None, 1.0),), self.sources.shares), self)
             elif not done:
                 done = True
                 for j, source in enumerate(self.sources.layers):
@@ -194,8 +194,11 @@ class Step:
 
     def _each(self, layer: int, places: list[tuple[Place, list[Target]]]) -> Iterator[Recipe]:
         """A recipe for each tensor of the layer and each source; a target with stacked matrices may have several."""
-        experts = self._grown_experts(layer)
+        experts, mapped = self._grown_experts(layer), self.sources.experts(layer)
+        layers = self.sources.of_layer(layer)
         for source, targets in places:
+            splits = mapped is not None and not source.is_routed
+            blended = _sum(source, layers, self.sources.shares)
             for target, shape in targets:
                 if shape is not None:
                     template = source.at(self.sources.layers[layer], source.expert)
@@ -204,20 +207,13 @@ class Step:
                 stands_alone = "{e}" in target.suffix
                 for e in experts.get(source.expert, (source.expert,)) if stands_alone else (None,):
                     place = target.at(layer, e)
-                    yield Recipe(place, self._sum(source, layer, self._models(source, place)), self)
+                    cut = splits and place.is_routed
+                    yield Recipe(place, _sum(source, layers, self._origins(place)) if cut else blended, self)
 
-    def _sum(
-        self, place: Place, layer: int | None, models: Iterable[tuple[int, float]]
-    ) -> tuple[tuple[Place, float], ...]:
-        """What a tensor of a grown layer, or outside of the layers, is the weighted sum of."""
-        layers = ((None, 1.0),) if layer is None else self.sources.of_layer(layer)
-        return tuple((place.within(m, i), share * weight) for m, share in models for i, weight in layers)
-
-    def _models(self, source: Place, target: Place) -> Sequence[tuple[int, float]]:
-        """The models that a tensor is taken from, with their shares: of an expert that is cut out of one, that one."""
+    def _origins(self, target: Place) -> Sequence[tuple[int, float]]:
+        """The models that experts are cut out of, with their shares; of a single expert that one."""
         mapped = self.sources.experts(target.layer)
-        if mapped is None or source.is_routed or not target.is_routed:
-            return self.sources.shares
+        assert mapped is not None
         origins = mapped.origins if target.expert is None else mapped.origins[target.expert : target.expert + 1]
         return [(model, 1.0) for model in sorted({model for model, _ in origins})]
 
@@ -230,3 +226,13 @@ class Step:
         for e, source in enumerate(mapped.sources):
             grown[source].append(e)
         return grown | {None: list(range(len(mapped.sources)))}
+
+
+def _sum(
+    place: Place, layers: Sequence[tuple[int | None, float]], models: Sequence[tuple[int, float]]
+) -> tuple[tuple[Place, float], ...]:
+    """The terms of a weighted sum: a tensor as it is in each of these layers of each of these models, and its weight."""
+    if len(models) == len(layers) == 1:  # as nearly always: a large model has a hundred thousand tensors
+        ((model, share),), ((layer, weight),) = models, layers
+        return ((place.within(model, layer), share * weight),)
+    return tuple((place.within(model, layer), share * weight) for model, share in models for layer, weight in layers)

@@ -120,10 +120,10 @@ def _tensors(folder: Path) -> dict[str, Stored]:
 def _indexed(folder: Path, weight_map: Any) -> dict[str, Stored]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / INDEX} has no weight_map; fetch it again")
-    missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
-    if missing:
+    files = sorted(set(weight_map.values()))
+    if missing := [name for name in files if not (folder / name).is_file()]:
         raise ValueError(f"{folder / INDEX} names {', '.join(missing)}, which is not there; fetch the missing shards")
-    shards = {name: read_header(folder / name) for name in sorted(set(weight_map.values()))}
+    shards = {name: read_header(folder / name) for name in files}
     tensors = {}
     for name, shard in weight_map.items():
         if name not in shards[shard]:
