@@ -231,7 +231,7 @@ class Step:
 def _sum(
     place: Place, layers: Sequence[tuple[int | None, float]], models: Sequence[tuple[int, float]]
 ) -> tuple[tuple[Place, float], ...]:
-    """The terms of a weighted sum: a tensor as it is in each of these layers of each of these models, and its weight."""
+    """The terms of a weighted sum: a tensor as it is in each layer of each model, and its weight."""
     if len(models) == len(layers) == 1:  # as nearly always: a large model has a hundred thousand tensors
         ((model, share),), ((layer, weight),) = models, layers
         return ((place.within(model, layer), share * weight),)
