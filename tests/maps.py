@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lit_recycle.growth.engine import Grown, grow_weight, own
+from lit_recycle.growth.carry_out import Grown, own
+from lit_recycle.growth.engine import grow_weight
 from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.names import Naming, Place
 from lit_recycle.growth.native import NATIVE

@@ -22,7 +22,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.utils._pytree import tree_map
 
 from lit_recycle.growth.axes import DENSE_WIDTH, EXPERTS
-from lit_recycle.growth.engine import Grown, carry_out, grow_weight
+from lit_recycle.growth.carry_out import Grown, carry_out
+from lit_recycle.growth.engine import grow_weight
 from lit_recycle.growth.ledger import Ledger
 from lit_recycle.growth.names import Place
 from lit_recycle.growth.operator import Change, Operator, Target

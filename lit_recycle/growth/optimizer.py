@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_recycle.growth.axes import EXPERTS
-from lit_recycle.growth.engine import Grown, carry_out, own, scale, taken, treat, treatments_of
+from lit_recycle.growth.carry_out import Grown, carry_out, own
+from lit_recycle.growth.engine import scale, taken, treat, treatments_of
 from lit_recycle.growth.plan import GrowthPlan
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.recipe import Recipe

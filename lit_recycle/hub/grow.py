@@ -114,7 +114,8 @@ class Made(NamedTuple):
         return self._carry_out(iter(stored))
 
     def _carry_out(self, stored: Iterator[Tensor]) -> Tensor:
-        from lit_recycle.growth.engine import Grown, grow_weight
+        from lit_recycle.growth.carry_out import Grown
+        from lit_recycle.growth.engine import grow_weight
 
         sources = [source._carry_out(stored) if isinstance(source, Made) else next(stored) for source in self.sources]
         return grow_weight(self.recipe, [Grown(tensor, True) for tensor in sources]).value
