@@ -9,8 +9,16 @@ MARKS = ("config.json", "meta.pt")
 """Files by which a folder is known for a Hugging Face model or a sharded checkpoint."""
 
 
+def check_local(destination: Path) -> None:
+    """Raises ValueError for an address, which as a path would be a folder called like its protocol."""
+    if destination.parts and destination.parts[0].endswith(":"):  # a path keeps one slash of two
+        address = str(destination).replace(":/", "://", 1)
+        raise ValueError(f"{address} is an address, and this is written to a disk: give a path on this machine")
+
+
 def check_destination(destination: Path) -> None:
-    """Raises ValueError for what exists already, or lies in the folder of another model."""
+    """Raises ValueError for what exists already, lies in the folder of another model, or is an address."""
+    check_local(destination)
     if destination.exists():
         raise ValueError(f"{destination} exists already: remove it or choose another destination")
     inside = next((p for p in destination.absolute().parents if any((p / mark).is_file() for mark in MARKS)), None)

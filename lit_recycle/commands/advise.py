@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lit_recycle.commands.growth_callback import GROWTH_CALLBACK
 from lit_recycle.commands.merged_config import load_config
 from lit_recycle.commands.plan import RunShape, run_shape, warmups
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.destination import check_local
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.schedule import Progress, flops_of, stages
 from lit_recycle.growth.shape import Shape, sizes
@@ -30,8 +32,10 @@ NO_END = 10**15
 def main(argv: list[str]) -> int:
     """Print the YAML, with the reasons as comments."""
     options, rest = parse(argv)
-    path = options.config or _config_beside(options.ckpt_path)
-    config = load_config(["--config", str(path), *rest])
+    paths = options.config or [_config_beside(options.ckpt_path)]
+    if options.out:
+        _check_out(options.out, paths)
+    config = load_config([*(word for path in paths for word in ("--config", str(path))), *rest])
     saved = _read(options.ckpt_path) if options.ckpt_path else None
     situation = _situation(config, saved, options)
     advice = advise(situation, Forecast(read_runs(options.runs)) if options.runs else None)
@@ -54,7 +58,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "schedule with its source. Further options override the configuration: --data.batch_size 32.",
     )
     parser.add_argument("--ckpt_path", type=Path, default=None, help="checkpoint to go on from")
-    parser.add_argument("--config", type=Path, default=None, help="the run's; the one beside the checkpoint by default")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        help="the run's, as for fit several one over the other; the one beside the checkpoint by default",
+    )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--flops", type=float, help="FLOPs to spend from here on")
     budget.add_argument(
@@ -79,6 +88,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
+def _check_out(out: Path, configs: Sequence[Path]) -> None:
+    """Raises ``ValueError`` for a file that is read, and would lose its comments, or that lies on a server."""
+    check_local(out)
+    if out.resolve() in (path.resolve() for path in configs):
+        raise ValueError(f"--out {out} is the configuration that is read: give another file, and compare the two")
+
+
 def _config_beside(checkpoint: Path) -> Path:
     for folder in checkpoint.resolve().parents[:2]:
         if (folder / "config.yaml").exists():
@@ -94,7 +110,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 
 def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: argparse.Namespace) -> Situation:
-    shape = _shape(config, []).shape
+    run = _shape(config, [])
+    shape, seq_len = run.shape, run.pace.seq_len
     progress = Progress(0, 0, 0)
     known: dict[str, Any] = {}
     if saved:
@@ -113,12 +130,16 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
     if options.flops is not None:
         budget = options.flops
     elif options.tokens is not None:
-        budget = options.tokens * shape.num_flops_per_token(_shape(config, []).pace.seq_len)
+        budget = options.tokens * shape.num_flops_per_token(seq_len)
     else:
         budget = options.hours * 3600 * options.flops_per_second
-    if budget <= 0:
-        raise ValueError(f"--flops, --tokens or --hours: the budget must be positive, got {budget:g} FLOPs")
-    return Situation(shape.config, progress, budget, seq_len=_shape(config, []).pace.seq_len, **known)
+    most = NO_END * shape.num_flops_per_token(seq_len)
+    if not 0 < budget <= most:
+        raise ValueError(
+            f"--flops, --tokens or --hours: the budget must be positive and at most {most:.3g} FLOPs, which are "
+            f"{NO_END:.0e} tokens, got {budget:g} FLOPs"
+        )
+    return Situation(shape.config, progress, budget, seq_len=seq_len, **known)
 
 
 def _past(growth: list[dict[str, Any]], shape: Shape, progress: Progress) -> tuple[Part, ...]:
@@ -159,6 +180,7 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
     # The end of the decay is the end of the run, its beginning not before the last growth.
     decay = min(round(DECAY * now.total / per_step), (steps - last.start.steps) // 2)
     made = deepcopy(config)
+    made["trainer"] = made.get("trainer") or {}
     made["trainer"]["max_steps"] = steps
     schedule = (made.get("model") or {}).get("lr_scheduler") or {}
     if SCHEDULE in str(schedule.get("class_path")):

@@ -226,12 +226,12 @@ def _class_name(callback: Mapping[str, Any]) -> str:
 def _pace(trainer: Mapping[str, Any], data: Mapping[str, Any], parsed: Any) -> Pace:
     """Sizes of the optimizer steps; raises ``ValueError`` for a warm-up that does not fit."""
     defaults = DataDefaults()
-    seq_len = data.get("seq_len", defaults.seq_len)
+    seq_len = _at_least_1("data.seq_len", data.get("seq_len", defaults.seq_len))
     pace = Pace.even(
         seq_len,
-        seq_len * data.get("batch_size", defaults.batch_size),
+        seq_len * _at_least_1("data.batch_size", data.get("batch_size", defaults.batch_size)),
         processes=_count(trainer.get("devices", 1)) * trainer.get("num_nodes", 1),
-        accumulate=trainer.get("accumulate_grad_batches", 1),
+        accumulate=_at_least_1("trainer.accumulate_grad_batches", trainer.get("accumulate_grad_batches", 1)),
     )
     lengths = parsed.lengths
     if lengths.start_seq_len is not None or any(event.seq_len is not None for event in parsed.events):
@@ -241,6 +241,12 @@ def _pace(trainer: Mapping[str, Any], data: Mapping[str, Any], parsed: Any) -> P
     if parsed.BatchSizeWarmup:
         pace = pace.with_batch_warmup(parsed.BatchSizeWarmup)
     return pace
+
+
+def _at_least_1(key: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{key} must be a number of at least 1, got {value!r}")
+    return value
 
 
 def start_shape(model: Mapping[str, Any]) -> tuple[Shape, int]:

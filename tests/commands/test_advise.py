@@ -27,6 +27,11 @@ ONE = ("--trainer.devices", "1")
 
 
 @pytest.fixture
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+@pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a short run that has not grown yet."""
     monkeypatch.setattr(sys, "argv", ["lit-recycle"])
@@ -82,11 +87,31 @@ def test_a_budget_in_tokens_and_in_hours(capsys: pytest.CaptureFixture[str]) -> 
         (["--flops", "1e12"], "give --ckpt_path, --config"),
         (["--config", "configs/quickstart.yaml", "--hours", "1"], "--hours and --flops_per_second"),
         (["--config", "configs/quickstart.yaml", "--flops", "-1"], "must be positive"),
+        (["--config", "configs/quickstart.yaml", "--flops", "nan"], "must be positive and at most"),
+        (["--config", "configs/quickstart.yaml", "--flops", "inf"], "must be positive and at most"),
+        (["--config", "configs/quickstart.yaml", "--flops", "1e40"], "1e+15 tokens, got 1e+40 FLOPs"),
+        (["--config", "configs/quickstart.yaml", "--flops", "1e9", "--data.seq_len", "0"], "data.seq_len must be"),
+        (["--config", "configs/quickstart.yaml", "--flops", "1e9", "--data.batch_size", "x"], "data.batch_size must"),
+        (
+            ["--config", "configs/quickstart.yaml", "--flops", "1e9", "--out", "configs/../configs/quickstart.yaml"],
+            "is the configuration that is read",
+        ),
     ],
 )
+@pytest.mark.usefixtures("at_the_root")
 def test_mistakes_are_told(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", *argv]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_several_configurations_lie_one_over_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one without a trainer is a configuration, too."""
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": {"config": {"num_layers": 3}}}))
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": {"seq_len": 64}}))
+    files = [word for name in ("model", "data") for word in ("--config", str(tmp_path / f"{name}.yaml"))]
+    assert main(["advise", *files, "--flops", "1e12"]) == 0
+    said = yaml.safe_load(capsys.readouterr().out)
+    assert said["model"]["config"]["num_layers"] == 3 and said["data"]["seq_len"] == 64
 
 
 def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
