@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 from lit_recycle.commands.without_gc import without_gc
@@ -25,18 +26,20 @@ def main(argv: list[str]) -> int:
 
         from lit_recycle.data.sources import find_files
         from lit_recycle.sampling.augment import Augmentation, augment
-        from lit_recycle.sampling.sampled import default_device, load_sampled
+        from lit_recycle.sampling.sampled import device_of, load_sampled
 
     chosen = {name: value for name, value in vars(options).items() if name in Augmentation.__dataclass_fields__}
     if options.prompt_file:
-        chosen["prompt"] = options.prompt_file.read_text()
-    how, device = Augmentation(**chosen), options.device or default_device()
+        chosen["prompt"] = _read(options.prompt_file)
+    how, device = Augmentation(**chosen), device_of(options.device)
     nbytes = sum(file.path.stat().st_size for file in find_files(how.source))
+    batches = augment(how, options.destination, lambda: load_sampled(how.model, device))
+    written = next(batches)  # what can be refused is refused here, before there is a bar
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[tokens]:,} tokens"))
     pieces = tokens = 0
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("Thinking", total=nbytes, tokens=0)
-        for batch in augment(how, options.destination, lambda: load_sampled(how.model, device)):
+        for batch in itertools.chain([written], batches):
             pieces, tokens = pieces + batch.pieces, tokens + batch.tokens
             bar.update(task, advance=batch.bytes, tokens=tokens)
             if tokens >= options.max_tokens:
@@ -70,4 +73,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top_p", type=float, default=0.95, help="sample among tokens of this total probability")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cuda where there is one, or cpu")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not options.max_tokens > 0:
+        raise ValueError(f"--max_tokens must be above 0, got {options.max_tokens:g}")
+    return options
+
+
+def _read(prompt: Path) -> str:
+    try:
+        return prompt.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompt_file {prompt} is not UTF-8 text ({error}): convert it") from error

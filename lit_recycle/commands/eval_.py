@@ -22,9 +22,9 @@ def main(argv: list[str]) -> int:
         from rich.table import Table
 
         from lit_recycle.evaluation.models import evaluate_model
-        from lit_recycle.sampling.sampled import default_device
+        from lit_recycle.sampling.sampled import device_of
 
-    device = options.device or default_device()
+    device = device_of(options.device)
     found = {str(model): evaluate_model(model, options, device) for model in options.models}
     if options.json:
         print(json.dumps(found, indent=2))

@@ -13,12 +13,16 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from glob import has_magic
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lit_recycle.checkpoints.atomic import beside
 from lit_recycle.data.oddities import Oddities
 from lit_recycle.data.sources import find_files, read_documents
+from lit_recycle.destination import check_local
 from lit_recycle.sampling.generate import check_sampling, generate_batch
 from lit_recycle.sampling.sampled import Sampled
 from lit_recycle.seeding import seed_of
@@ -85,17 +89,23 @@ def augment(how: Augmentation, destination: Path, load: Callable[[], Sampled]) -
     """Write what is not written yet, a batch at a time; the first yield is of what was there.
 
     Raises:
-        ValueError: the destination was made otherwise, or the source cannot be read.
+        ValueError: the destination was made otherwise, is an address or part of the source, or the source cannot be
+            read, or has changed.
     """
+    check_local(destination)
+    _check_apart(destination, how.source)
     options = destination.with_name(destination.name + ".options.json")
     made = asdict(how) | {"source": os.path.abspath(how.source), "model": os.path.abspath(how.model)}
-    done, end = _written(destination, options, made, how.batch_size)
+    done, end, last = _written(destination, options, made, how.batch_size)
     pieces = _pieces(how)
-    skipped = sum(size for _, size in islice(pieces, done))
+    skipped, known = _skip(pieces, done)
+    if known != last:
+        raise ValueError(f"{how.source} is not what {destination} was begun with: restore it, or write elsewhere")
     batch = [*islice(pieces, how.batch_size)]
     sampled = load() if batch else None  # before there is anything of it on disk
     destination.parent.mkdir(parents=True, exist_ok=True)
-    options.write_text(json.dumps(made, indent=2))
+    with beside(options) as part:
+        part.write_text(json.dumps(made, indent=2))
     yield Batch(done, 0, skipped)
     with open(destination, "a", encoding="utf-8") as out:
         out.truncate(end)
@@ -144,6 +154,14 @@ def _pieces(how: Augmentation) -> Iterator[tuple[str, int]]:
             yield from ((piece, size // len(cut)) for piece in cut)
 
 
+def _skip(pieces: Iterator[tuple[str, int]], count: int) -> tuple[int, str]:
+    """Go past so many pieces; the bytes of the source that they took, and the last one."""
+    nbytes, last = 0, ""
+    for text, size in islice(pieces, count):
+        nbytes, last = nbytes + size, text
+    return nbytes, last
+
+
 def _cut(text: str, length: int) -> Iterator[str]:
     while len(text) > length:
         end = text.rfind("\n", 0, length) + 1 or length
@@ -152,10 +170,17 @@ def _cut(text: str, length: int) -> Iterator[str]:
     yield text
 
 
-def _written(destination: Path, options: Path, made: dict[str, Any], batch_size: int) -> tuple[int, int]:
-    """Pieces that are written already, in whole batches, and their bytes."""
+def _check_apart(destination: Path, source: str) -> None:
+    """Raises ValueError for what would be read as part of the source when the command goes on."""
+    place, root = Path(os.path.abspath(destination)), Path(os.path.abspath(Path(source).expanduser()))
+    if (root.is_dir() and root in place.parents) or (has_magic(source) and fnmatch(str(place), str(root))):
+        raise ValueError(f"{destination} lies in {source}, and would be read as part of it: write elsewhere")
+
+
+def _written(destination: Path, options: Path, made: dict[str, Any], batch_size: int) -> tuple[int, int, str]:
+    """Pieces that are written already, in whole batches, their bytes, and the document of the last one."""
     if options.exists():
-        before = json.loads(options.read_text())
+        before = _read(options)
         if other := [name for name in made if before.get(name) != made[name]]:
             raise ValueError(
                 f"{destination} was begun with {other[0]} {before.get(other[0])!r}, not {made[other[0]]!r}: go on with "
@@ -164,11 +189,30 @@ def _written(destination: Path, options: Path, made: dict[str, Any], batch_size:
     elif destination.exists():
         raise ValueError(f"{destination} exists and was not made by this command: write elsewhere")
     if not destination.exists():
-        return 0, 0
+        return 0, 0, ""
     with open(destination, "rb") as lines:
         ends = [0]
         for line in lines:
             if line.endswith(b"\n"):
                 ends.append(ends[-1] + len(line))
     pieces = (len(ends) - 1) // batch_size * batch_size
-    return pieces, ends[pieces]
+    return pieces, ends[pieces], _document(destination, ends[pieces - 1]) if pieces else ""
+
+
+def _read(options: Path) -> dict[str, Any]:
+    try:
+        return {**json.loads(options.read_text())}
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{options} is damaged ({error}): remove it and what lies beside it, or write elsewhere"
+        ) from error
+
+
+def _document(destination: Path, start: int) -> str:
+    """That of the record which begins at a byte."""
+    with open(destination, "rb") as lines:
+        lines.seek(start)
+        try:
+            return str(json.loads(lines.readline())["document"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{destination} was changed since it was written ({error}): write elsewhere") from error

@@ -109,6 +109,18 @@ class _Cached(nn.Module):
         return out.logits, None
 
 
-def default_device() -> str:
-    """The GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device_of(name: str | None) -> str:
+    """The device that a user has named; the GPU where there is one when not given, or the CPU.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:  # as the device's own part of torch tells it
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"--device {name} cannot be used on this machine ({reason}): give cpu, or leave it out"
+        ) from error
+    return name

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ TEMPLATE = """{% for message in messages %}[{{ message.role }}] {{ message.conte
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     shape = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_experts": 3, "top_k": 2, "expert_size": 8}
+    torch.manual_seed(0)
     model = LitMoE(MoEConfig(vocab_size=257, **shape))
     model.configure_model()
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
@@ -158,6 +160,14 @@ def test_the_command_goes_on_after_its_cap(how, tmp_path, capsys):
         ({"--seed": "5"}, "out.jsonl was begun with seed 0, not 5"),
         ({"destination": "documents.jsonl"}, "exists and was not made by this command"),
         ({"source": "none.jsonl"}, "there is no text at .*none.jsonl"),
+        ({"--max_tokens": "0"}, "--max_tokens must be above 0, got 0"),
+        ({"--max_tokens": "nan"}, "--max_tokens must be above 0, got nan"),
+        ({"--device": "gpu"}, "--device gpu cannot be used on this machine .*: give cpu"),
+        ({"source": ".", "destination": "sub/out.jsonl"}, "sub/out.jsonl lies in .*, and would be read as part of it"),
+        (
+            {"source": "*.jsonl", "destination": "other.jsonl"},
+            "other.jsonl lies in .*, and would be read as part of it",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(how, tmp_path, capsys, changes, told):
@@ -170,3 +180,45 @@ def test_what_cannot_be_is_told(how, tmp_path, capsys, changes, told):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert re.search(told, line)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def damaged_options(how, path):
+    path.with_name("out.jsonl.options.json").write_text("{")
+    return "options.json is damaged"
+
+
+def another_source(how, path):
+    lines = [json.dumps({"body": text}) + "\n" for text in ("new", *DOCUMENTS)]
+    Path(how.source).write_text("".join(lines))
+    return "documents.jsonl is not what .*out.jsonl was begun with"
+
+
+def foreign_lines(how, path):
+    path.write_text("[1]\n" * 3)
+    return "out.jsonl was changed since it was written"
+
+
+@pytest.mark.parametrize("change", [damaged_options, another_source, foreign_lines])
+def test_it_goes_on_with_nothing_but_what_it_has_written(how, tmp_path, change):
+    path = tmp_path / "out.jsonl"
+    run(how, path, 2)
+    told = change(how, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=told):
+        run(how, path)
+    assert path.read_bytes() == before
+
+
+def test_a_request_that_is_no_text(how, tmp_path, capsys):
+    (tmp_path / "prompt.txt").write_bytes(b"\xff{document}")
+    argv = [
+        "augment",
+        how.source,
+        tmp_path / "out.jsonl",
+        "--model",
+        how.model,
+        "--prompt_file",
+        tmp_path / "prompt.txt",
+    ]
+    assert main([*map(str, argv)]) == 2
+    assert "prompt.txt is not UTF-8 text" in capsys.readouterr().err
