@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.destination import check_local
 
 
 def main(argv: list[str]) -> int:
@@ -15,6 +16,7 @@ def main(argv: list[str]) -> int:
         from lit_recycle.report.report import write_report
 
     out = options.out or options.run_dirs[0] / "report"
+    check_local(out)
     print(write_report(options.run_dirs, out))
     return 0
 

@@ -19,6 +19,7 @@ from lit_recycle.data.cut import Cut
 from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.opened import OpenSource, Preparation, refuse_twins
 from lit_recycle.data.pace import micro_batches_of, pace_of, rows_of
+from lit_recycle.data.remote import is_remote
 from lit_recycle.data.stream import Stream, StreamSource, check_repetitions
 from lit_recycle.data.tokenizer import Tokenizer, load_tokenizer
 from lit_recycle.data.validation import ValidationSet
@@ -93,6 +94,8 @@ class TextData(LightningDataModule):
     ) -> None:
         super().__init__()
         check_sizes(seq_len, batch_size, val_fraction, shuffle_window, num_workers)
+        if is_remote(cache_dir):
+            raise ValueError(f"data.cache_dir {cache_dir} is an address: give a folder on a disk of this machine")
         if documents not in ("pack", "mask"):
             raise ValueError(f"data.documents must be pack or mask, got {documents!r}")
         if path is not None and sources is not None:

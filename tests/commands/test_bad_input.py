@@ -95,6 +95,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
     "no samples": (("--data.seq_len", "0"), ("data.seq_len must be at least 1, got 0",)),
+    "cache at an address": (
+        ("--data.cache_dir", "s3://bucket/cache"),
+        ("data.cache_dir s3://bucket/cache is an address",),
+    ),
     "no such tokenizer": (("--data.tokenizer", "/nowhere.json"), ("tokenizer", "/nowhere.json does not exist")),
     "rate": (("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "-1"), ("learning rate: -1",)),
     "rate that is no number": (
@@ -602,6 +606,27 @@ def test_a_checkpoint_is_not_grown_beyond_the_disk(refused: Refused, runs: Path,
     path = runs / "alone/checkpoints/step=3.ckpt"
     says = (f"{tmp_path / 'grown.ckpt'} needs at least ", "GB free", "make room")
     refused("grow", path, tmp_path / "grown.ckpt", "--width", 10**12, says=says)
+
+
+ADDRESSED = {
+    "export": "{run}/step=3.ckpt {to}",
+    "merge": "{run}/step=5.ckpt {run}/step=6.ckpt {to}",
+    "grow": "{run}/step=3.ckpt {to} --depth 2",
+    "augment": "{run}/../config.yaml {to} --model {run}/step=3.ckpt",
+    "report": "{run} --out {to}",
+    "advise": "--ckpt_path {run}/step=3.ckpt --flops 1e6 --out {to}",
+}
+
+
+@pytest.mark.parametrize("command", ADDRESSED)
+def test_what_is_written_to_a_disk_alone_is_not_sent_to_an_address(
+    refused: Refused, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """And not written to a folder that is called like its protocol either."""
+    monkeypatch.chdir(tmp_path)
+    given = ADDRESSED[command].format(run=runs / "alone/checkpoints", to="s3://bucket/result")
+    refused(command, *given.split(), says=("s3://bucket/result is an address", "give a path on this machine"))
+    assert not list(tmp_path.iterdir())
 
 
 FILES_OF_OTHERS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
