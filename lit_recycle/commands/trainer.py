@@ -52,6 +52,7 @@ from lit_recycle.growth.update_rules import check_rules
 from lit_recycle.hub.shape import parameter_names
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.peers import is_lost_peer, named
+from lit_recycle.training.resumed import check_goes_on
 from lit_recycle.training.run_checks import check_first_step, check_run
 from lit_recycle.training.run_lock import run_lock
 
@@ -212,6 +213,8 @@ class RecycleCLI(LightningCLI):
         self.config.ckpt_path = str(path)  # all processes must have found the same one
         saved = load_checkpoint(path, shards=False)
         self._check_max_steps(path, saved["global_step"])
+        if self.command == "fit":
+            check_goes_on(path, saved)
         shape, growth = saved["hyper_parameters"]["config"], list(saved["hyper_parameters"]["growth"])
         if self.config.model.config is not None:
             _tell_of_other_shape(self.model.shape.to_dict(), growth[0]["before"] if growth else shape)

@@ -9,6 +9,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_recycle.addresses import Place
+
 INDIFFERENT = frozenset(("lr", "foreach", "fused", "capturable", "differentiable"))
 """Options of a group that change with the schedule (what it began with is in ``initial_lr``), or no result."""
 
@@ -38,6 +40,18 @@ def saved_groups(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Groups of the optimizer in a checkpoint, a file or what is no tensor of a folder; none if it has no optimizer."""
     saved = checkpoint.get("optimizer_states") or checkpoint.get("optimizers") or [{}]
     return saved[0].get("param_groups", [])
+
+
+def check_goes_on(path: Place, checkpoint: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` for weights alone from within a run, which would go on with a schedule from its beginning.
+
+    They are of ``merge`` and ``merge-branches``, or of a ``ModelCheckpoint`` that saves no more.
+    """
+    if checkpoint["global_step"] and not saved_groups(checkpoint):
+        raise ValueError(
+            f"{path} is of step {checkpoint['global_step']} and has no optimizer state: go on from a checkpoint that "
+            "has it, or begin a run with these weights: model.config null and model.init_from instead of --ckpt_path"
+        )
 
 
 def changed_options(optimizer: Optimizer, saved: Iterable[Mapping[str, Any]]) -> list[str]:

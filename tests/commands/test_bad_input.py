@@ -753,6 +753,21 @@ def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, 
     refused(*base, "--config", past, says=("1 steps", "in the past", "step 3"))
 
 
+@pytest.mark.parametrize("made", ["merged", "sharded", "weights alone"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_weights_alone_are_not_gone_on_from(refused: Refused, runs: Path, tmp_path: Path, made: str) -> None:
+    """A schedule would begin anew in the middle of a run."""
+    path = tmp_path / "weights.ckpt"
+    if made == "weights alone":
+        saved = torch.load(runs / "alone/checkpoints/step=5.ckpt", weights_only=True)
+        save({key: saved[key] for key in saved.keys() - {"optimizer_states", "lr_schedulers", "checksum"}}, path)
+    else:
+        folder = runs / ("alone" if made == "merged" else "sharded") / "checkpoints"
+        assert main(["merge", str(folder / "step=5.ckpt"), str(folder / "step=6.ckpt"), str(path)]) == 0
+    on = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", path, "--trainer.max_steps", "9")
+    refused(*on, says=(f"{path} is of step", "has no optimizer state", "model.init_from instead"))
+
+
 def test_options_that_the_checkpoints_optimizer_has_otherwise_are_told(runs: Path, tmp_path: Path) -> None:
     argv = ["fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=3.ckpt"]
     optimizer = ["--model.optimizer", "AdamW", "--model.optimizer.init_args.lr", 0.01]
