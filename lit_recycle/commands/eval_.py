@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_recycle.commands.without_gc import without_gc
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(found, indent=2))
         return 0
-    table = Table("metric", *(Path(model).name for model in found))
+    table = Table("metric", *short_names(list(found)))
     metrics = [name for name in next(iter(found.values())) if not name.endswith("_stderr")]
     for metric in metrics:
         cells = [f"{values[metric]:.4f}{_spread(values.get(f'{metric}_stderr'))}" for values in found.values()]
@@ -40,6 +41,16 @@ def main(argv: list[str]) -> int:
 
 def _spread(stderr: float | None) -> str:
     return "" if stderr is None else f" ± {stderr:.4f}"
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """As much of the ends of paths as tells them apart."""
+    parts = [Path(model).parts for model in models]
+    for length in range(1, max(map(len, parts))):
+        names = [str(Path(*part[-length:])) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(models)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -57,4 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8, help="questions at a time (8)")
     parser.add_argument("--device", help="cuda where there is one, or cpu")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}")
+    return options

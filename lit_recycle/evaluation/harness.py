@@ -25,8 +25,8 @@ from lit_recycle.data.batches import LEFT_OUT
 
 Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Of tokens and labels, ``[B, S]``: each label's negative log-likelihood in nats, and whether it is the likeliest."""
-Generate = Callable[[Sequence[str], Sequence[Sequence[str]], int], list[str]]
-"""Of prompts, the texts at which each ends, and the most tokens: continuations."""
+Generate = Callable[[str, Sequence[str], int], str]
+"""Of a prompt, the texts at which it ends, and the most tokens: a continuation."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Tasks:
     include_path: str | None = None
     limit: int | None = None
     num_fewshot: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that lm-eval would take for all questions, or for what a task says."""
+        for name, least in (("limit", 1), ("num_fewshot", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def manager(self) -> TaskManager:
         """Raises ValueError for a task that there is not."""
@@ -73,7 +79,7 @@ class HarnessModel(TemplateLM):
         eos_id: What stands before a text that has nothing before it.
         max_length: Tokens that the model reads at most.
         batch_size: Rows that are scored together.
-        generate: Continues prompts; tasks that need it are refused when not given.
+        generate: Continues a prompt; tasks that need it are refused when not given.
         device: Of tokens.
     """
 
@@ -156,11 +162,11 @@ class HarnessModel(TemplateLM):
         if self._generate is None:
             raise ValueError("a task wants text to be generated, which a run does not: lit-recycle eval does it")
         found = []
-        for start in range(0, len(requests), self.batch_size):
-            asked = [request.args for request in requests[start : start + self.batch_size]]
-            stops = [[*([s] if isinstance(s := how.get("until", []), str) else s)] for _, how in asked]
-            longest = max(how.get("max_gen_toks", 256) for _, how in asked)
-            found += self._generate([prompt for prompt, _ in asked], stops, longest)
+        for request in requests:
+            prompt, how = request.args
+            until = how.get("until") or []
+            stops = [until] if isinstance(until, str) else until
+            found.append(self._generate(prompt, stops, how.get("max_gen_toks", 256)))
         return found
 
 

@@ -154,7 +154,9 @@ def test_the_table_has_what_lm_eval_itself_finds(tasks, tmp_path, capsys) -> Non
     ("options", "told"),
     [
         ({"tasks": ["tinny"]}, "lm-eval has no task 'tinny'"),
-        ({"tasks": ["tiny"], "batch_size": 0}, "batch_size at least 1"),
+        ({"tasks": ["tiny"], "batch_size": 0}, "batch_size must be at least 1"),
+        ({"tasks": ["tiny"], "limit": 0}, "limit must be at least 1, got 0"),
+        ({"tasks": ["tiny"], "num_fewshot": -1}, "num_fewshot must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_told_before_the_run(tasks, options, told) -> None:
