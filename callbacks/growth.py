@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lit_recycle.addresses import within
 from lit_recycle.callbacks.monitor import GrowthHooks
-from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.checkpoints.find import checkpoint_folder
 from lit_recycle.data.batches import Batch
 from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS

@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from lit_recycle.addresses import within
 from lit_recycle.callbacks.summary import resume_command
+from lit_recycle.checkpoints.find import checkpoint_folder
 from lit_recycle.checkpoints.io import finish_saves
-from lit_recycle.checkpoints.native import checkpoint_folder
 from lit_recycle.data.batches import Batch
 from lit_recycle.training.growable import GrowableModule
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from lit_recycle.addresses import is_remote
-from lit_recycle.checkpoints.native import checkpoint_folders, is_leftover
+from lit_recycle.checkpoints.find import checkpoint_folders, is_leftover
 from lit_recycle.checkpoints.remote import remove_unfinished
 from lit_recycle.training.growable import GrowableModule
 

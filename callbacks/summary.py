@@ -16,7 +16,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from lit_recycle.addresses import place_of
-from lit_recycle.checkpoints.native import checkpoint_folder
+from lit_recycle.checkpoints.find import checkpoint_folder
 from lit_recycle.data.batches import Batch
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.history import of_this_run

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_recycle.addresses import place_of
-from lit_recycle.checkpoints import sharded
+from lit_recycle.checkpoints import processes, sharded
 from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.background import Background
 from lit_recycle.checkpoints.native import load_whole_checkpoint
@@ -58,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             else:
                 save_sharded_remote(*parts, place, group)
 
-        self._write((dict(tensors), rest), write, needs_peers=sharded.is_distributed())
+        self._write((dict(tensors), rest), write, needs_peers=processes.is_distributed())
 
     def _write(self, checkpoint: T, write: Callable[[T], None], needs_peers: bool) -> None:
         if self.background is None:
@@ -68,7 +68,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def _background_group(self) -> dist.ProcessGroup | None:
         """The processes once more: what threads say to each other must not come between what training says."""
-        if self._group is None and sharded.is_distributed():
+        if self._group is None and processes.is_distributed():
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE, group_desc=sharded.BACKGROUND)
         return self._group
 

@@ -1,4 +1,4 @@
-"""This project's own checkpoints on disk: found, checked, and grown without a trainer.
+"""This project's own checkpoints on disk: read once they are checked, as models or as what they hold.
 
 A checkpoint is a Lightning checkpoint: one file, or a folder of shards. Nothing in one is ever unpickled.
 """
@@ -8,112 +8,30 @@ from __future__ import annotations
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lit_recycle.addresses import Place, place_of
+from lit_recycle.addresses import Place
 from lit_recycle.checkpoints import sharded
 from lit_recycle.checkpoints.atomic import save
-from lit_recycle.checkpoints.remote import checkpoints_at, on_disk
-from lit_recycle.checkpoints.sharded import CURRENT, MASKS, NAMED, WEIGHTS
+from lit_recycle.checkpoints.remote import on_disk
+from lit_recycle.checkpoints.sharded import CURRENT, NAMED
 from lit_recycle.checksums import verify_archive
 from lit_recycle.data.tokenizer import Tokenizer
-from lit_recycle.destination import check_destination, check_room
-from lit_recycle.growth.engine import grow_tensors
-from lit_recycle.growth.event import Form, GrowthEvent, Trigger, operators_of
-from lit_recycle.growth.facts import Unmeasured
-from lit_recycle.growth.history import GrowthRecord
-from lit_recycle.growth.least_size import least_size
-from lit_recycle.growth.masks import apply_masks, grow_masks
-from lit_recycle.growth.measure import weight_facts
-from lit_recycle.growth.operator import Operator
-from lit_recycle.growth.optimizer import check_optimizer_state, grow_optimizer_state, name_state, number_state
-from lit_recycle.growth.plan import GrowthPlan, plan_growth
-from lit_recycle.growth.policy import OptimizerPolicy
-from lit_recycle.growth.schedule import Progress
-from lit_recycle.growth.shape import Shape
+from lit_recycle.destination import check_destination
+from lit_recycle.growth.optimizer import number_state
 from lit_recycle.hub.shape import HubShape, shape_of
 from lit_recycle.hub.transformers_model import TransformersModel
 from lit_recycle.model.transformer import MoETransformer
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    pass
 
 AVERAGE = (CURRENT, "averaging_state")
 """What is in a checkpoint only because of an average."""
-
-
-def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Place:
-    """Where a callback of a run puts its checkpoints.
-
-    Where it is told; or at the address to which ``ModelCheckpoint`` sends its own; or ``checkpoints`` in the run's
-    folder.
-    """
-    if dirpath:
-        return place_of(dirpath)
-    return next(iter(_addresses(trainer)), Path(trainer.default_root_dir) / "checkpoints")
-
-
-def checkpoint_folders(trainer: Trainer) -> set[Place]:
-    """All folders that a run's callbacks write checkpoints to."""
-    told = [c.dirpath for c in trainer.callbacks if getattr(c, "dirpath", None)]  # type: ignore[attr-defined]
-    return {checkpoint_folder(trainer), *map(place_of, told)}
-
-
-def _addresses(trainer: Trainer) -> list[str]:
-    told = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    return [str(folder) for folder in told if folder and isinstance(place_of(folder), str)]
-
-
-def checkpoints_of(trainer: Trainer) -> list[Place]:
-    """What lies in the folders that a run's callbacks write checkpoints to, whole or not, the newest first."""
-    found: list[tuple[float, Place]] = []
-    for folder in checkpoint_folders(trainer):
-        if isinstance(folder, str):
-            found += checkpoints_at(folder)
-        else:
-            here = [path for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
-            # `last` may be a link to what a killed run was still writing.
-            found += [(path.stat().st_mtime_ns / 1e9, path) for path in here if path.exists()]
-    return [place for _, place in sorted(found, key=lambda pair: (pair[0], _last_number(pair[1])), reverse=True)]
-
-
-def _last_number(place: Place) -> int:
-    """That of a name, most often the step: stores tell times in seconds, in which several may have been saved."""
-    return int((re.findall(r"\d+", str(place).rpartition("/")[2]) or [-1])[-1])
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether a hidden file or folder among checkpoints is what a killed save has left, and nothing is lost with it."""
-    if path.name.endswith(".part"):
-        return True
-    return path.name.endswith(".old") and path.with_name(path.name[1:].removesuffix(".old")).exists()
-
-
-def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """The newest whole checkpoint of a run; None before the first.
-
-    Raises:
-        ValueError: Where there are checkpoints and none of them is whole.
-    """
-    from lightning.pytorch.utilities.rank_zero import rank_zero_info  # reading a checkpoint needs no Lightning
-
-    found = checkpoints_of(trainer)
-    for place in found:
-        try:
-            path = on_disk(place)
-            load_checkpoint(path)
-        except ValueError as error:
-            rank_zero_info(f"passed over: {error}")
-        else:
-            return path
-    if found:
-        folders = ", ".join(sorted({str(place).rpartition("/")[0] for place in found}))
-        raise ValueError(f"no checkpoint in {folders} can be read: move them away to start afresh")
-    return None
 
 
 def load_checkpoint(path: Place, shards: bool = True) -> dict[str, Any]:
@@ -252,99 +170,3 @@ def consolidate(src: Place, dst: Path) -> None:
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.scratch-") as scratch:
         save(load_whole_checkpoint(src, Path(scratch)), dst)
-
-
-def grow_checkpoint(
-    src: Path,
-    dst: Path,
-    *forms: Form,
-    seed: int = 0,
-    optimizer_state: OptimizerPolicy = "carry",
-    maps: Sequence[Mapping[str, Any]] | None = None,
-    expect: Callable[[int], None] = lambda nbytes: None,
-) -> None:
-    """Grow a checkpoint as the callback grows a run: weights, optimizer state and history; training goes on from it.
-
-    Args:
-        src: A checkpoint of this project.
-        dst: Where the grown one is written; must not exist.
-        *forms: Operators, or their short forms, one after the other.
-        seed: Seed of all that is random.
-        optimizer_state: What becomes of the optimizer's state; see :class:`GrowthEvent`.
-        maps: The maps that another growth has recorded, for operators that choose by what only a run knows.
-        expect: Called with a number of bytes that the weights have at least, before a plan that takes long is made.
-
-    Raises:
-        ValueError: For a source that cannot be read or grown, a destination that exists, or a disk with too little room
-            for what is surely too large.
-    """
-    src, dst = Path(src), Path(dst)
-    check_destination(dst)
-    checkpoint = load_whole_checkpoint(src)
-    saved, weights, operators = checkpoint["hyper_parameters"], trained_weights(checkpoint), operators_of(forms)
-
-    def find_room(nbytes: int) -> None:
-        check_room(dst, nbytes, at_least=True)
-        expect(nbytes)
-
-    plan = plan_checkpoint_growth(checkpoint, *operators, seed=seed, maps=maps, expect=find_room)
-    counters = checkpoint.get("progress", {})
-    progress = Progress(
-        checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
-    )
-    event = GrowthEvent(Trigger(steps=progress.steps), grow=operators, optimizer_state=optimizer_state)
-    record = GrowthRecord.of(event, progress, plan, weights)
-    states = checkpoint.get("optimizer_states", [])
-    checkpoint["optimizer_states"] = [_grow_optimizer(plan, s, weights, optimizer_state) for s in states]
-    for key in checkpoint.keys() & WEIGHTS:
-        checkpoint[key] = dict(grow_tensors(plan, dict(checkpoint[key])))
-    if MASKS in checkpoint:
-        checkpoint[MASKS] = grow_masks(plan, checkpoint[MASKS])
-        apply_masks(trained_weights(checkpoint), checkpoint[MASKS])  # noise on copies is over pruned weights, too
-    checkpoint["hyper_parameters"] = saved | {
-        "config": record.after,
-        "growth": [*saved["growth"], record.to_dict()],
-    }
-    save(checkpoint, dst)
-
-
-def plan_checkpoint_growth(
-    checkpoint: Mapping[str, Any],
-    *forms: Form,
-    seed: int = 0,
-    maps: Sequence[Mapping[str, Any]] | None = None,
-    expect: Callable[[int], None] = lambda nbytes: None,
-) -> GrowthPlan:
-    """Plan a growth of a checkpoint that is loaded; see :func:`grow_checkpoint`."""
-    saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)
-    shape, operators = shape_of(saved["config"]), operators_of(forms)
-    if maps is None:
-        per_parameter = sum(tensor.nbytes for tensor in weights.values()) / shape.num_params()
-        expect(least_size(shape, operators, lambda small: _nbytes(shape, small, per_parameter)))
-    return plan_growth(
-        shape,
-        operators,
-        seed=seed,
-        event=len(saved["growth"]),
-        facts=lambda model: weight_facts(model, weights),
-        maps=maps,
-    )
-
-
-def _nbytes(shape: Shape, operators: Sequence[Operator], per_parameter: float) -> int:
-    """Bytes of the weights alone of what operators make of a model."""
-    after = plan_growth(shape, operators, facts=Unmeasured).after
-    assert isinstance(after, Shape)
-    return int(after.num_params() * per_parameter)
-
-
-def _grow_optimizer(
-    plan: GrowthPlan, saved: dict[str, Any], weights: dict[str, torch.Tensor], policy: OptimizerPolicy
-) -> dict[str, Any]:
-    """An optimizer's ``state_dict``, grown."""
-    named = name_state(saved)
-    if policy != "reset":
-        check_optimizer_state(named["state"], {name: t.shape for name, t in weights.items()}, "the optimizer")
-    groups = [group | {"param_names": plan.parameters(group["param_names"])} for group in named["param_groups"]]
-    state = grow_optimizer_state(plan, named["state"], policy, "the optimizer")
-    return number_state({"state": state, "param_groups": groups})

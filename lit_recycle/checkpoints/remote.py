@@ -28,9 +28,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lit_recycle.addresses import Place, in_short, place_of, told
-from lit_recycle.checkpoints import sharded
+from lit_recycle.checkpoints import processes, sharded
 from lit_recycle.checkpoints.atomic import save
-from lit_recycle.checkpoints.sharded import METADATA
+from lit_recycle.checkpoints.plain_reader import METADATA
 from lit_recycle.checksums import verify_archive
 
 log = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ def save_sharded_remote(
     tensors: Mapping[str, Tensor], rest: dict[str, Any], address: str, group: dist.ProcessGroup | None = None
 ) -> None:
     """Write a sharded checkpoint; each process sends its own shards. See ``save_sharded``."""
-    name = sharded.from_all(uuid4().hex[:12], group)[0]
+    name = processes.from_all(uuid4().hex[:12], group)[0]
     with scratch() as part:
         written = sharded.write_shards(tensors, part, address, group)
         with _agreed(group):
             for file in part.iterdir():
                 send(file, f"{address}/{name}/{file.name}")
         with _agreed(group):
-            if sharded.rank() == 0:
+            if processes.rank() == 0:
                 save(rest | {"checksums": written, SHARDS: name}, part / METADATA)
                 send(part / METADATA, f"{address}/{METADATA}")
                 forget_other_shards(address, name)
@@ -82,7 +82,7 @@ def _agreed(group: dist.ProcessGroup | None) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         problem = error
-    first = next((text for text in sharded.from_all(problem and str(problem), group) if text), None)
+    first = next((text for text in processes.from_all(problem and str(problem), group) if text), None)
     if first is not None:
         raise problem or ValueError(first)
 

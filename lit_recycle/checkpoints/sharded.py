@@ -7,12 +7,10 @@ strategy.
 
 from __future__ import annotations
 
-import io
-import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,14 +19,12 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from lit_recycle.addresses import Place
+from lit_recycle.checkpoints import processes
 from lit_recycle.checkpoints.atomic import cannot_write, save, take_place
+from lit_recycle.checkpoints.plain_reader import INDEX, METADATA, reader_of
 from lit_recycle.checksums import checksums, verify_file
 from lit_recycle.growth.optimizer import OptimizerState, ParamState
 
-INDEX = ".metadata"
-"""Where ``torch.distributed.checkpoint`` says which tensor lies where."""
-METADATA = "meta.pt"
-"""The file of a sharded checkpoint that holds everything but the tensors, and checksums of all others; written last."""
 BACKGROUND = "lit-recycle: saves in the background"
 """Description of the process group in which shards are written while training goes on."""
 
@@ -84,11 +80,11 @@ def save_sharded(
         path: The folder.
         group: All processes, in a group of their own where this is done beside training.
     """
-    part, first = path.with_name(f".{path.name}.part"), rank() == 0
+    part, first = path.with_name(f".{path.name}.part"), processes.rank() == 0
     if first:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    _barrier(group)
+    processes.barrier(group)
     try:
         written = write_shards(tensors, part, path, group)
         if first:
@@ -98,7 +94,7 @@ def save_sharded(
         if first:
             shutil.rmtree(part, ignore_errors=True)
         raise
-    _barrier(group)
+    processes.barrier(group)
 
 
 def write_shards(
@@ -111,14 +107,14 @@ def write_shards(
     """
     writer = dcp.FileSystemWriter(part)
     try:
-        dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not is_distributed())
+        dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not processes.is_distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         if not isinstance(cause, OSError | RuntimeError):  # a fault of a program, which deserves its traceback
             raise
         raise cannot_write(path) from error
-    mine = [*part.glob(f"__{rank()}_*"), *([part / INDEX] if rank() == 0 else [])]
-    return {name: found for files in from_all(checksums(mine), group) for name, found in files.items()}
+    mine = [*part.glob(f"__{processes.rank()}_*"), *([part / INDEX] if processes.rank() == 0 else [])]
+    return {name: found for files in processes.from_all(checksums(mine), group) for name, found in files.items()}
 
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -127,7 +123,7 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     Raises:
         ValueError: For a folder that is no whole checkpoint.
     """
-    return _sizes(_reader(path).read_metadata())
+    return _sizes(reader_of(path).read_metadata())
 
 
 def _sizes(index: Metadata) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -156,12 +152,12 @@ def verify(path: Path, written: Mapping[str, tuple[int, str]], shards: bool) -> 
     """
     problems = []
     for number, (name, (size, checksum)) in enumerate(sorted(written.items())):
-        mine = name == INDEX or (shards and number % world_size() == rank())
+        mine = name == INDEX or (shards and number % processes.world_size() == processes.rank())
         try:
             verify_file(path / name, size, checksum if mine else None)
         except ValueError as error:
             problems.append(str(error))
-    everyones = from_all(problems) if shards else [problems]
+    everyones = processes.from_all(problems) if shards else [problems]
     for problem in (problem for problems in everyones for problem in problems):
         raise ValueError(problem)
 
@@ -176,7 +172,7 @@ def load_sharded(
     Raises:
         ValueError: For missing tensors or shards, or shapes that do not fit.
     """
-    reader = reader or _reader(path)
+    reader = reader or reader_of(path)
     found = _sizes(reader.read_metadata())
     for name, tensor in tensors.items():
         if name not in found:
@@ -184,7 +180,7 @@ def load_sharded(
         if found[name][0] != tensor.shape:
             raise ValueError(f"{name} is {tuple(found[name][0])} in {path}, and {tuple(tensor.shape)} in the model")
     try:
-        dcp.load(tensors, storage_reader=reader, no_dist=alone or not is_distributed())
+        dcp.load(tensors, storage_reader=reader, no_dist=alone or not processes.is_distributed())
     except dcp.api.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise ValueError(f"{path} cannot be read, a shard is missing or damaged: {cause}") from error
@@ -215,7 +211,7 @@ class Stored(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: Path, kind: str = WEIGHTS[0]) -> None:
-        self.path, self.kind, self._reader = path, kind, _reader(path)
+        self.path, self.kind, self._reader = path, kind, reader_of(path)
         self._sizes = {n.removeprefix(f"{kind}/"): s for n, s in sizes(path).items() if n.startswith(f"{kind}/")}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -233,99 +229,3 @@ class Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._sizes)
-
-
-class _PlainReader(dcp.FileSystemReader):
-    """Reads a folder's index with an unpickler that knows torch's index classes and nothing else.
-
-    ``torch.distributed.checkpoint`` pickles its index; a plain ``pickle.load`` of it would run whatever it says.
-    """
-
-    _index: Metadata | None = None
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._index is None:
-            self._index = self._read_index()
-        return self._index
-
-    def _read_index(self) -> Metadata:
-        path = Path(self.path) / INDEX
-        try:
-            metadata = _IndexUnpickler(io.BytesIO(path.read_bytes())).load()
-        except _NotLoaded as error:
-            raise ValueError(f"the .metadata of {self.path} names {error}, which no index needs: not loaded") from error
-        except Exception as error:  # an unpickler that meets nonsense raises whatever comes along
-            raise ValueError(
-                f"{path} is no index of a checkpoint, or one that was cut off: use an older checkpoint ({error!r})"
-            ) from error
-        if not isinstance(metadata, Metadata):
-            raise ValueError(
-                f"{path} is no index of a checkpoint, it holds a {type(metadata).__name__}: use an older checkpoint"
-            )
-        if metadata.storage_meta is not None:
-            metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _NotLoaded(Exception):
-    """The index names something that is no part of an index."""
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    _ALLOWED: ClassVar = {
-        "torch.distributed.checkpoint.metadata": {
-            "Metadata",
-            "MetadataIndex",
-            "StorageMeta",
-            "TensorStorageMetadata",
-            "ChunkStorageMetadata",
-            "TensorProperties",
-            "_MEM_FORMAT_ENCODING",
-        },
-        "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-        "torch.serialization": {"_get_layout"},
-        "torch": {"Size"},
-        "pathlib": {"PosixPath", "WindowsPath"},
-        "pathlib._local": {"PosixPath", "WindowsPath"},  # Python 3.13
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if is_dtype or name in self._ALLOWED.get(module, ()):
-            return super().find_class(module, name)
-        raise _NotLoaded(f"{module}.{name}")
-
-
-def _reader(path: Path) -> _PlainReader:
-    if not (path / INDEX).exists() or not (path / METADATA).exists():
-        raise ValueError(f"{path} is no sharded checkpoint, or one that was cut off in writing: use an older one")
-    return _PlainReader(path)
-
-
-def is_distributed() -> bool:
-    """Whether several processes are connected."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def rank() -> int:
-    """This process's number among those that are connected."""
-    return dist.get_rank() if is_distributed() else 0
-
-
-def world_size() -> int:
-    """Number of processes that are connected."""
-    return dist.get_world_size() if is_distributed() else 1
-
-
-def from_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """What each process has, on all of them."""
-    if not is_distributed():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group)
-    return values
-
-
-def _barrier(group: dist.ProcessGroup | None = None) -> None:
-    if is_distributed():
-        dist.barrier(group)

@@ -58,7 +58,7 @@ def _is_weights_folder(folder: Path) -> bool:
 
 def _grow_checkpoint(args: argparse.Namespace, source: Path, forms: list[Form]) -> int:
     with without_gc():
-        from lit_recycle.checkpoints.native import grow_checkpoint
+        from lit_recycle.checkpoints.grow import grow_checkpoint
 
     if args.dry_run:
         return _plan_checkpoint(args, source, forms)
@@ -77,7 +77,8 @@ def _grow_checkpoint(args: argparse.Namespace, source: Path, forms: list[Form]) 
 
 def _plan_checkpoint(args: argparse.Namespace, source: Path, forms: list[Form]) -> int:
     with without_gc():
-        from lit_recycle.checkpoints.native import load_whole_checkpoint, plan_checkpoint_growth, trained_weights
+        from lit_recycle.checkpoints.grow import plan_checkpoint_growth
+        from lit_recycle.checkpoints.native import load_whole_checkpoint, trained_weights
         from lit_recycle.hub.card import function_of, maps_of
 
     checkpoint = load_whole_checkpoint(source)

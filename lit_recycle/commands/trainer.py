@@ -24,8 +24,9 @@ from lit_recycle.callbacks.leftovers import RemoveLeftovers
 from lit_recycle.callbacks.summary import RunSummary
 from lit_recycle.callbacks.token_losses import TokenLossWriter
 from lit_recycle.callbacks.waiting import WaitingTime
+from lit_recycle.checkpoints.find import checkpoint_folders, checkpoints_of, newest_checkpoint
 from lit_recycle.checkpoints.io import own_io
-from lit_recycle.checkpoints.native import checkpoint_folders, checkpoints_of, load_checkpoint, newest_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.checkpoints.remote import check_writable, on_disk
 from lit_recycle.commands.double_keys import check_keys
 from lit_recycle.commands.errors import sentence

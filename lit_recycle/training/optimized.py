@@ -17,8 +17,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lit_recycle.checkpoints.find import checkpoints_of
 from lit_recycle.checkpoints.io import finish_saves
-from lit_recycle.checkpoints.native import checkpoints_of
 from lit_recycle.data.batches import Batch
 from lit_recycle.growth.shape import Shape
 from lit_recycle.hub.shape import parameter_names

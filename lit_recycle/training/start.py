@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lit_recycle.addresses import is_remote
-from lit_recycle.checkpoints import sharded
+from lit_recycle.checkpoints import processes
 from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.remote import on_disk
 from lit_recycle.growth.history import of_earlier_run
@@ -147,11 +147,12 @@ def verify_start(checksums: Mapping[Path, Checksum]) -> None:
     """
     problem = ""
     try:
-        with verified({path: checksums[path] for path in sorted(checksums)[sharded.rank() :: sharded.world_size()]}):
+        mine = sorted(checksums)[processes.rank() :: processes.world_size()]
+        with verified({path: checksums[path] for path in mine}):
             pass  # on a disk the pass over a file brings it into the page cache for whoever reads it next
     except ValueError as error:
         problem = str(error)
-    if problem := next(filter(None, sharded.from_all(problem)), ""):
+    if problem := next(filter(None, processes.from_all(problem)), ""):
         raise ValueError(problem)
 
 

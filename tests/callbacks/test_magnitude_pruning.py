@@ -16,7 +16,8 @@ from runs import CONFIG, SaveAtOnce, assert_equal, assert_same_training_state, f
 from torch.optim import SGD, AdamW
 
 from lit_recycle.callbacks import GrowthCallback, MagnitudePruning
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.checkpoints.sharded import MASKS
 from lit_recycle.growth.event import GrowthEvent, Trigger, Width
 from lit_recycle.growth.operators import PruneInner, WidenInner

@@ -17,8 +17,9 @@ from runs import assert_same_training_state, fit, on_processes
 
 from lit_recycle.addresses import place_of, within
 from lit_recycle.callbacks.async_save import AsyncSave
-from lit_recycle.checkpoints import native, remote
-from lit_recycle.checkpoints.native import checkpoints_of, consolidate, load_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints import find, remote
+from lit_recycle.checkpoints.find import checkpoints_of
+from lit_recycle.checkpoints.native import consolidate, load_checkpoint, load_whole_checkpoint
 
 STEPS = 7
 SEVERAL = ["ddp", "fsdp2", "fsdp2_full"]
@@ -151,7 +152,7 @@ def test_of_those_of_one_second_the_one_of_the_last_step_is_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["anchor-step=2.ckpt", "step=10.ckpt", "step=9.ckpt", "last.ckpt"]
-    monkeypatch.setattr(native, "checkpoints_at", lambda folder: [(7.0, f"{folder}/{name}") for name in names])
+    monkeypatch.setattr(find, "checkpoints_at", lambda folder: [(7.0, f"{folder}/{name}") for name in names])
     callbacks = [SimpleNamespace(dirpath="store://b")]
     trainer = SimpleNamespace(callbacks=callbacks, checkpoint_callbacks=callbacks, default_root_dir=tmp_path)
     assert checkpoints_of(trainer)[:2] == ["store://b/step=10.ckpt", "store://b/step=9.ckpt"]

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.commands.export import main as export
 from lit_recycle.commands.import_ import main as import_
 from lit_recycle.data.tokenizer import ByteTokenizer, JsonTokenizer

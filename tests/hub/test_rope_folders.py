@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint, model_of, read_hyperparameters
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint, model_of, read_hyperparameters
 from lit_recycle.growth.event import Depth, Width
 from lit_recycle.growth.operators import RotaryBase
 from lit_recycle.hub.convert import import_folder

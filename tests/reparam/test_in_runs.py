@@ -12,7 +12,8 @@ from processes import config, start
 from runs import CONFIG, EVENTS, SaveAtOnce, assert_equal, assert_same_training_state, by_name, fit, on_processes
 
 from lit_recycle.checkpoints.atomic import save
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint, model_of
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint, model_of
 from lit_recycle.cli import main
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.hub.convert import import_folder

@@ -28,7 +28,7 @@ from lit_recycle.checkpoints.atomic import save
 from lit_recycle.checkpoints.background import Background
 from lit_recycle.checkpoints.io import own_io
 from lit_recycle.checkpoints.native import load_whole_checkpoint
-from lit_recycle.checkpoints.sharded import INDEX, METADATA
+from lit_recycle.checkpoints.plain_reader import INDEX, METADATA
 from lit_recycle.checkpoints.staging import staged
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from runs import CONFIG, EVENTS, SaveAtOnce, assert_equal, fit, on_processes
 
+from lit_recycle.checkpoints.grow import grow_checkpoint
 from lit_recycle.checkpoints.merge import merge_checkpoints
-from lit_recycle.checkpoints.native import CURRENT, grow_checkpoint, load_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.native import CURRENT, load_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.training.averages import averages
 

@@ -17,7 +17,8 @@ from runs import CONFIG, EVENTS, PROCESSES, assert_equal, fit, on_processes
 from torch.distributed.tensor import DTensor
 
 from lit_recycle.callbacks import growth
-from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint, load_whole_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.growth.ledger import Ledger
 from lit_recycle.model.config import MoEConfig

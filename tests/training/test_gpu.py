@@ -9,7 +9,8 @@ import torch
 from helpers import DEVICES
 from runs import CONFIG, SaveAtOnce, assert_equal, by_name, fit, on_processes
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 
 GROWTH = (Depth(2), Width(2, noise=0.0))

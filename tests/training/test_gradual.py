@@ -11,7 +11,8 @@ from jsonargparse import ArgumentParser
 from runs import CONFIG, assert_equal, assert_same_training_state, fit
 
 from lit_recycle.callbacks import GrowthCallback
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.data.pace import Pace
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger
 from lit_recycle.growth.native import NativeModel

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from runs import CONFIG, SaveAtOnce, assert_equal, assert_same_training_state, by_name, fit, on_processes
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.operator import Cell, Operator
 from lit_recycle.growth.operators import (

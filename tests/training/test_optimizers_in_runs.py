@@ -22,7 +22,8 @@ from runs import (
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.cost import fake_processes
 from lit_recycle.growth.ledger import Ledger
 from lit_recycle.training.muon import Muon

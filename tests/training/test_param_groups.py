@@ -11,7 +11,8 @@ import torch
 from processes import config
 from runs import CONFIG, assert_same_training_state, fit
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger
 from lit_recycle.growth.operators import Upcycle

@@ -10,7 +10,8 @@ import pytest
 import torch
 from runs import assert_equal, fit, on_processes
 
-from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint, load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.training.schedules import WarmupStableDecay
 

@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_recycle.callbacks.monitor import GrowthHooks
 from lit_recycle.callbacks.weight_norm import WeightNormMonitor
-from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.growth import optimizer as optimizer_growth
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
 from lit_recycle.growth.native import NativeModel

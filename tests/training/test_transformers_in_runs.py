@@ -14,7 +14,8 @@ import torch
 from runs import TEXT, assert_equal, assert_same_training_state, fit, on_processes
 
 from lit_recycle.callbacks import GrowthCallback
-from lit_recycle.checkpoints.native import grow_checkpoint, load_whole_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.operators import Interpose, RotaryBase, Upcycle
 from lit_recycle.hub.families import FAMILIES

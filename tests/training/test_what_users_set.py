@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import ASGD, Adafactor
 
 from lit_recycle.callbacks.growth import GrowthCallback
-from lit_recycle.checkpoints.native import grow_checkpoint, load_checkpoint
+from lit_recycle.checkpoints.grow import grow_checkpoint
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.event import Depth, GrowthEvent, Trigger, Width
 from lit_recycle.growth.operators import DuplicateExperts, Interpose, PruneExperts, PruneInner, Upcycle, WidenHidden
