@@ -82,6 +82,9 @@ def page(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """1 where no run is in both."""
+    for folder in (options.first, options.second):
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}: give one of results")
     first, second = Results(options.first).by_key, Results(options.second).by_key
     both = [key for key in first if key in second]
     table = Table(title=f"{len(both)} runs in both")

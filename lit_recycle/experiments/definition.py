@@ -160,13 +160,15 @@ def load_experiment(path: Path) -> Experiment:
         for point, _ in experiment.variants:
             experiment.run(point, experiment.seeds[0])  # its budgets are checked before any compute is spent
         return experiment
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def load_experiments(folder: Path, only: Sequence[str] = ()) -> list[Experiment]:
     """The experiments of a folder, by name; or those named, in that order. ``base.yaml`` is none."""
     there = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.stem != "base"}
+    if not there:
+        raise ValueError(f"there is no experiment in {folder}: --configs takes a folder of their files")
     unknown = [name for name in only if name not in there]
     if unknown:
         raise ValueError(f"there is no experiment {', '.join(unknown)} in {folder}; choose from {', '.join(there)}")
@@ -174,11 +176,13 @@ def load_experiments(folder: Path, only: Sequence[str] = ()) -> list[Experiment]
 
 
 def _experiment(path: Path) -> Experiment:
-    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     known = {"letter", "title", "question", "paper", "seeds", "base", "common", "vary", "best_of", "expect", "figure"}
     unknown = sorted(set(said) - known)
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    if missing := sorted({"letter", "title", "question", "paper", "seeds", "vary"} - said.keys()):
+        raise ValueError(f"missing keys: {', '.join(missing)}")
     base = yaml.safe_load((path.parent / "base.yaml").read_text(encoding="utf-8"))
     base = merge(base, said.get("base") or {})
     axes = {axis: {str(label): over or {} for label, over in labels.items()} for axis, labels in said["vary"].items()}

@@ -35,6 +35,9 @@ class Settings:
         items: Items of the accuracy.
         checkpoint_steps: Steps between checkpoints, which is what a kill can cost.
         text: Path of the text, as ``data.path`` has it.
+
+    Raises:
+        ValueError: For fewer than one process or thread.
     """
 
     work: Path = Path("runs/experiments")
@@ -44,6 +47,11 @@ class Settings:
     items: int = 1000
     checkpoint_steps: int = 400
     text: str = "python-stdlib"
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def corpus(self) -> Path:

@@ -23,11 +23,14 @@ class Results:
 
     Args:
         folder: Holds ``EXPERIMENT/RUN.json``; read once.
+
+    Raises:
+        ValueError: For a file that is none; names it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*/*.json"))]
+        files = [(path, _read(path)) for path in sorted(folder.glob("*/*.json"))]
         self.by_key: dict[str, Result] = {result["key"]: result for _, result in files}
         self.files: dict[Path, str] = {path: result["key"] for path, result in files}
 
@@ -93,6 +96,16 @@ class Results:
             return []
         found = (self.get(experiment.run(point, seed, value)) for seed in experiment.seeds)
         return [result for result in found if result]
+
+
+def _read(path: Path) -> Result:
+    try:
+        result: Result = json.loads(path.read_text(encoding="utf-8"))
+        if not {"key", "metrics"} <= {*result}:
+            raise ValueError("it lacks key or metrics")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no result of a run ({error}): remove it, and the run is made again") from error
+    return result
 
 
 class Spread(NamedTuple):

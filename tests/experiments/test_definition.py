@@ -89,15 +89,19 @@ def test_growths_are_events_of_the_callback() -> None:
         ({"vary": {"a": {"b": {"extra": 1, "colour": 2}}}}, "unknown settings: colour"),
         ({"vary": {"a": {"b": {}}}}, "says no extra"),
         ({"colour": 2}, "unknown keys: colour"),
+        (None, "missing keys: letter, paper, question, seeds, title, vary"),
+        ("a: [", "while parsing"),
         ({"vary": {"a": {"b": {"extra": 1, "growths": [{"after": 2, "depth": {}}]}}}}, "leaves nothing to train"),
         ({"vary": {"a": {"b": {"sunk": 1, "extra": 1, "decay": 1.5, "growths": [{"depth": {}}]}}}}, "before the last"),
         ({"vary": {"a": {"b": {"extra": 1, "growths": [{"depth": {"factor": 1}}]}}}}, "depth.factor"),
     ],
 )
-def test_mistakes_are_told_with_the_file(tmp_path: Path, change: dict, message: str) -> None:
+def test_mistakes_are_told_with_the_file(tmp_path: Path, change: dict | str | None, message: str) -> None:
     said = {"letter": "x", "title": "X", "question": "?", "paper": "!", "seeds": [1]}
     (tmp_path / "base.yaml").write_text((SHIPPED / "base.yaml").read_text())
-    (tmp_path / "x.yaml").write_text(yaml.safe_dump(said | {"vary": {"a": {"b": {"extra": 1}}}} | change))
+    whole = said | {"vary": {"a": {"b": {"extra": 1}}}}
+    text = yaml.safe_dump(whole | change) if isinstance(change, dict) else change or ""
+    (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"(?s)x\.yaml: .*{message}"):
         load_experiment(tmp_path / "x.yaml")
 

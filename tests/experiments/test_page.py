@@ -132,6 +132,29 @@ def test_the_same_runs_made_twice_are_compared(capsys: pytest.CaptureFixture[str
     assert main(["compare", results, str(tmp_path)]) == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["compare", "results", "{here}/nothing"], "there is no folder {here}/nothing"),
+        (["compare", "{here}", "results"], "{here}/x/damaged.json is no result of a run"),
+        (["plan", "--results", "{here}"], "{here}/x/damaged.json is no result of a run"),
+        (["plan", "--configs", "{here}/nothing"], "there is no experiment in {here}/nothing"),
+        (["page", "--configs", "{here}", "--docs", "{here}"], "there is no experiment in {here}"),
+        (["plan", "--workers", "0"], "workers must be at least 1, got 0"),
+        (["run", "--threads", "-1"], "threads must be at least 1, got -1"),
+    ],
+)
+def test_mistakes_are_told(
+    argv: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "damaged.json").write_text('{"a": 1}' if "plan" in argv else "{")
+    assert main([word.format(here=tmp_path) for word in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {told.format(here=tmp_path)}") and error.count("\n") == 1
+
+
 def test_correlation_is_each_seeds_own() -> None:
     """Seeds that differ from each other, and in which more sunk compute always gives a lower loss."""
     (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["sunk_extra"])
