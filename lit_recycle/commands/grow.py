@@ -43,9 +43,10 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
         return _grow_folder(args, forms)
-    if args.verify or args.dtype or args.family or args.experts_from or args.checksums:
+    if args.verify or args.dtype or args.family or args.experts_from or args.checksums or args.max_shard_size:
         raise ValueError(
-            f"{source} is no Hugging Face folder: --verify, --dtype, --family, --experts-from and --checksums need one"
+            f"{source} is no Hugging Face folder: --verify, --dtype, --family, --experts-from, --checksums and "
+            "--max-shard-size need one"
         )
     if not forms:
         raise ValueError("the growth grows nothing: give --depth, --width, --upcycle or --grow")
@@ -67,7 +68,7 @@ def _grow_checkpoint(args: argparse.Namespace, source: Path, forms: list[Form]) 
         Path(args.destination).expanduser(),
         *forms,
         seed=args.seed,
-        optimizer_state=args.optimizer_state,
+        optimizer_state=args.optimizer_state or "carry",
         maps=_maps(args),
         expect=partial(_expect, args),
     )
@@ -136,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
-    parser.add_argument("--optimizer-state", choices=POLICIES, default="carry", help="of a checkpoint of this project")
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument("--optimizer-state", choices=POLICIES, help="of a checkpoint of this project (carry)")
     add_checksums(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the sizes, write nothing")
     parser.add_argument("--verify", action="store_true", help="compare the logits of source and result afterwards")
@@ -249,6 +250,10 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
     from lit_recycle.hub.plan import plan_folder_growth
     from lit_recycle.hub.reader import open_folder
 
+    if args.optimizer_state:
+        raise ValueError(
+            f"{args.source} is a Hugging Face folder, whose optimizer state is not grown: leave out --optimizer-state"
+        )
     with without_gc():  # the plan of a large model is a hundred thousand tensors
         folder = open_folder(args.source, args.checksums)
         family = read_family(args.family) if args.family else None
@@ -270,7 +275,7 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
         from lit_recycle.hub.grow import write_grown
 
     with progress_bar(growth.nbytes) as progress:
-        write_grown(growth, args.destination, max_shard_size=args.max_shard_size, progress=progress)
+        write_grown(growth, args.destination, max_shard_size=args.max_shard_size or "5GB", progress=progress)
     print(f"wrote {args.destination}")
     return _verify(args, expect_equal=growth.preserves) if args.verify else 0
 

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("sources", metavar="CKPT", nargs="+", help="checkpoints, or Hugging Face folders")
     parser.add_argument("destination", metavar="DST", help="what is written; must not exist")
     parser.add_argument("--decay", choices=("linear", "cosine", "mean"), default="linear", help="of updates (linear)")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file (5GB)")
     args = parser.parse_args(argv)
     sources, destination = [Path(source).expanduser() for source in args.sources], Path(args.destination).expanduser()
     with without_gc():
@@ -35,7 +35,10 @@ def main(argv: list[str]) -> int:
     if any((source / "config.json").is_file() for source in sources):
         nbytes = sum(path.stat().st_size for path in sources[-1].glob("*.safetensors"))
         with progress_bar(nbytes) as progress:
-            merge_folders(sources, destination, args.decay, max_shard_size=args.max_shard_size, progress=progress)
+            size = args.max_shard_size or "5GB"
+            merge_folders(sources, destination, args.decay, max_shard_size=size, progress=progress)
+    elif args.max_shard_size:
+        raise ValueError("--max-shard-size is of Hugging Face folders, and these are checkpoints: leave it out")
     else:
         sources = merge_checkpoints(sources, destination, args.decay)
     for source, weight in zip(sources, weights, strict=True):

@@ -95,12 +95,14 @@ def test_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["step=1.ckpt", "step=1.ckpt"], "two of the checkpoints are of the same step"),
         (["step=2.ckpt", "step=4.ckpt"], "have been through different growths"),
         (["step=2.ckpt", "nothing.ckpt"], "there is no checkpoint at"),
+        (["--max-shard-size=1GB", "step=1.ckpt", "step=2.ckpt"], "--max-shard-size is of Hugging Face folders"),
     ],
 )
 def test_what_cannot_be_merged(
     run: Path, tmp_path: Path, sources: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["merge", *(str(run / name) for name in sources), str(tmp_path / "merged.ckpt")]) == 2
+    given = [name if name.startswith("--") else str(run / name) for name in sources]
+    assert main(["merge", *given, str(tmp_path / "merged.ckpt")]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())

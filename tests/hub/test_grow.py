@@ -365,6 +365,7 @@ MISTAKES = {
     (): "grows nothing",
     ("--layers", "0,7"): "must be some of 0..1",
     ("--depth", "2", "--max-shard-size", "much"): "5GB",
+    ("--depth", "2", "--optimizer-state", "carry"): "whose optimizer state is not grown: leave out --optimizer-state",
 }
 
 
@@ -427,8 +428,9 @@ def test_a_checkpoint_of_this_project_grows_by_the_same_command(mixtral, tmp_pat
     assert grow([str(tmp_path / "run.ckpt"), str(tmp_path / "grown.ckpt"), "--depth", "2", "--width", "2"]) == 0
     config = load_checkpoint(tmp_path / "grown.ckpt")["hyper_parameters"]["config"]
     assert (config["num_layers"], config["num_experts"], config["top_k"]) == (4, 8, 4)
-    with pytest.raises(ValueError, match="need one"):
-        grow([str(tmp_path / "run.ckpt"), str(tmp_path / "b.ckpt"), "--depth", "2", "--verify"])
+    for option in (("--verify",), ("--max-shard-size", "1GB")):
+        with pytest.raises(ValueError, match=f"{option[0]}.* need one"):
+            grow([str(tmp_path / "run.ckpt"), str(tmp_path / "b.ckpt"), "--depth", "2", *option])
 
 
 def test_one_call_each_from_python():
