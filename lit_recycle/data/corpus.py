@@ -131,7 +131,10 @@ def prepare_corpus(
             return copy_ids(rows, sum(file.path.stat().st_size for file in files), tokenizer, val_fraction, made)
         meta = tokenise(files, tokenizer, text_field, val_fraction, made)
         if not meta["splits"]["train"]["tokens"]:
-            raise ValueError(f"path={path!r} holds no text to train on; every document is empty or was left out.")
+            raise ValueError(
+                f"path={path!r} holds no text to train on; every document is empty, was left out, or is kept for "
+                "validation (data.val_fraction)."
+            )
         return meta
 
     with corpus_key(files, tokenizer, cache_dir, text_field, val_fraction) as key:

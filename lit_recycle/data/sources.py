@@ -78,8 +78,15 @@ def find_files(path: str | list[str]) -> list[SourceFile]:
     return [file for entry in path for file in _find(entry)]
 
 
+def check_named(entry: str) -> str:
+    """Raises ValueError for an empty path, which would be the current folder."""
+    if not entry:
+        raise ValueError("path is an empty text; name a file, a folder, a glob or 'python-stdlib'.")
+    return entry
+
+
 def _find(entry: str) -> list[SourceFile]:
-    if entry == PYTHON_STDLIB:
+    if check_named(entry) == PYTHON_STDLIB:
         return _walk(Path(sysconfig.get_path("stdlib")), endings=(".py",))
     root = Path(entry).expanduser()
     if files := arrow_files(root):

@@ -95,6 +95,11 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
     "no samples": (("--data.seq_len", "0"), ("data.seq_len must be at least 1, got 0",)),
+    "no path": (("--data.path", ""), ("path is an empty text", "name a file")),
+    "all for validation": (
+        ("--data.path", str(Path(json.__file__)), "--data.val_fraction", "0.999999"),
+        ("holds no text to train on", "is kept for validation (data.val_fraction)"),
+    ),
     "cache at an address": (
         ("--data.cache_dir", "s3://bucket/cache"),
         ("data.cache_dir s3://bucket/cache is an address",),
@@ -436,6 +441,7 @@ def test_warmups_that_cannot_be(refused: Refused, tmp_path: Path, case: str, com
 
 
 RUN_ONLY = {
+    *("no path", "all for validation"),
     *("checkpoint", "no such tokenizer", "within a step", "interval by the clock", "no such strategy"),
     *("devices by number", "devices in a list"),
     *("stochastic averaging", "averaging"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lit_recycle.data.formats import datasets, flat, litdata, megatron
 from lit_recycle.data.formats.files import TokenFiles, joined
-from lit_recycle.data.sources import holds_text
+from lit_recycle.data.sources import check_named, holds_text
 
 READERS = (litdata.read, datasets.read, megatron.read, flat.read)
 
@@ -43,7 +43,7 @@ def find_tokens(path: str | list[str], dtype: str, column: str) -> TokenFiles | 
 
 
 def _places(entry: str) -> list[Path]:
-    root = Path(entry).expanduser()
+    root = Path(check_named(entry)).expanduser()
     if root.exists() or not glob.has_magic(entry):
         return [root]
     return _once(Path(match) for match in sorted(glob.glob(str(root), recursive=True)))
