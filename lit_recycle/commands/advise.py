@@ -17,7 +17,7 @@ from lit_recycle.advice.runs import read_runs
 from lit_recycle.advice.situation import Situation
 from lit_recycle.commands.growth_callback import GROWTH_CALLBACK
 from lit_recycle.commands.merged_config import load_config
-from lit_recycle.commands.plan import RunShape, run_shape, warmups
+from lit_recycle.commands.run_shape import RunShape, run_shape, warmups
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.destination import check_local
 from lit_recycle.growth.native import NativeModel

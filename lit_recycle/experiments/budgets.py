@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from lit_recycle.commands.growth_callback import GROWTH_CALLBACK
-from lit_recycle.commands.plan import RunShape, run_shape, warmups
+from lit_recycle.commands.run_shape import RunShape, run_shape, warmups
 from lit_recycle.growth.schedule import Progress, Stage, flops_of
 
 Fit = dict[str, Any]
