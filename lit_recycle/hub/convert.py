@@ -23,6 +23,7 @@ from lit_recycle.hub.native_config import read_native
 from lit_recycle.hub.native_names import Parts, hub_parts, native_shapes
 from lit_recycle.hub.plan import GROWTH_FILE
 from lit_recycle.hub.reader import HFFolder, open_folder, read_json
+from lit_recycle.hub.transform import converted
 from lit_recycle.hub.writer import OPTIMIZER_FILES
 from lit_recycle.model.config import MoEConfig
 
@@ -98,7 +99,9 @@ def _read_weights(
         tensor = parts[name].join(tensors)
         if tensor.shape != shape:
             raise ValueError(f"{folder.path}: {name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
-        weights[name] = tensor.to(getattr(torch, dtype)) if dtype and not name.endswith("balance_bias") else tensor
+        if dtype and not name.endswith("balance_bias"):
+            tensor = converted(tensor, getattr(torch, dtype), f"{folder.path}: {name}")
+        weights[name] = tensor
     return weights
 
 

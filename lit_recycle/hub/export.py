@@ -28,7 +28,7 @@ from lit_recycle.hub.plan import GROWTH_FILE
 from lit_recycle.hub.reader import FLOATS, HFFolder
 from lit_recycle.hub.run_card import write_run_card
 from lit_recycle.hub.shape import HubShape, shape_of
-from lit_recycle.hub.transform import TORCH, write
+from lit_recycle.hub.transform import TORCH, converted, write
 from lit_recycle.hub.writer import OPTIMIZER_FILES, ShardFiles, Spec, lay_out, new_folder, parse_size, write_json
 
 OPTIMIZER, OPTIMIZER_GROUPS = OPTIMIZER_FILES
@@ -121,8 +121,8 @@ class _Model(NamedTuple):
         """A group's tensors on the hub, one after the other."""
         tensors = {name: read(name) for name in group}
         if self.dtype is not None:
-            keeps = self.form.keeps_type
-            tensors = {n: t if keeps(n) or not t.is_floating_point() else t.to(self.dtype) for n, t in tensors.items()}
+            kept = {n for n, t in tensors.items() if self.form.keeps_type(n) or not t.is_floating_point()}
+            tensors = {n: t if n in kept else converted(t, self.dtype, n) for n, t in tensors.items()}
         yield from self.form.convert(tensors).items()
 
 

@@ -39,7 +39,7 @@ def _transform(progress: Progress, parts: Sequence[Part]) -> None:
             progress(write(stored[0], part.dtype, part.spot))
             continue
         copies = [
-            _converted(values, part.dtype, f"copy {i}").view(source.shape)
+            _converted(values, part.dtype, f"copy {i}", source.origin).view(source.shape)
             for i, (values, source) in enumerate(zip(stored, part.sources, strict=True))
         ]
         progress(write(part.make(copies) if part.make else copies[0], part.dtype, part.spot))
@@ -55,7 +55,10 @@ def _by_pieces(progress: Progress, parts: Sequence[Part]) -> None:
         for part in parts:
             values = stored
             if not part.is_copy:
-                values = [_converted(piece, part.dtype, f"copy {i}") for i, piece in enumerate(stored)]
+                values = [
+                    _converted(piece, part.dtype, f"copy {i}", source.origin)
+                    for i, (piece, source) in enumerate(zip(stored, sources, strict=True))
+                ]
             made = part.make(values) if part.make else values[0]
             spot = Spot(part.spot.file, part.spot.offset + tensor_bytes(part.dtype, (start,)))
             progress(write(made, part.dtype, spot))
@@ -70,11 +73,23 @@ def _read(source: Slice, start: int, count: int, use: str) -> Tensor:
     return torch.frombuffer(data, dtype=TORCH[source.dtype]) if count else torch.empty(0, dtype=TORCH[source.dtype])
 
 
-def _converted(values: Tensor, dtype: str, use: str) -> Tensor:
+def _converted(values: Tensor, dtype: str, use: str, origin: str) -> Tensor:
     if not values.numel():
         return values.to(TORCH[dtype])
     data = scratch(use, tensor_bytes(dtype, tuple(values.shape)))
-    return torch.frombuffer(data, dtype=TORCH[dtype]).copy_(values)
+    return fitting(torch.frombuffer(data, dtype=TORCH[dtype]).copy_(values), origin)
+
+
+def converted(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """A tensor as another type. Raises ``ValueError`` for values that are too large for it."""
+    return fitting(tensor.to(dtype), name)
+
+
+def fitting(made: Tensor, name: str) -> Tensor:
+    """What was converted; raises ``ValueError`` where that has made a value infinite, as only float16 does."""
+    if made.dtype == torch.float16 and not made.is_meta and made.isinf().any():
+        raise ValueError(f"{name} holds values above 65504, the largest of float16: convert to bfloat16 instead")
+    return made
 
 
 def write(tensor: Tensor, dtype: str, spot: Spot) -> int:

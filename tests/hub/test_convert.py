@@ -112,6 +112,24 @@ def test_growing_the_folder_and_growing_the_checkpoint_agree_bit_for_bit(family,
     assert {k: v for k, v in a.items() if k not in ("moe_layer_freq",)} == b
 
 
+@pytest.mark.parametrize("command", ["import", "export", "grow"])
+def test_values_that_a_type_cannot_hold_are_not_made_infinite(command, tmp_path):
+    model = pico.build("mixtral")
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[0, 0] = 1e5
+    pico.save(model, "mixtral", tmp_path / "hub")
+    import_folder(tmp_path / "hub", tmp_path / "run.ckpt")
+    calls = {
+        "import": lambda dtype, to: import_folder(tmp_path / "hub", to, dtype=dtype),
+        "export": lambda dtype, to: export_checkpoint(tmp_path / "run.ckpt", to, dtype=dtype),
+        "grow": lambda dtype, to: grow_folder(tmp_path / "hub", to, Depth(2), dtype=dtype),
+    }
+    with pytest.raises(ValueError, match=r"q.* holds values above 65504, .*: convert to bfloat16"):
+        calls[command]("float16", tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+    calls[command]("bfloat16", tmp_path / "half")
+
+
 def test_dtype_leaves_the_balancing_bias(tmp_path):
     pico.build("dots1").save_pretrained(tmp_path / "hub")
     import_folder(tmp_path / "hub", tmp_path / "run.ckpt", dtype="bfloat16")
