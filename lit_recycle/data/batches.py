@@ -229,19 +229,21 @@ class TokenBatches(IterableDataset[Batch]):
 
 
 class EvalBatches(Dataset[Batch]):
-    """A finite list of batches, the same in every run: whole batches only, so that all weigh the same in a mean.
+    """Every sample once, the same in every run, in so many batches; the last of them may have one sample less.
 
     Their order is a fixed shuffle, so that the first few (`limit_val_batches`) come from everywhere in the split.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, eos_id: int | None = None) -> None:
-        self.samples, self.batch_size, self.eos_id = samples, batch_size, eos_id
+    def __init__(self, samples: Samples, batches: int, eos_id: int | None = None) -> None:
+        self.samples, self.batches, self.eos_id = samples, batches, eos_id
 
     def __len__(self) -> int:
-        return len(self.samples) // self.batch_size
+        return self.batches
 
     @override
     def __getitem__(self, index: int) -> Batch:
-        positions_B = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        size, larger = divmod(len(self.samples), self.batches)
+        start = index * size + min(index, larger)
+        positions_B = np.arange(start, start + size + (index < larger))
         order_B = shuffled(positions_B, len(self.samples), seed=0)
         return batch_of([self.samples.ids(sample) for sample in order_B.tolist()], self.eos_id)

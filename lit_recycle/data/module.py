@@ -312,7 +312,7 @@ class TextData(LightningDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """For each of `val_sets` every whole batch once, as many on each process as on the others.
+        """For each of `val_sets` every sample once, in as many batches on each process as on the others.
 
         Returns:
             A loader, or a list where there are several sets.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,10 +44,11 @@ class ValidationSet:
     def loader(
         self, batch_size: int, eos_id: int | None, replicas: dict[str, int], **options: Any
     ) -> DataLoader[Batch]:
-        """Every whole batch once, as many on each process as on the others.
+        """Every sample once, in as many batches on each process as on the others.
 
         Args:
-            batch_size: samples of a batch; fewer where there would be no whole one for each process.
+            batch_size: samples of a batch at the most. They are shared out evenly, so that a batch may have fewer; only
+                where samples go one by one some batches may have two, for none can be empty.
             eos_id: what documents end with, where they are kept apart.
             replicas: how many processes there are, and which of them this is, as `DistributedSampler` takes it.
             options: of the `DataLoader`.
@@ -55,14 +57,15 @@ class ValidationSet:
             ValueError: there are fewer samples than processes.
         """
         assert self.samples is not None
-        batch_size = min(batch_size, len(self.samples) // replicas["num_replicas"])
-        if not batch_size:
+        processes, samples = replicas["num_replicas"], len(self.samples)
+        if samples < processes:
             raise ValueError(
-                f"{self.samples.name} has {len(self.samples)} samples for {replicas['num_replicas']} processes; raise "
+                f"{self.samples.name} has {samples} samples for {processes} processes; raise "
                 "val_fraction, give more text or lower seq_len."
             )
-        batches = EvalBatches(self.samples, batch_size, eos_id)
-        # A DistributedSampler of our own, for Lightning would put one here that repeats batches to fill up.
-        sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False, drop_last=True)
+        each = min(math.ceil(samples / (processes * batch_size)), samples // processes)
+        batches = EvalBatches(self.samples, each * processes, eos_id)
+        # A sampler of our own: Lightning puts one here only where trainer.use_distributed_sampler is true.
+        sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False)
         keep = options.get("num_workers", 0) > 0
         return DataLoader(batches, batch_size=None, sampler=sampler, persistent_workers=keep, **options)

@@ -52,16 +52,14 @@ def by_hand(module: Any, data: Any, found: dict[str, float]) -> None:
     """Every sample of every set through the model, one by one."""
     losses, tokens, sizes = [], [], []
     for part in data.val_sets:
-        batch, total = len(next(iter(data._val_loader(part)))["labels"]), 0.0
-        whole_batches = len(part.samples) // batch * batch
-        order = [sample for batch in data._val_loader(part) for sample in batch["input_ids"].tolist()]
-        assert len(order) == whole_batches
+        total, order = 0.0, [sample for batch in data._val_loader(part) for sample in batch["input_ids"].tolist()]
+        assert len(order) == len(part.samples)
         with torch.no_grad():
             for row in data._val_loader(part):
                 logits, _ = module.model(row["input_ids"])
                 nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), row["labels"].flatten(), reduction="sum")
                 total += nll.item()
-        losses.append(total / (whole_batches * 32))
+        losses.append(total / (len(order) * 32))
         tokens.append(len(part.samples.tokens))
         ids = part.samples.tokens.read(0, tokens[-1])
         text = len(data.tokenizer.decode(ids).encode())

@@ -16,6 +16,7 @@ from lit_recycle.data.loader import StreamLoader
 from lit_recycle.data.mixture import Mixture, Segment
 from lit_recycle.data.stream import SampleOrder
 from lit_recycle.data.tokens import Piece, Tokens
+from lit_recycle.data.validation import ValidationSet
 
 
 def counted(folder: Path, tokens: int) -> Tokens:
@@ -29,6 +30,11 @@ def counted(folder: Path, tokens: int) -> Tokens:
 def samples(tmp_path_factory) -> Samples:
     """23 samples of 4 tokens; sample i begins with token 4·i."""
     return Samples(counted(tmp_path_factory.mktemp("split"), 4 * 23 + 1), 4, "the split")
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("numbers")
 
 
 def stream(samples: Samples, batch_size: int, seed: int, **where: int) -> TokenBatches:
@@ -128,9 +134,24 @@ def test_the_map_does_not_travel_between_processes(tmp_path):
     assert pickle.loads(state).ids(3).tolist() == expected.tolist()
 
 
-def test_eval_batches_hold_every_sample_at_most_once_and_all_but_a_rest(samples):
-    batches = EvalBatches(samples, 4)
+def test_eval_batches_hold_every_sample_once_in_a_fixed_order(samples):
+    batches = EvalBatches(samples, 5)
     found = seen(batches[i] for i in range(len(batches)))
-    assert len(batches) == 5 and len(set(found)) == len(found) == 20
-    assert found[:4] != [0, 1, 2, 3]
-    assert found == seen(EvalBatches(samples, 4)[i] for i in range(5))
+    assert sorted(found) == list(range(len(samples))) != found
+    assert found == seen(EvalBatches(samples, 5)[i] for i in range(5))
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 9))
+def test_processes_share_a_validation_set_evenly_and_leave_nothing_out(numbers, count, processes, batch_size):
+    part = ValidationSet(samples=Samples(counted(numbers, 4 * count + 1), 4, "the split"))
+    if count < processes:
+        with pytest.raises(ValueError, match=f"has {count} samples for {processes} processes"):
+            part.loader(batch_size, None, {"num_replicas": processes, "rank": 0})
+        return
+    shares = [list(part.loader(batch_size, None, {"num_replicas": processes, "rank": r})) for r in range(processes)]
+    assert len({len(share) for share in shares}) == 1
+    in_turn = [batch["input_ids"] for batches in zip(*shares, strict=True) for batch in batches]
+    sizes = [len(ids) for ids in in_turn]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1 and sizes[-1] > 0
+    assert sizes[0] <= batch_size + (batch_size == 1)  # one by one there may be a rest, and no batch is empty
+    assert sorted(torch.cat(in_turn)[:, 0].tolist()) == list(range(0, 4 * count, 4))

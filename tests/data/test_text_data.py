@@ -58,7 +58,7 @@ def test_validation_is_one_pass_over_other_documents(books):
     data = text_data(books, val_fraction=0.2)
     loader = data.val_dataloader()
     batches = list(loader)
-    assert len(batches) == len(loader) == math.floor((corpus_of(data).val.tokens - 1) // 16 / 4)
+    assert len(batches) == len(loader) == math.ceil((corpus_of(data).val.tokens - 1) // 16 / 4)
     rows = {tuple(row) for batch in batches for row in batch["input_ids"].tolist()}
     val = np.fromfile(corpus_of(data).val.path, dtype=np.uint16)
     assert rows <= {tuple(val[i : i + 16].tolist()) for i in range(0, len(val), 16)}
