@@ -111,9 +111,11 @@ def merge_folders(
     """Merge Hugging Face folders, the oldest first, tensor by tensor. Side files are those of the last.
 
     Raises:
-        ValueError: For folders of different models.
+        ValueError: For folders of different models, or one that is named twice.
     """
     weights = merge_weights(decay, len(sources))
+    if len({path.resolve() for path in sources}) < len(sources):
+        raise ValueError(f"a folder is named twice among {', '.join(map(str, sources))}: name each once, oldest first")
     folders = [open_folder(path) for path in sources]
     last = folders[-1]
     for folder in folders:

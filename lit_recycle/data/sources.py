@@ -230,7 +230,7 @@ def _texts_of_line(line: bytes, fields: tuple[str, ...], where: str) -> tuple[st
     try:
         record = json.loads(line)
     except ValueError as error:  # bad JSON and bad UTF-8 alike
-        raise ValueError(f"{where}: not JSON ({error}); correct it or leave it out.") from error
+        raise ValueError(f"{where}: not JSON ({error}); put each record on one line, or leave it out.") from error
     if isinstance(record, list):
         raise ValueError(f"{where}: a JSON object is expected on every line, not an array; name such a file .json.")
     return _texts_of(record, fields, where)

@@ -45,8 +45,10 @@ class Template:
         parts: list[tuple[str, str | None]] = []
         before = ""  # a brace that is meant is a literal of its own
         try:
-            for literal, field, _, _ in string.Formatter().parse(text):
+            for literal, field, form, conversion in string.Formatter().parse(text):
                 before += literal
+                if form or conversion:
+                    raise ValueError(f"in its braces {field!r} is followed by more than a name")
                 if field is not None:
                     parts.append((before, field))
                     before = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,9 @@ def test_other_folders_and_places(tmp_path: Path, capsys: pytest.CaptureFixture[
     pico.build("olmoe", hidden_size=24).save_pretrained(tmp_path / "b")
     a, b, there = (str(tmp_path / name) for name in ("a", "b", "there"))
     assert main(["merge", a, b, there]) == 2 and "not of one model" in capsys.readouterr().err
+    assert main(["merge", a, f"{a}/", there]) == 2 and "named twice" in capsys.readouterr().err
+    shutil.copytree(a, tmp_path / "later")
     Path(there).mkdir()
-    assert main(["merge", a, a, there]) == 2 and "exists" in capsys.readouterr().err
+    assert main(["merge", a, str(tmp_path / "later"), there]) == 2 and "exists" in capsys.readouterr().err
     assert main(["merge", a, str(tmp_path / "c"), str(tmp_path / "d")]) == 2
     assert "is not a folder" in capsys.readouterr().err

@@ -131,6 +131,8 @@ def test_braces_that_are_meant():
     [
         ("no field", [], "must name fields"),
         ("{}", [], "must name fields"),
+        ("{a!r}", [], "'a' is followed by more than a name"),
+        ("{a:>5} {b}", [], "'a' is followed by more than a name"),
         ("{a", [], "cannot be read"),
         ("{a} {b}", ["c"], "loss_on has 'c', and the fields of the template are a, b"),
     ],
