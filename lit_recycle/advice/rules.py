@@ -22,6 +22,7 @@ from lit_recycle.text import human
 PAPER = "arXiv 2510.08008"
 CHINCHILLA = "compute-optimal size √(C/120), arXiv 2203.15556 at 20 tokens per active parameter"
 G_STACK = "arXiv 2405.15319"
+DEPTH = "docs/evidence.md, a"
 FACTOR = "factor 2 is the most reliable, arXiv 2605.13405"
 FORMED = 1.0
 """F_c after which interposition beats stacking; the norm profile is formed at about 1.2 (arXiv 2510.08008)."""
@@ -159,8 +160,11 @@ def _in_short(operator: Operator) -> dict[str, Any]:
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:
     formed = first >= FORMED * chinchilla_flops(now.config)
-    why = f"beats stack once past about 1 F_c, {PAPER}" if formed else f"below 1 F_c no method is known to win, {PAPER}"
-    return [Line("depth.factor", 2, FACTOR), Line("depth.method", "interposition", why), *_state_lines(now)]
+    if formed:
+        method = Line("depth.method", "interposition", f"beats stack past about 1 F_c, {PAPER}; alike in {DEPTH}")
+    else:
+        method = Line("depth.method", "stack", f"ends below interposition in less than 1 F_c, {DEPTH}")
+    return [Line("depth.factor", 2, FACTOR), method, *_state_lines(now)]
 
 
 def _state_lines(now: Situation) -> list[Line]:

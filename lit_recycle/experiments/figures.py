@@ -60,6 +60,8 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
     shown = [run for runs in found.values() for run in runs]
     figure = _over_numbers(experiment, results, x) if x else _categories(found)
     caption = "A dot is a seed; bars are the mean and its standard error."
+    if against := experiment.figure.get("against"):
+        caption = f"Differences to *{against}*, seed by seed. {caption}"
     made = [Plate(experiment.name, caption, figure, shown)]
     if experiment.figure.get("curves"):
         caption = "Validation loss over total training FLOPs; a line is a seed, triangles are growths."
@@ -109,30 +111,41 @@ def _dots(axes: Axes, values: Sequence[float], at: Sequence[float], colour: str,
 
 @mpl.rc_context(STYLE)
 def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
-    """Metrics over an axis whose labels are numbers, a line per label of the other axes."""
-    figure = Figure(figsize=(9.0, 3.9), layout="constrained")
+    """Metrics over an axis whose labels are numbers, a line per label of the other axes.
+
+    Of an experiment whose figure has ``against``, a label of these, differences to that one, seed by seed.
+    """
+    figure, against = Figure(figsize=(9.0, 3.9), layout="constrained"), experiment.figure.get("against")
     lines: dict[str, dict[float, list[Result]]] = {}
     for point, _ in experiment.variants:
         name = label({axis: text for axis, text in point.items() if axis != x})
         if runs := results.at(experiment, point):
             lines.setdefault(name, {})[float(point[x])] = runs
+    reference = lines.get(against, {}) if against else {}
     for number, (metric, axis_label) in enumerate(PANELS.items()):
         axes = figure.add_subplot(1, len(PANELS), number + 1)
         for i, (name, by_x) in enumerate(lines.items()):
             colour = COLOURS[i % len(COLOURS)]
-            means = [spread([run["metrics"][metric] for run in runs]).mean for runs in by_x.values()]
-            axes.plot(list(by_x), means, color=colour, label=name or None)
-            for position, runs in by_x.items():
-                values = [run["metrics"][metric] for run in runs]
+            by_x = {position: _values(metric, runs, reference.get(position)) for position, runs in by_x.items()}
+            axes.plot(list(by_x), [spread(values).mean for values in by_x.values()], color=colour, label=name or None)
+            for position, values in by_x.items() if name != against else ():
                 _dots(axes, values, [position] * len(values), colour, upright=True)
         if experiment.figure.get("log"):
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set(xlabel=experiment.figure["xlabel"], ylabel=axis_label)
+        axes.set(xlabel=experiment.figure["xlabel"], ylabel=f"Δ {axis_label}" if against else axis_label)
         if number == 0 and len(lines) > 1:
             figure.legend(loc="outside lower center", ncols=min(len(lines), 4))
     return figure
+
+
+def _values(metric: str, runs: Sequence[Result], reference: Sequence[Result] | None) -> list[float]:
+    """Of each run; minus that of the reference's run of its seed, where there is a reference."""
+    if reference is None:
+        return [run["metrics"][metric] for run in runs]
+    base = {run["seed"]: run["metrics"][metric] for run in reference}
+    return [run["metrics"][metric] - base[run["seed"]] for run in runs if run["seed"] in base]
 
 
 @mpl.rc_context(STYLE)

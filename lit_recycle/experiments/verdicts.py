@@ -21,9 +21,12 @@ def verdicts(experiment: Experiment, results: Results) -> list[str]:
 
 
 def correlations(experiment: Experiment, results: Results) -> list[str]:
-    """How a metric goes with an axis of numbers: each seed's own correlation, then mean and standard error of those."""
+    """How a metric goes with an axis of numbers: each seed's own correlation, then mean and standard error of those.
+
+    Not of an experiment that asks how variants differ, whose figure has ``against``.
+    """
     axis = experiment.figure.get("x")
-    if axis is None:
+    if axis is None or "against" in experiment.figure:
         return []
     lines: dict[str, dict[int, list[tuple[float, Result]]]] = {}
     for point, _ in experiment.variants:

@@ -7,7 +7,7 @@ import math
 import pytest
 from helpers import tiny
 
-from lit_recycle.advice.rules import advise, g_stack_tokens, profile_remarks
+from lit_recycle.advice.rules import _depth_lines, advise, g_stack_tokens, profile_remarks
 from lit_recycle.advice.situation import Situation
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import chinchilla_flops
@@ -38,6 +38,13 @@ def test_growth_begins_now_or_after_one_unit() -> None:
     (later, *_) = advise(at(0, 60)).growths
     assert later.at_flops == UNIT
     assert later.event()["depth"] == {"factor": 2, "method": "interposition"}
+
+
+@pytest.mark.parametrize(("share", "method"), [(0.99, "stack"), (1.0, "interposition")])
+def test_layers_are_stacked_before_the_profile_of_norms_is_formed(share: float, method: str) -> None:
+    """Only a law fitted on runs has a model grow so early."""
+    _, line, *_ = _depth_lines(at(0, 1.98), share * UNIT)
+    assert (line.key, line.value) == ("depth.method", method) and "docs/evidence.md, a" in line.source
 
 
 @pytest.mark.parametrize(("sunk", "budget"), [(1, 30), (3, 60), (10, 200), (30, 60)])

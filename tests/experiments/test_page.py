@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.collections import PathCollection
 from PIL import Image
 
 from lit_recycle.experiments.__main__ import main
 from lit_recycle.experiments.definition import Expectation, load_experiments
-from lit_recycle.experiments.figures import DATA
+from lit_recycle.experiments.figures import DATA, plates
 from lit_recycle.experiments.page import IMAGES, _anchor, render
 from lit_recycle.experiments.results import Results, spread
 from lit_recycle.experiments.saved import compute_saved, reaching
@@ -167,6 +168,26 @@ def test_correlation_is_each_seeds_own() -> None:
     loss, accuracy, _ = correlations(experiment, results)
     assert "validation loss with F_c before the growth: -1.00 ± 0.00 (3 seeds)" in loss
     assert "+1.00 ± 0.00 (3 seeds)" in accuracy
+
+
+def test_a_figure_against_a_variant_shows_differences_seed_by_seed() -> None:
+    """Seed and sunk compute move a loss by whole numbers, a stack by a quarter; the second seed has no reference."""
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["depth"])
+    results = Results(ROOT / "no-results")
+
+    def at(_: object, point: dict[str, str]) -> list[dict[str, Any]]:
+        seeds = (1, 9) if point["copies"] == "interposition" else (9, 2, 1)
+        gain = 0.25 * (point["copies"] == "stack")
+        return [result(seed, seed + float(point["sunk"]) - gain, 0.5) | {"growths": []} for seed in seeds]
+
+    results.at = at  # type: ignore[assignment, method-assign]
+    assert correlations(experiment, results) == []
+    plate, *_ = plates(experiment, results)
+    assert plate.caption.startswith("Differences to *interposition*, seed by seed.")
+    loss, _ = plate.figure.axes
+    (stack,) = (line for line in loss.lines if line.get_label() == "stack")
+    assert stack.get_ydata() == pytest.approx([-0.25] * 5)
+    assert {len(dots.get_offsets()) for dots in loss.collections if isinstance(dots, PathCollection)} == {2}
 
 
 def test_later_seeds_wait_for_the_sweep_and_take_its_best() -> None:
