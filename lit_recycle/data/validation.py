@@ -66,6 +66,6 @@ class ValidationSet:
         each = min(math.ceil(samples / (processes * batch_size)), samples // processes)
         batches = EvalBatches(self.samples, each * processes, eos_id)
         # A sampler of our own: Lightning puts one here only where trainer.use_distributed_sampler is true.
-        sampler: DistributedSampler[Batch] = DistributedSampler(batches, **replicas, shuffle=False)
+        sampler: DistributedSampler[Batch] = DistributedSampler(batches, processes, replicas["rank"], shuffle=False)
         keep = options.get("num_workers", 0) > 0
         return DataLoader(batches, batch_size=None, sampler=sampler, persistent_workers=keep, **options)

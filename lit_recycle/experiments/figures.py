@@ -126,9 +126,9 @@ def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
         axes = figure.add_subplot(1, len(PANELS), number + 1)
         for i, (name, by_x) in enumerate(lines.items()):
             colour = COLOURS[i % len(COLOURS)]
-            by_x = {position: _values(metric, runs, reference.get(position)) for position, runs in by_x.items()}
-            axes.plot(list(by_x), [spread(values).mean for values in by_x.values()], color=colour, label=name or None)
-            for position, values in by_x.items() if name != against else ():
+            found = {position: _values(metric, runs, reference.get(position)) for position, runs in by_x.items()}
+            axes.plot(list(found), [spread(values).mean for values in found.values()], color=colour, label=name or None)
+            for position, values in found.items() if name != against else ():
                 _dots(axes, values, [position] * len(values), colour, upright=True)
         if experiment.figure.get("log"):
             axes.set_xscale("log", base=2)
