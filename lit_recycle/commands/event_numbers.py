@@ -29,7 +29,7 @@ def check_units(callbacks: Sequence[Any] | None) -> None:
             moment = part.get(key) if isinstance(part, Mapping | Namespace) else None
             if moment is not None and not isinstance(moment, Mapping | Namespace):
                 what = f"{parts.removesuffix('s')} {number} of {name}"
-                raise ValueError(f"{what}: {key}: {moment} lacks a unit: {{steps: {moment}}}, or tokens")
+                raise ValueError(f"{what}: {key}: {moment} lacks a unit: write {{steps: {moment}}}, or tokens")
 
 
 def check_events(callbacks: Any) -> None:

@@ -81,7 +81,7 @@ def find_files(path: str | list[str]) -> list[SourceFile]:
 def check_named(entry: str) -> str:
     """Raises ValueError for an empty path, which would be the current folder."""
     if not entry:
-        raise ValueError("path is an empty text; name a file, a folder, a glob or 'python-stdlib'.")
+        raise ValueError("path is an empty text; give a file, a folder, a glob or 'python-stdlib'.")
     return entry
 
 

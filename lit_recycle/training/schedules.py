@@ -64,7 +64,7 @@ def check_to_the_end(schedule: LRScheduler, steps: int) -> None:
         rates = [float(rate) for rate in schedule.get_last_lr()]
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(
-            f"{name} has no rate at the run's end, trainer.max_steps {steps}: {error}; change its init_args"
+            f"{name} has no rate at the run's end, trainer.max_steps {steps}: {error}; set its length in init_args"
         ) from error
     if not all(map(math.isfinite, rates)):
         raise ValueError(f"{name} gives the rate {rates[0]} at the run's end: set its init_args to others")

@@ -95,7 +95,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no length": (("--trainer.max_steps", "-1"), ("trainer.max_steps must be set",)),
     "no samples": (("--data.seq_len", "0"), ("data.seq_len must be at least 1, got 0",)),
-    "no path": (("--data.path", ""), ("path is an empty text", "name a file")),
+    "no path": (("--data.path", ""), ("path is an empty text", "give a file")),
     "all for validation": (
         ("--data.path", str(Path(json.__file__)), "--data.val_fraction", "0.999999"),
         ("holds no text to train on", "is kept for validation (data.val_fraction)"),
@@ -311,7 +311,7 @@ EVENTS: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "nothing": ([{"at": AT_2}], ("grows nothing at 2 steps", "give depth, width or grow")),
     "two triggers": ([{"at": {"steps": 2, "tokens": 9}, "depth": {}}], ("exactly one of", "steps, tokens")),
     "no trigger": ([{"at": {}, "depth": {}}], ("exactly one of",)),
-    "no unit": ([{"at": 2, "depth": {}}], ("at: 2 lacks a unit: {steps: 2}, or tokens",)),
+    "no unit": ([{"at": 2, "depth": {}}], ("at: 2 lacks a unit: write {steps: 2}, or tokens",)),
     "negative": ([{"at": {"steps": -2}, "depth": {}}], ("at.steps", "not negative")),
     "factor": ([{"at": AT_2, "depth": {"factor": 1}}], ("depth.factor must be at least 2, got 1",)),
     "width factor": ([{"at": AT_2, "width": {"factor": 1}}], ("width.factor must be at least 2, got 1",)),
