@@ -121,12 +121,16 @@ def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
         name = label({axis: text for axis, text in point.items() if axis != x})
         if runs := results.at(experiment, point):
             lines.setdefault(name, {})[float(point[x])] = runs
-    reference = lines.get(against, {}) if against else {}
+    reference = lines.get(against, {})
     for number, (metric, axis_label) in enumerate(PANELS.items()):
         axes = figure.add_subplot(1, len(PANELS), number + 1)
         for i, (name, by_x) in enumerate(lines.items()):
             colour = COLOURS[i % len(COLOURS)]
-            found = {position: _values(metric, runs, reference.get(position)) for position, runs in by_x.items()}
+            found = {
+                position: _values(metric, runs, reference[position] if against else None)
+                for position, runs in by_x.items()
+                if not against or position in reference  # what has no reference yet is not drawn
+            }
             axes.plot(list(found), [spread(values).mean for values in found.values()], color=colour, label=name or None)
             for position, values in found.items() if name != against else ():
                 _dots(axes, values, [position] * len(values), colour, upright=True)

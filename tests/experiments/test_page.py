@@ -190,6 +190,20 @@ def test_a_figure_against_a_variant_shows_differences_seed_by_seed() -> None:
     assert {len(dots.get_offsets()) for dots in loss.collections if isinstance(dots, PathCollection)} == {2}
 
 
+def test_a_figure_against_a_variant_leaves_out_what_has_no_reference_yet() -> None:
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["depth"])
+    results = Results(ROOT / "no-results")
+
+    def at(_: object, point: dict[str, str]) -> list[dict[str, Any]]:
+        is_made = point["copies"] != "interposition" or point["sunk"] != "8"
+        return [result(1, float(len(point["copies"])), 0.5) | {"growths": []}] if is_made else []
+
+    results.at = at  # type: ignore[assignment, method-assign]
+    loss, _ = plates(experiment, results)[0].figure.axes
+    (stack,) = (line for line in loss.lines if line.get_label() == "stack")
+    assert stack.get_ydata() == pytest.approx([len("stack") - len("interposition")] * 4)
+
+
 def test_later_seeds_wait_for_the_sweep_and_take_its_best() -> None:
     (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["headline"])
     assert experiment.best_of
