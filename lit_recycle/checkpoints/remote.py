@@ -193,6 +193,8 @@ def fetch(address: str) -> Path:
         sharded = system.exists(f"{path}/{METADATA}")
         mark = f"{path}/{METADATA}" if sharded else path
         if not sharded and not system.isfile(path):
+            if system.exists(f"{path}/config.json"):
+                raise FileNotFoundError("a Hugging Face folder is read from a disk: copy it to this machine first")
             raise FileNotFoundError("there is no checkpoint, or one of which not all was sent")
         target, version = place / Path(path).name, place / ".version"
         told_of_it = system.ukey(mark)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lit_recycle.addresses import Place, place_of
 from lit_recycle.advice.law import Forecast, Part
 from lit_recycle.advice.rules import DECAY, Advice, Growth, advise
 from lit_recycle.advice.runs import read_runs
@@ -57,7 +58,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Recommend when and how to grow: a whole configuration for `lit-recycle fit`, each line of the "
         "schedule with its source. Further options override the configuration: --data.batch_size 32.",
     )
-    parser.add_argument("--ckpt_path", type=Path, default=None, help="checkpoint to go on from")
+    parser.add_argument("--ckpt_path", type=place_of, default=None, help="checkpoint to go on from, or its address")
     parser.add_argument(
         "--config",
         type=Path,
@@ -95,14 +96,14 @@ def _check_out(out: Path, configs: Sequence[Path]) -> None:
         raise ValueError(f"--out {out} is the configuration that is read: give another file, and compare the two")
 
 
-def _config_beside(checkpoint: Path) -> Path:
-    for folder in checkpoint.resolve().parents[:2]:
+def _config_beside(checkpoint: Place) -> Path:
+    for folder in checkpoint.resolve().parents[:2] if isinstance(checkpoint, Path) else []:
         if (folder / "config.yaml").exists():
             return folder / "config.yaml"
     raise ValueError(f"there is no config.yaml beside {checkpoint}: give the run's with --config")
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def _read(checkpoint: Place) -> dict[str, Any]:
     with without_gc():  # only now: --help needs no torch
         from lit_recycle.checkpoints.native import load_whole_checkpoint
 

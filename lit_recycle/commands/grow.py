@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_recycle.commands.checksums_option import add_checksums
 from lit_recycle.commands.errors import sentence
+from lit_recycle.commands.source import source_on_disk
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.destination import check_room
 from lit_recycle.growth.event import Depth, Form, Width
@@ -35,10 +36,11 @@ EXAMPLES = """examples:
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
-    source, destination = Path(args.source).expanduser(), Path(args.destination).expanduser()
+    destination = Path(args.destination).expanduser()
     forms = _forms(args)
     if destination.exists() and not args.dry_run:
         raise ValueError(f"{destination} exists; give another destination or remove it")
+    source = source_on_disk(args.source)
     if not source.exists():
         raise ValueError(f"{source} does not exist; give a Hugging Face folder or a checkpoint")
     if source.is_dir() and ((source / "config.json").exists() or _is_weights_folder(source)):
@@ -103,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SRC", help="Hugging Face folder, or checkpoint of this project")
+    parser.add_argument(
+        "source", metavar="SRC", help="Hugging Face folder, or checkpoint of this project, or its address"
+    )
     parser.add_argument("destination", metavar="DST", help="what to write; must not exist")
     depth = parser.add_argument_group("depth")
     depth.add_argument("--depth", type=int, metavar="M", help="how often each layer stands in the grown model")

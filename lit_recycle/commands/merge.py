@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lit_recycle.commands.source import source_on_disk
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.destination import check_destination
 from lit_recycle.progress import progress_bar
 
 EXAMPLES = """examples:
@@ -22,12 +24,13 @@ def main(argv: list[str]) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sources", metavar="CKPT", nargs="+", help="checkpoints, or Hugging Face folders")
+    parser.add_argument("sources", metavar="CKPT", nargs="+", help="checkpoints or their addresses, or Hugging Face folders")
     parser.add_argument("destination", metavar="DST", help="what is written; must not exist")
     parser.add_argument("--decay", choices=("linear", "cosine", "mean"), default="linear", help="of updates (linear)")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file (5GB)")
     args = parser.parse_args(argv)
-    sources, destination = [Path(source).expanduser() for source in args.sources], Path(args.destination).expanduser()
+    check_destination(destination := Path(args.destination).expanduser())
+    sources = [source_on_disk(source) for source in args.sources]
     with without_gc():
         from lit_recycle.checkpoints.merge import merge_checkpoints, merge_folders, merge_weights
 

@@ -20,6 +20,7 @@ from lit_recycle.callbacks.async_save import AsyncSave
 from lit_recycle.checkpoints import find, remote
 from lit_recycle.checkpoints.find import checkpoints_of
 from lit_recycle.checkpoints.native import consolidate, load_checkpoint, load_whole_checkpoint
+from lit_recycle.cli import main
 
 STEPS = 7
 SEVERAL = ["ddp", "fsdp2", "fsdp2_full"]
@@ -146,6 +147,22 @@ def test_in_memory_and_by_the_address_of_a_file(tmp_path: Path) -> None:
         tmp_path / "on", steps=1, events=[], config=None, module={"init_from": "memory://bucket/run/step=3.ckpt"}
     )
     assert module.shape == fit(tmp_path / "again", steps=1, events=[])[1].shape
+
+
+def test_commands_that_read_a_checkpoint_read_it_at_its_address(sent: Path, tmp_path: Path) -> None:
+    here = [str(sent / f"auto/checkpoints/step={step}.ckpt") for step in (4, 5)]
+    for name, sources in {"here": here, "there": [f"store://{path}" for path in here]}.items():
+        assert main(["grow", sources[-1], str(tmp_path / f"{name}-grown.ckpt"), "--depth", "2"]) == 0
+        assert main(["merge", *sources, str(tmp_path / f"{name}-merged.ckpt")]) == 0
+    for what in ("grown", "merged"):
+        assert_same_training_state(tmp_path / f"there-{what}.ckpt", tmp_path / f"here-{what}.ckpt")
+
+
+def test_a_model_s_folder_at_an_address_is_to_be_copied(tmp_path: Path) -> None:
+    (tmp_path / "bucket/model").mkdir(parents=True)
+    (tmp_path / "bucket/model/config.json").write_text("{}")
+    with pytest.raises(ValueError, match="copy it to this machine first"):
+        remote.fetch(f"store://{tmp_path}/bucket/model")
 
 
 def test_of_those_of_one_second_the_one_of_the_last_step_is_the_newest(
