@@ -98,6 +98,16 @@ def _spread_key(part: Part, axis: str) -> torch.Generator:
     return generator_of(*part.key, part.name, "spread", axis)
 
 
+def spread_copies(part: Part, source: int, turn: int, copies: int, strength: float) -> None:
+    """Multiply an expert's copy by 1 + ε, with ε of sum zero over the copies, each of which is drawn by all of them."""
+    factor = torch.ones(part.shape, dtype=torch.float64)
+    for of in range(copies):
+        generator = generator_of(*part.key[:-1], source, part.name, "spread", of)
+        epsilon = torch.empty(part.shape, dtype=torch.float64).normal_(0.0, strength, generator=generator)
+        factor.add_(epsilon, alpha=(of == turn) - 1 / copies)
+    part.values.mul_(factor[part.window].to(part.values))
+
+
 def redrawn(part: Part, axis: str, share: float) -> Iterator[Tensor]:
     """The channels of each matrix that are drawn anew, ``[channels, …]``; views with the channels first."""
     dimension = next((i for i, d in enumerate(part.axes.dimensions) if axis in d.factors), None)

@@ -131,6 +131,30 @@ class Spread(_WeightsAlone):
 
 
 @dataclass(frozen=True)
+class SpreadCopies(_WeightsAlone):
+    """The copies of an expert told apart without a change of their sum.
+
+    Its m copies have the weights (1 + δ)·w, with random δ of sum zero.
+
+    Args:
+        source: The expert that is copied.
+        turn: Which of its copies this one is, from 0.
+        copies: m.
+        strength: Standard deviation of δ before its mean is taken off.
+    """
+
+    source: int
+    turn: int
+    copies: int
+    strength: float
+
+    def apply(self, part: Part) -> None:
+        from lit_recycle.growth.noise import spread_copies
+
+        spread_copies(part, self.source, self.turn, self.copies, self.strength)
+
+
+@dataclass(frozen=True)
 class Draw:
     """Drawn anew, as at the start of a training run; nothing of the source is left, nor of its optimizer state.
 

@@ -29,7 +29,7 @@ WIDENINGS = st.one_of(
     st.builds(WidenInner, st.just("dense"), size=st.integers(7, 13), symmetry_break=BREAKS),
     st.builds(WidenHeads, FACTORS, st.booleans(), symmetry_break=BREAKS),
     st.builds(WidenHidden, FACTORS, symmetry_break=BREAKS),
-    st.builds(DuplicateExperts, FACTORS, noise=st.just(0.0)),
+    st.builds(DuplicateExperts, FACTORS, noise=st.just(0.0), symmetry_break=BREAKS),
 )
 
 
@@ -121,6 +121,17 @@ def test_a_broken_symmetry_parts_copies_at_once():
         after = gradients(grown_by(model, WidenInner(factor=2, symmetry_break=strength)), text)
         halves = after["layers.1.moe.experts.gate_up"].view(3, 2, 2, 4, 8)
         assert torch.allclose(halves[:, :, 0], halves[:, :, 1], rtol=1e-9, atol=1e-15) == alike
+
+
+def test_a_broken_symmetry_of_experts_parts_them_at_once():
+    model, text = built(tiny()), tokens(tiny(), batch=4)
+    for strength, alike in ((0.0, True), (0.2, False)):
+        grown = grown_by(model, DuplicateExperts(3, noise=0.0, symmetry_break=strength))
+        copies = gradients(grown, text)["layers.1.moe.experts.gate_up"].unflatten(0, (-1, 3))
+        assert torch.allclose(copies[:, 0], copies[:, 1], rtol=1e-9, atol=1e-15) == alike
+        down = grown.state_dict()["layers.1.moe.experts.down"].unflatten(0, (-1, 3))
+        assert_equal_to_rounding(down.mean(1), model.state_dict()["layers.1.moe.experts.down"])
+        assert torch.equal(down[:, 0], down[:, 2]) == alike
 
 
 def test_the_order_of_operators_along_different_axes_does_not_matter():

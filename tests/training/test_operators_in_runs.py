@@ -60,6 +60,7 @@ CASES: dict[str, tuple[dict[str, Any], list[Operator]]] = {
     "RotaryBase": ({}, [RotaryBase(300.0)]),
     "DropLayers": ({}, [DropLayers([1])]),
     "DuplicateExperts": ({}, [DuplicateExperts(num_experts=5, by="norm", top_k=3, redraw=0.5, bias_noise=0.1)]),
+    "DuplicateExperts, told apart": ({}, [DuplicateExperts(3, noise=0.0, symmetry_break=0.1)]),
     "DuplicateExperts, drawn": ({}, [DuplicateExperts(2, copies="draw", router="draw_all", order="appended")]),
     "PruneExperts": ({}, [PruneExperts(2)]),
     "PruneInner": ({}, [PruneInner(5, "shared")]),

@@ -11,7 +11,7 @@ from lit_recycle.growth.facts import Facts
 from lit_recycle.growth.operator import Cell, GrowableModel, Operator, times
 from lit_recycle.growth.operators.random_layers import initial
 from lit_recycle.growth.sources import AxisMap, SourceMap
-from lit_recycle.growth.treatments import Jitter, Noise, Redraw, Scale, Treatment, Zero
+from lit_recycle.growth.treatments import Jitter, Noise, Redraw, Scale, SpreadCopies, Treatment, Zero
 
 Utility = Literal["norm", "gradient", "norm_gradient"]
 UTILITIES = ("norm", "gradient", "norm_gradient")
@@ -26,6 +26,9 @@ class DuplicateExperts(Operator):
         factor: How often each expert stands in the grown model; 2 when neither this nor ``num_experts`` is given.
         num_experts: Experts per layer of the grown model instead, any number from the present one on.
         noise: Standard deviation of the Gaussian noise on copies, relative to that of the matrix copied (α).
+        symmetry_break: Tell copies apart where their outputs are summed: the m copies of an expert get the output
+            matrices (1 + δ)·w with random δ of sum zero and this standard deviation. Where all m are chosen together
+            the function stays what it was; set ``noise`` to zero.
         top_k: Experts per token: ``scale`` multiplies them as the experts, ``keep`` leaves them, a number sets them.
         order: ``interleaved`` puts copies next to their source (0 0 1 1), ``appended`` behind all others (0 1 0 1),
             which groups of experts need; ``auto`` chooses.
@@ -46,6 +49,7 @@ class DuplicateExperts(Operator):
     factor: int | None = None
     num_experts: int | None = None
     noise: float = 0.01
+    symmetry_break: float = 0.0
     top_k: Literal["scale", "keep"] | int = "scale"
     order: Literal["auto", "interleaved", "appended"] = "auto"
     by: Utility | None = None
@@ -63,7 +67,7 @@ class DuplicateExperts(Operator):
             raise ValueError(f"factor must be at least 2, got {self.factor}, and stand without num_experts")
         if not (self.top_k in ("scale", "keep") or isinstance(self.top_k, int)):
             raise ValueError(f"top_k must be scale, keep or a number, got {self.top_k!r}")
-        for name in ("noise", "bias_noise"):
+        for name in ("noise", "symmetry_break", "bias_noise"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number and not negative, got {getattr(self, name)}")
         if not 0 <= self.redraw <= 1:
@@ -143,12 +147,21 @@ class DuplicateExperts(Operator):
         before, after = cell.change.before, cell.change.after
         if "scores add up" in before.traits and "down" in matrices and after.top_k != before.top_k:
             found.append(Scale(before.top_k / after.top_k))
+        if self.symmetry_break and self.copies == "copy" and "down" in matrices:
+            found += self._told_apart(cell, mapped)
         if not cell.is_expert_copy:
             return found
         if self.copies == "draw" and matrices & EXPERT_MATRICES:
             return (initial(cell),)
         found += [Noise(self.noise)] if self.noise > 0 else []
         return [*found, Redraw("F", self.redraw)] if self.redraw and matrices & EXPERT_MATRICES else found
+
+    def _told_apart(self, cell: Cell, mapped: AxisMap) -> list[Treatment]:
+        assert cell.expert is not None
+        source = mapped.sources[cell.expert]
+        count = mapped.sources.count(source)
+        turn = mapped.sources[: cell.expert].count(source)
+        return [SpreadCopies(source, turn, count, self.symmetry_break)] if count > 1 else []
 
     def _balance(self, cell: Cell, times: float) -> Sequence[Treatment]:
         if self.reset_balance:
