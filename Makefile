@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test families campaign bench experiments evidence check clean
+.PHONY: demo test families campaign bench experiments reproduce evidence check clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -35,6 +35,12 @@ bench: $(VENV)/.installed-test  ## speed beside its rivals, one table; fifteen m
 
 experiments: $(VENV)/.installed  ## what has no result yet, resumable: ONLY="headline depth" WORKERS=2
 	$(BIN)/python -m lit_recycle.experiments run $(ONLY) --workers $(or $(WORKERS),2)
+
+reproduce: $(VENV)/.installed  ## an experiment made again, whether it agrees, and its page: ONLY=headline WORKERS=2
+	$(if $(ONLY),,$(error say which experiment: make reproduce ONLY=headline))
+	$(BIN)/python -m lit_recycle.experiments run $(ONLY) --results again --work runs/again --workers $(or $(WORKERS),2)
+	$(BIN)/python -m lit_recycle.experiments page --results again --docs again
+	$(BIN)/python -m lit_recycle.experiments compare results again
 
 evidence: $(VENV)/.installed  ## docs/evidence.md and its figures, from results/
 	$(BIN)/python -m lit_recycle.experiments page

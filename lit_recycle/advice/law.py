@@ -27,6 +27,8 @@ FEWEST = 8
 """Different sizes and tokens that a fit needs: it has six numbers."""
 COVERED = 2.0
 """By what factor a prediction may leave the sizes and tokens of its runs."""
+ALIKE = 1.1
+"""By what factor the tokens of runs differ that are left out together."""
 QUANTILE = 1.96
 """Of the normal distribution, for 95 %."""
 
@@ -145,14 +147,22 @@ def _on_grid(sizes_R: np.ndarray, tokens_R: np.ndarray, losses_R: np.ndarray) ->
     return float(errors_G[best]), float(alphas_G[best]), float(betas_G[best]), found_G3[best]
 
 
+def alike(one: Parts, other: Parts) -> bool:
+    """Whether two runs had the same sizes, each for about as many tokens: a law that saw one knows the other."""
+    sizes = [[part[1:] for part in parts] for parts in (one, other)]
+    return sizes[0] == sizes[1] and all(
+        1 / ALIKE <= ours.tokens / theirs.tokens <= ALIKE for ours, theirs in zip(one, other, strict=True)
+    )
+
+
 def without(runs: Sequence[Finished], *parts: Parts) -> list[Finished]:
-    """The runs of other sizes or tokens than these."""
-    return [run for run in runs if run.parts not in parts]
+    """The runs that are unlike these in sizes or tokens."""
+    return [run for run in runs if not any(alike(run.parts, left_out) for left_out in parts)]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predictions with intervals, from runs: how the fit varies and misses when runs of the same sizes are left out.
+    """Predictions with intervals, from runs: how the fit varies and misses when runs like one are left out.
 
     Args:
         runs: What is fitted.
@@ -170,12 +180,12 @@ class Forecast:
 
     @cached_property
     def left_out(self) -> dict[Parts, Law]:
-        """By sizes and tokens, the law of all runs that have others."""
+        """By sizes and tokens, the law of all runs that are unlike it."""
         return {parts: fit(without(self.runs, parts), self.size) for parts in {run.parts: None for run in self.runs}}
 
     @cached_property
     def misses(self) -> dict[tuple[str, str], float]:
-        """By kind of run, its mean loss minus what a law says that has seen none of its sizes and tokens."""
+        """By kind of run, its mean loss minus what a law says that has seen none like it."""
         found = {}
         for kind in {run.kind: None for run in self.runs}:
             own = [run for run in self.runs if run.kind == kind]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,6 @@ from lit_recycle.advice.law import Forecast
 from lit_recycle.advice.options import choices, compare
 from lit_recycle.advice.situation import Situation
 from lit_recycle.growth.native import NativeModel
-from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.shape import chinchilla_flops
@@ -24,8 +23,15 @@ CHINCHILLA = "compute-optimal size √(C/120), arXiv 2203.15556 at 20 tokens per
 G_STACK = "arXiv 2405.15319"
 DEPTH = "docs/evidence.md, a"
 FACTOR = "factor 2 is the most reliable, arXiv 2605.13405"
+EVIDENCE = "at 76k active parameters, docs/evidence.md"
 FORMED = 1.0
 """F_c after which interposition beats stacking; the norm profile is formed at about 1.2 (arXiv 2510.08008)."""
+TOO_LITTLE, ENOUGH = 4.0, 16.0
+"""F_c in all at which going on small ended below growing, and at which growing ended below going on small
+(docs/evidence.md, e). The paper's first growth came after 14 F_c; nobody has shown one to pay in all of four.
+"""
+DECAYED = 0.9
+"""Share of the full rate below which a checkpoint's is said to have decayed."""
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
 
@@ -83,19 +89,31 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
     if forecast is None:
         say("not known: the loss of any of these choices; --runs takes finished runs to predict it from")
     else:
-        found = choices(now, shapes, [moments(now, i) for i in range(len(shapes))])
+        found = choices(now, shapes, [moments(now, i) for i in range(len(shapes))], _first(now))
         lowest = compare(found, forecast, say)
     target: MoEConfig | None = None
-    if lowest and lowest.operators:
-        _grow_now(now, lowest.label, lowest.operators, advice)
+    if lowest and lowest.grow:
+        _grow_along(now, lowest.label, lowest.grow, advice)
     else:
         if lowest and lowest.schedule is not None:
             wanted = lowest.schedule
+        elif wanted:
+            wanted = _held_against_runs(now.total / unit, wanted, say)
         _grow(now, shapes, wanted, advice)
         target = shapes[wanted] if advice.growths else None
-    for remark in (*profile_remarks(now), *_g_stack(now, target, advice)):
+    for remark in (*_decayed(now, advice), *profile_remarks(now), *_g_stack(now, target, advice)):
         say(remark)
     return advice
+
+
+def _held_against_runs(total: float, wanted: int, say: Callable[[str], None]) -> int:
+    """The growths that the formula wants, or none where no run has shown one to pay."""
+    if total <= TOO_LITTLE:
+        say(f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small ended below it, {EVIDENCE}, e")
+        return 0
+    where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g}"
+    say(f"going on small ended {where}, {EVIDENCE}, e" + ("" if total >= ENOUGH else ": this lies between"))
+    return wanted
 
 
 def shapes_to_come(config: MoEConfig) -> list[MoEConfig]:
@@ -107,12 +125,16 @@ def shapes_to_come(config: MoEConfig) -> list[MoEConfig]:
 
 def moments(now: Situation, wanted: int) -> list[float]:
     """FLOPs before each growth on the way to a shape; fewer where too little would be left after one."""
-    unit, sunk = chinchilla_flops(now.config), float(now.progress.flops)
-    if wanted == 0 or now.budget < sunk:
+    if wanted == 0 or now.budget < now.progress.flops:
         return []
-    first = max(sunk, min(FORMED * unit, now.total / 2))
+    first = _first(now)
     second = first + min(first, (now.total - 2 * first) / 2)
     return [first] if wanted == 1 or second - first < first / 4 else [first, second]
+
+
+def _first(now: Situation) -> float:
+    """FLOPs before a first growth: those of a formed model, if no less is left then, and now where that is over."""
+    return max(float(now.progress.flops), min(FORMED * chinchilla_flops(now.config), now.total / 2))
 
 
 def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advice) -> None:
@@ -129,9 +151,9 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
     if first == sunk:
         when = f"now: at least {FORMED:g} F_c are sunk, and no less is left, {PAPER}"
     elif first == FORMED * unit:
-        when = f"{FORMED:g} F_c, where the norm profile forms, {PAPER}"
+        when = f"{FORMED:g} F_c, where the norm profile forms, {PAPER}; from 2 on it rises throughout, {EVIDENCE}, a"
     else:
-        when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}"
+        when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}; later ended lower {EVIDENCE}, d"
     advice.growths.append(Growth(first, when, "depth", _depth_lines(now, first)))
     if wanted == 2 and len(found) == 1:
         say(f"no second growth: after it at least what was sunk before it must be left ({PAPER})")
@@ -142,20 +164,21 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
         advice.growths.append(Growth(found[1], when, "width", _width_lines()))
 
 
-def _grow_now(now: Situation, label: str, operators: Sequence[Operator], advice: Advice) -> None:
-    """One growth now along an axis of which the paper says nothing, because finished runs let expect the most of it."""
+def _grow_along(now: Situation, label: str, grow: Sequence[Mapping[str, Any]], advice: Advice) -> None:
+    """One growth along an axis of which the paper says nothing, because finished runs let expect the most of it."""
     advice.remarks.append(f"so: {label}, of which the lowest loss is predicted")
-    written = [_in_short(operator) for operator in operators]
-    lines = [Line("grow", written, "lowest predicted loss of all choices, --runs"), *_state_lines(now)]
-    when = "now: the prediction is for a growth now"
-    advice.growths.append(Growth(float(now.progress.flops), when, "grow", lines))
+    lines = [Line("grow", list(grow), "lowest predicted loss of all choices, --runs"), *_state_lines(now)]
+    advice.growths.append(Growth(_first(now), "the moment that the prediction is for", "grow", lines))
 
 
-def _in_short(operator: Operator) -> dict[str, Any]:
-    """As a user writes it: the class by its name, and what is not the default."""
-    every = fields(operator)  # type: ignore[arg-type]  # a subclass is a dataclass
-    given = {f.name: getattr(operator, f.name) for f in every if getattr(operator, f.name) != f.default}
-    return {"class_path": type(operator).__name__, "init_args": given}
+def _decayed(now: Situation, advice: Advice) -> list[str]:
+    """A rate that has come down, and goes up again without a ramp where nothing grows."""
+    if now.rate is None or now.rate >= DECAYED or advice.growths:
+        return []
+    return [
+        f"the checkpoint's rate stands at {now.rate:.0%} of the full one, and the schedule below begins at the full "
+        "one again: go on from a checkpoint of before the decay if there is one"
+    ]
 
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:
@@ -175,7 +198,7 @@ def _state_lines(now: Situation) -> list[Line]:
             Line("rewarm", {"steps": 100}, f"a reset is followed by a warm-up, {PAPER}"),
         ]
     lines = [Line("optimizer_state", "carry", "nothing is lost; a reset ends alike, docs/evidence.md, f")]
-    if now.rate is not None and now.rate < 0.9:
+    if now.rate is not None and now.rate < DECAYED:
         why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
         lines.append(Line("rewarm", {"steps": 100}, why))
     return lines
@@ -184,8 +207,8 @@ def _state_lines(now: Situation) -> list[Line]:
 def _width_lines() -> list[Line]:
     return [
         Line("width.factor", 2, FACTOR),
-        Line("width.noise", 0.01, f"α of {PAPER}"),
-        Line("width.top_k", "scale", f"128 experts, top-8 beat 128, top-4, {PAPER}"),
+        Line("width.noise", 0.01, f"α of {PAPER}; a larger one ended lower {EVIDENCE}, b"),
+        Line("width.top_k", "scale", f"128 experts, top-8 beat 128, top-4, {PAPER}; keep ended lower {EVIDENCE}, b"),
         Line("optimizer_state", "carry", "copies' moments follow their gradients: derived"),
     ]
 

@@ -45,7 +45,7 @@ def _best_tuned(paths: Sequence[Path]) -> list[Finished]:
     for path in paths:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            run, tuned = _of_result(result), json.dumps(result.get("tuned"))
+            run, tuned = finished(result), json.dumps(result.get("tuned"))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no result of an experiment ({error!r})") from error
         by_kind.setdefault(run.kind, {}).setdefault(tuned, []).append(run)
@@ -56,7 +56,8 @@ def _mean_loss(runs: Sequence[Finished]) -> float:
     return sum(run.loss for run in runs) / len(runs)
 
 
-def _of_result(result: dict[str, Any]) -> Finished:
+def finished(result: dict[str, Any]) -> Finished:
+    """A result of an experiment as a law takes it."""
     from lit_recycle.experiments.budgets import stages_of
 
     variant, loss = ", ".join(result["point"].values()), float(result["metrics"]["loss"])

@@ -24,7 +24,9 @@ def main(argv: list[str]) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sources", metavar="CKPT", nargs="+", help="checkpoints or their addresses, or Hugging Face folders")
+    parser.add_argument(
+        "sources", metavar="CKPT", nargs="+", help="checkpoints or their addresses, or Hugging Face folders"
+    )
     parser.add_argument("destination", metavar="DST", help="what is written; must not exist")
     parser.add_argument("--decay", choices=("linear", "cosine", "mean"), default="linear", help="of updates (linear)")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file (5GB)")

@@ -13,7 +13,7 @@ from rich.table import Table
 from lit_recycle.commands.errors import sentence
 from lit_recycle.experiments.definition import load_experiments
 from lit_recycle.experiments.launch import Settings
-from lit_recycle.experiments.results import METRICS, Results
+from lit_recycle.experiments.results import Results
 from lit_recycle.experiments.runner import Runner
 
 
@@ -37,15 +37,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ("plan", plan, "what is left to run, and how long it will take"),
         ("run", run, "run what has no result yet; go on where it was interrupted"),
         ("page", page, "write docs/evidence.md and its figures from the results"),
-        ("compare", compare, "results of the same runs, made twice"),
+        ("compare", compare, "whether results that were made again agree with the first ones"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.set_defaults(command=command)
         if command is compare:
             sub.add_argument("first", type=Path, help="folder of results")
             sub.add_argument("second", type=Path, help="folder of results, made elsewhere or again")
-            continue
         sub.add_argument("--configs", type=Path, default=Path("configs/experiments"))
+        if command is compare:
+            continue
         sub.add_argument("--results", type=Path, default=Settings.results)
         if command is page:
             sub.add_argument("--docs", type=Path, default=Path("docs"), help="folder of evidence.md")
@@ -81,23 +82,23 @@ def page(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """1 where no run is in both."""
+    """1 where no run is in both, or where a loss differs by more than two standard errors."""
+    from lit_recycle.experiments.repeated import HEAD, repeats, rows  # the others need no matplotlib
+
     for folder in (options.first, options.second):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}: give one of results")
-    first, second = Results(options.first).by_key, Results(options.second).by_key
-    both = [key for key in first if key in second]
-    table = Table(title=f"{len(both)} runs in both")
-    for name in ("run", *METRICS.values()):
-        table.add_column(name, justify="left" if name == "run" else "right")
-    for key in both:
-        one, other = first[key], second[key]
-        differences = [other["metrics"][metric] - one["metrics"][metric] for metric in METRICS]
-        tuned = [f"{value:g}" for value in one.get("tuned", {}).values()]
-        name = ", ".join([*one["point"].values(), *tuned, f"seed {one['seed']}"])
-        table.add_row(f"{one['experiment']}: {name}", *(f"{difference:+.4f}" for difference in differences))
-    Console().print(table)
-    return int(not both)
+    found = repeats(load_experiments(options.configs), Results(options.first), Results(options.second))
+    table = Table(title=f"{options.first} and {options.second}")
+    for name in HEAD:
+        table.add_column(name)
+    for row in rows(found):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    agree = sum(one.verdict == "agrees" for one in found)
+    console.print(f"{agree} of {len(found)} means agree within two standard errors; by chance one in twenty does not")
+    return int(not found or any(one.verdict == "differs" for one in found if one.metric == "loss"))
 
 
 def _print_plan(runner: Runner) -> None:

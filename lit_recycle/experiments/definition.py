@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -19,22 +19,46 @@ from lit_recycle.experiments.budgets import Fit, Settings, key_of, lay_out, merg
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 
+Claim = Literal["better", "equal"]
+
 
 @dataclass(frozen=True)
-class Expectation:
-    """What the paper says, as a comparison of two labels of one axis that results can contradict.
+class Comparison:
+    """Two labels of one axis, and what is claimed of them, which results can contradict.
 
     Args:
-        better: Label of the variant that is said to be better.
-        worse: Label of the other one.
+        first: Label of one variant.
+        second: Label of the other one.
+        claim: That the first is better than the second, or that they are alike; None where nobody claims anything.
         by: Name of the metric.
         where: Labels of other axes at which this is said; at all of them when not given.
     """
 
-    better: str
-    worse: str
+    first: str
+    second: str
+    claim: Claim | None = "better"
     by: str = "loss"
     where: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Comparison:
+        """Of ``{better: A, worse: B}``, ``{equal: [A, B]}`` or ``{compare: [A, B]}``.
+
+        Raises:
+            ValueError: For anything else.
+        """
+        rest = {key: value for key, value in said.items() if key in ("by", "where")}
+        match {key: value for key, value in said.items() if key not in rest}:
+            case {"better": first, "worse": second, **others} if not others:
+                return cls(first, second, "better", **rest)
+            case {"equal": [first, second], **others} if not others:
+                return cls(first, second, "equal", **rest)
+            case {"compare": [first, second], **others} if not others:
+                return cls(first, second, None, **rest)
+        raise ValueError(
+            f"an entry of expect is better and worse, or equal or compare with two labels, besides by and where; "
+            f"got {dict(said)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +134,7 @@ class Experiment:
     variants: Sequence[tuple[dict[str, str], Settings]]
     base: Fit
     best_of: BestOf | None
-    expect: Sequence[Expectation]
+    expect: Sequence[Comparison]
     figure: Mapping[str, Any]
     _made: dict[str, Run] = field(default_factory=dict, repr=False, compare=False)
 
@@ -186,6 +210,8 @@ def _experiment(path: Path) -> Experiment:
     base = yaml.safe_load((path.parent / "base.yaml").read_text(encoding="utf-8"))
     base = merge(base, said.get("base") or {})
     axes = {axis: {str(label): over or {} for label, over in labels.items()} for axis, labels in said["vary"].items()}
+    if wrong := [label for labels in axes.values() for label in labels if "/" in label]:
+        raise ValueError(f"the label {wrong[0]!r} has a slash, and files are called by it")
     variants = []
     for labels in itertools.product(*axes.values()):
         settings = said.get("common") or {}
@@ -204,7 +230,7 @@ def _experiment(path: Path) -> Experiment:
         variants=variants,
         base=base,
         best_of=BestOf(**said["best_of"]) if said.get("best_of") else None,
-        expect=[Expectation(**one) for one in said.get("expect") or []],
+        expect=[Comparison.from_dict(one) for one in said.get("expect") or []],
         figure=said.get("figure") or {},
     )
 

@@ -20,6 +20,8 @@ from lit_recycle.report.plots import COLOURS, STYLE, profiles
 
 DATA = "Data"
 """Key in a PNG's metadata of the digest of what is drawn."""
+DASHES = ("-", "--", "-.", ":")
+"""Of the curves of variants, so that one whose beginning is another's does not hide it."""
 PANELS = {"loss": "validation loss (nats per byte)", "accuracy": "accuracy (one of four)"}
 
 
@@ -59,12 +61,16 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
     x = experiment.figure.get("x")
     shown = [run for runs in found.values() for run in runs]
     figure = _over_numbers(experiment, results, x) if x else _categories(found)
-    caption = "A dot is a seed; bars are the mean and its standard error."
+    several = any(len(runs) > 1 for runs in found.values())
+    caption = "A dot is a seed; bars are the mean and its standard error." if several else "A dot is a seed."
     if against := experiment.figure.get("against"):
         caption = f"Differences to *{against}*, seed by seed. {caption}"
     made = [Plate(experiment.name, caption, figure, shown)]
     if experiment.figure.get("curves"):
-        caption = "Validation loss over total training FLOPs; a line is a seed, triangles are growths."
+        caption = (
+            "Validation loss over total training FLOPs, of fewer samples than the table's; a line is a seed, triangles "
+            "on the axis are growths."
+        )
         made.append(Plate(f"{experiment.name}_curves", caption, _curves(found), shown))
     if experiment.figure.get("profiles") and (grown := [run for run in shown if run["growths"]]):
         caption = "Root mean square of the experts' weights, layer by layer, right before the growth; mean over seeds."
@@ -98,15 +104,16 @@ def _categories(found: Mapping[str, Sequence[Result]]) -> Figure:
 
 
 def _dots(axes: Axes, values: Sequence[float], at: Sequence[float], colour: str, *, upright: bool) -> None:
-    """Every seed, and the mean with its standard error beside them."""
+    """Every seed, and beside them the mean with its standard error where there are several."""
     mean, error, n = spread(values)
-    error = 0.0 if n < 2 else error
     if upright:
         axes.scatter(at, values, s=14, color=colour, alpha=0.55, linewidths=0)
-        axes.errorbar([at[0]], [mean], [error], fmt="_", color=colour, capsize=3, markersize=11)
+        if n > 1:
+            axes.errorbar([at[0]], [mean], [error], fmt="_", color=colour, capsize=3, markersize=11)
     else:
         axes.scatter(values, at, s=22, color=colour, alpha=0.55, linewidths=0)
-        axes.errorbar([mean], [at[0] + 0.22], xerr=[error], fmt="|", color=colour, capsize=3, markersize=9)
+        if n > 1:
+            axes.errorbar([mean], [at[0] + 0.22], xerr=[error], fmt="|", color=colour, capsize=3, markersize=9)
 
 
 @mpl.rc_context(STYLE)
@@ -131,9 +138,10 @@ def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
                 for position, runs in by_x.items()
                 if not against or position in reference  # what has no reference yet is not drawn
             }
-            axes.plot(list(found), [spread(values).mean for values in found.values()], color=colour, label=name or None)
-            for position, values in found.items() if name != against else ():
-                _dots(axes, values, [position] * len(values), colour, upright=True)
+            places = _beside(list(found), i - (len(lines) - 1) / 2, bool(experiment.figure.get("log")))
+            axes.plot(places, [spread(values).mean for values in found.values()], color=colour, label=name or None)
+            for place, values in zip(places, found.values(), strict=True) if name != against else ():
+                _dots(axes, values, [place] * len(values), colour, upright=True)
         if experiment.figure.get("log"):
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
@@ -142,6 +150,13 @@ def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
         if number == 0 and len(lines) > 1:
             figure.legend(loc="outside lower center", ncols=min(len(lines), 4))
     return figure
+
+
+def _beside(positions: Sequence[float], line: float, log: bool) -> list[float]:
+    """Positions moved a little to the side, so that lines do not hide each other's dots and bars."""
+    if log:
+        return [position * 2 ** (0.05 * line) for position in positions]
+    return [position + 0.01 * line * (max(positions) - min(positions)) for position in positions]
 
 
 def _values(metric: str, runs: Sequence[Result], reference: Sequence[Result] | None) -> list[float]:
@@ -158,14 +173,16 @@ def _curves(found: Mapping[str, Sequence[Result]]) -> Figure:
     axes = figure.add_subplot()
     tops = []
     for i, (name, runs) in enumerate(found.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         for number, run in enumerate(runs):
             flops = [row[2] / 1e12 for row in run["curve"]]
             losses = [row[4] for row in run["curve"]]
-            axes.plot(flops, losses, color=colour, linewidth=1.2, alpha=0.8, label=None if number else name)
+            told = None if number else name
+            axes.plot(flops, losses, color=colour, linestyle=dashes, linewidth=1.2, alpha=0.8, label=told)
             tops.append(losses[len(losses) // 4])
             marks = [growth["flops"] / 1e12 for growth in run["growths"]]
-            axes.plot(marks, np.interp(marks, flops, losses), linestyle="", marker="^", color=colour, markersize=6)
+            on_the_axis = axes.get_xaxis_transform()
+            axes.plot(marks, [0.02] * len(marks), "^", color=colour, markersize=6, transform=on_the_axis)
     ends = [run["curve"][-1][4] for runs in found.values() for run in runs]
     axes.set_ylim(min(ends) - 0.03, max(tops))
     axes.set(xlabel="training FLOPs (10¹²)", ylabel=PANELS["loss"])
@@ -197,7 +214,7 @@ def _sweeps(experiment: Experiment, results: Results) -> list[Plate]:
                 shown += known
         if by_value:
             lines[label(point)] = by_value
-    if not lines:
+    if all(len(by_value) < 2 for by_value in lines.values()):  # nothing to choose from yet
         return []
     caption = f"The choice of {experiment.best_of.key.rpartition('.')[2]}: each variant has the best of its line."
     return [Plate(f"{experiment.name}_sweep", caption, _sweep_figure(lines, experiment.best_of.key), shown)]

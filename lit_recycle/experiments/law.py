@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lit_recycle.advice.law import FEWEST, Forecast, final_size
-from lit_recycle.advice.ranking import cases
-from lit_recycle.advice.runs import read_runs
-from lit_recycle.experiments.figures import Plate
+from lit_recycle.advice.law import FEWEST, Finished, Forecast, final_size
+from lit_recycle.advice.ranking import Case, cases
+from lit_recycle.advice.runs import finished, read_runs
+from lit_recycle.experiments.definition import Experiment
+from lit_recycle.experiments.figures import Plate, label
 from lit_recycle.experiments.results import Results
 from lit_recycle.report.plots import COLOURS, STYLE
 
@@ -20,10 +22,10 @@ QUESTION = """\
 whose size changes on the way obey it too. It is fitted here on all runs of this page, each kind at its best rate; the
 size is N_a^(1−s)·N^s, between active and all parameters. Beside it stands the same law with the parameters at the end.
 An error is the root mean square, over kinds of runs, of the measured loss minus what a law says of it that was fitted
-without all runs of the same sizes and tokens."""
+without all runs like it: of the same sizes, each for the same number of tokens to a tenth."""
 
 
-def law_section(results: Results) -> tuple[str, list[Plate]]:
+def law_section(experiments: Sequence[Experiment], results: Results) -> tuple[str, list[Plate]]:
     """Markdown, and the figure; a sentence while there are too few results."""
     runs = read_runs([results.folder]) if results.files else ()
     parts = [f"## {TITLE}", "", QUESTION, ""]
@@ -33,14 +35,7 @@ def law_section(results: Results) -> tuple[str, list[Plate]]:
     lines = ["| size in the law | law | error when left out |", "| --- | --- | --- |"]
     for name, forecast in (("averaged over tokens", average), ("at the end", final)):
         lines.append(f"| {name} | {forecast.law} | {forecast.error:.4f} |")
-    found = list(cases(runs))
-    right = sum(case.is_right for case in found)
-    share = f"{right / max(len(found), 1):.0%}"
-    ranking = (
-        f"**Ranking.** Going on small, growing, or a large model from scratch: in {len(found)} pairs of an experiment "
-        f"the losses differ by more than two standard errors. A law fitted without runs like either puts {right} of "
-        f"them in the right order ({share}). `lit-recycle advise --runs results` predicts by it."
-    )
+    ranking = _ranking(list(cases(runs, members(experiments, results))))
     caption = "Loss at the end, measured and as a law says that was fitted without runs like it; a dot is a kind."
     plate = Plate(
         "law", caption, _figure((("averaged", average), ("at the end", final))), list(results.by_key.values())
@@ -49,16 +44,43 @@ def law_section(results: Results) -> tuple[str, list[Plate]]:
     return "\n".join([*parts, *lines, "", ranking, "", *picture, "`make evidence`, from all results.", ""]), [plate]
 
 
+def members(experiments: Sequence[Experiment], results: Results) -> list[Finished]:
+    """The runs of every experiment; one that several experiments ask for is in each of them."""
+    return [
+        replace(finished(result), group=experiment.name, variant=label(point))
+        for experiment in experiments
+        for point, _ in experiment.variants
+        for result in results.at(experiment, point)
+    ]
+
+
+def _ranking(found: Sequence[Case]) -> str:
+    def share(count: int, of: int) -> str:
+        return f"{count} ({count / max(of, 1):.0%})"
+
+    right, simple = (sum(c.is_right for c in found), sum(c.more_tokens for c in found))
+    equal = [case for case in found if case.is_equal]
+    alone = sum(case.is_right for case in equal), sum(case.more_tokens for case in equal)
+    return (
+        f"**Ranking.** Going on small, growing, or a large model from scratch: in {len(found)} pairs of an experiment "
+        f"the losses differ by more than two standard errors. A law fitted without runs like either puts "
+        f"{share(right, len(found))} of them in the right order; that the one with more tokens is better would be "
+        f"right in {share(simple, len(found))}. Of the {len(equal)} pairs at equal FLOPs the law has "
+        f"{share(alone[0], len(equal))}, and more tokens {share(alone[1], len(equal))}. "
+        "`lit-recycle advise --runs results` predicts by this law."
+    )
+
+
 @mpl.rc_context(STYLE)
 def _figure(forecasts: Sequence[tuple[str, Forecast]]) -> Figure:
     figure = Figure(figsize=(5.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for (name, forecast), colour in zip(forecasts, COLOURS, strict=False):
+    for (name, forecast), colour, face in zip(forecasts, COLOURS, (None, "none"), strict=False):
         losses = {kind: [run.loss for run in forecast.runs if run.kind == kind] for kind in forecast.misses}
         means = [sum(found) / len(found) for found in losses.values()]
         said = [mean - miss for mean, miss in zip(means, forecast.misses.values(), strict=True)]
-        label = f"parameters {name}: error {forecast.error:.3f}"
-        axes.plot(means, said, "o", color=colour, markersize=4, label=label)
+        told = f"parameters {name}: error {forecast.error:.3f}"
+        axes.plot(means, said, "o", color=colour, markerfacecolor=face, markersize=4, label=told)
     axes.axline((means[0], means[0]), slope=1, color="0.6", linewidth=1, zorder=0)
     axes.set_xlabel("measured validation loss (nats per byte)")
     axes.set_ylabel("predicted (nats per byte)")

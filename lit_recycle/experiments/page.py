@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.figures import Plate, plates
 from lit_recycle.experiments.law import law_section
-from lit_recycle.experiments.results import METRICS, Result, Results, spread
+from lit_recycle.experiments.repeated import repeated_section
+from lit_recycle.experiments.results import Results, spread
 from lit_recycle.experiments.saved import compute_saved
+from lit_recycle.experiments.tables import table
 from lit_recycle.experiments.verdicts import correlations, verdicts
 from lit_recycle.model.config import MoEConfig
 
@@ -27,23 +30,26 @@ made from the files in `results/`, one per run; every run is a `lit-recycle fit`
 make experiments                  # all that has no result yet, resumable at any moment; first the plan of its time
 make experiments ONLY=headline    # one experiment
 make evidence                     # this page and its figures, from the results
-python -m lit_recycle.experiments run headline --results again --work runs/again    # the same runs once more, and
-python -m lit_recycle.experiments compare results again                             # how far they are from these
+make reproduce ONLY=headline      # the same runs once more in again/, whether they agree, and again/evidence.md of them
 ```
 
 **Sizes.** Unless an experiment says otherwise, the small model has {active} active parameters, so that
-F_c = 120·N_a² is {unit:.2g} FLOPs; budgets are given in it. Runs of a seed share initial weights and the order of the
-data, so differences are taken seed by seed.
+F_c = 120·N_a² is {unit:.2g} FLOPs; budgets are given in it. Runs of a seed share the order of the data and, where they
+begin with the same model, its initial weights, so differences are taken seed by seed. Every arm has the learning rate
+that is best for it where the table says so; elsewhere all have that of the small model, and a larger one may want less.
 
 **Text.** {text}
 
 **Metrics.** *Loss*: nats per byte over 400,000 bytes of held-out documents, the same for every model. *Bits per byte*:
 the same, over ln 2. *Accuracy*: 1,000 times, the true 32 bytes that follow 96 bytes of a held-out document stand among
-three other places of that document, and the model must find them the likeliest; chance is 25 %.
+three other places of that document, and the model must find them the likeliest; chance is 25 %. Curves are of the
+first 32,768 of the bytes, so that a curve does not end at the table's number.
 
 **Words.** ± is the standard error of the mean over seeds. *Inside the noise*: zero lies in the 95 % interval of the
-difference (Student's t: for three seeds 4.3 standard errors to each side). *Agrees* and *contradicts* are said of the
-paper's claim, at this size. None of it says what happens at the paper's sizes.
+difference (Student's t: for three seeds 4.3 standard errors to each side). *Agrees* and *contradicts* are said of what
+is claimed, at this size; *A against B* is a comparison of which nobody claims anything. Of {verdicts} comparisons one
+in twenty would stand outside the noise if nothing differed, and ± says nothing of the text and of the thousand items,
+which are the same in all. None of it says what happens at the paper's sizes.
 """
 
 
@@ -64,18 +70,22 @@ def write_page(experiments: Sequence[Experiment], results: Results, docs: Path) 
 def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, list[Plate]]:
     """The page's text, and the figures that it shows."""
     ordered = sorted(experiments, key=lambda e: (e.letter != "e", e.letter, e.name))  # the main comparison comes first
-    parts, made = [MADE_BY, _introduction(ordered[0], results), _overview(ordered, results)], []
+    parts, made = [MADE_BY, _introduction(ordered, results), _overview(ordered, results)], []
     for experiment in ordered:
         figures = plates(experiment, results)
         parts.append(_section(experiment, results, figures))
         made += figures
-    text, figures = law_section(results)
-    return "\n".join([*parts, text]), made + figures
+    text, figures = law_section(ordered, results)
+    repeated = repeated_section(ordered, results)
+    return "\n".join([*parts, text, *([repeated] if repeated else [])]), made + figures
 
 
-def _introduction(main: Experiment, results: Results) -> str:
+def _introduction(experiments: Sequence[Experiment], results: Results) -> str:
+    main = experiments[0]
     active = MoEConfig.from_dict(main.base["model"]["config"]).num_active_params()
-    return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, text=_text(results.folder / "corpus.json"))
+    count = sum(line.startswith("- ") for experiment in experiments for line in verdicts(experiment, results))
+    text = _text(results.folder / "corpus.json")
+    return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, text=text, verdicts=count)
 
 
 def _text(file: Path) -> str:
@@ -136,11 +146,13 @@ def _anchor(heading: str) -> str:
 def _section(experiment: Experiment, results: Results, figures: Sequence[Plate]) -> str:
     done, planned = count(experiment, results)
     parts = [f"## {_heading(experiment)}", "", experiment.question, "", f"*The paper*: {experiment.paper}", ""]
+    active = MoEConfig.from_dict(experiment.base["model"]["config"]).num_active_params()
+    parts += [f"*The small model*: {active:,} active parameters, F_c = {experiment.unit:.2e} FLOPs.", ""]
     if not done:
         return "\n".join([*parts, "Not run yet.", ""])
     if done < planned:
         parts += [f"**Incomplete: {done} of {planned} runs have results.** What follows may change.", ""]
-    parts += _table(experiment, results)
+    parts += table(experiment, results)
     parts += verdicts(experiment, results)
     parts += correlations(experiment, results)
     parts += _saved(experiment, results)
@@ -148,42 +160,6 @@ def _section(experiment: Experiment, results: Results, figures: Sequence[Plate])
         parts += [f"![{plate.caption}]({IMAGES}/{plate.name}.png)", "", f"*{plate.caption}*", ""]
     parts += [f"`make experiments ONLY={experiment.name}`; {_machines(experiment, results)}", ""]
     return "\n".join(parts)
-
-
-def _table(experiment: Experiment, results: Results) -> list[str]:
-    tuned = experiment.best_of.key.rpartition(".")[2] if experiment.best_of else None
-    head = [
-        *experiment.axes,
-        "seeds",
-        *METRICS.values(),
-        "FLOPs / F_c",
-        "CPU time",
-        *([f"best {tuned}"] if tuned else []),
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for point, _ in experiment.variants:
-        runs = results.at(experiment, point)
-        if runs:
-            lines.append("| " + " | ".join([*point.values(), *_cells(experiment, results, point, runs)]) + " |")
-    if len(lines) == 2:
-        return ["No variant has results yet.", ""]
-    return [*lines, ""]
-
-
-def _cells(experiment: Experiment, results: Results, point: dict[str, str], runs: Sequence[Result]) -> list[str]:
-    cells = [str(len(runs))]
-    for metric in METRICS:
-        mean, error, n = spread([run["metrics"][metric] for run in runs])
-        scale, digits = (100, 1) if metric == "accuracy" else (1, 4)
-        unit = " %" if metric == "accuracy" else ""
-        cells.append(f"{mean * scale:.{digits}f}" + (f" ± {error * scale:.{digits}f}" if n > 1 else "") + unit)
-    cells.append(f"{spread([run['flops'] for run in runs]).mean / experiment.unit:.2f}")
-    cells.append(f"{spread([run['cpu_seconds'] for run in runs]).mean:.0f} s")
-    if experiment.best_of:
-        value, tried = results.best_value(experiment, point), results.tried(experiment, point)
-        edge = ", at the edge" if value in (min(tried), max(tried)) else ""
-        cells.append(f"{value:g} (of {len(tried)}{edge})")
-    return cells
 
 
 def _saved(experiment: Experiment, results: Results) -> list[str]:
@@ -199,11 +175,13 @@ def _saved(experiment: Experiment, results: Results) -> list[str]:
         return [f"{said} in none of {saved.seeds} seeds: nothing is saved.", ""]
     n = len(saved.reached)
     flops, cpu = spread([r.flops for r in saved.reached]), spread([r.cpu_seconds for r in saved.reached])
-    error = [f" ± {s.error:.2f}" if n > 1 else "" for s in (flops, cpu)]
+    error = [f" ± {s.error:.3f}" if n > 1 else "" for s in (flops, cpu)]
+    gap = max((after[2] - before[2]) / run["flops"] for run in first for before, after in pairwise(run["curve"]))
     return [
-        f"{said} in {n} of {saved.seeds} seeds, after {flops.mean:.2f}{error[0]} of its FLOPs and "
-        f"{cpu.mean:.2f}{error[1]} of its CPU time. Read off the curve of a run whose rate decays only at its end, so "
-        "that a run made for that loss would need less.",
+        f"{said} in {n} of {saved.seeds} seeds, after {flops.mean:.3f}{error[0]} of its FLOPs and "
+        f"{cpu.mean:.3f}{error[1]} of its CPU time. Read off the curve, in a straight line between points that are up "
+        f"to {gap:.2f} of the FLOPs apart, of a run whose rate decays only at its end: a run made for that loss would "
+        "need less.",
         "",
     ]
 

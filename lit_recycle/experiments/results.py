@@ -141,15 +141,14 @@ class Difference:
     better_if_negative: bool
 
     @property
-    def verdict(self) -> str:
-        """``agrees``, ``contradicts`` or ``inside the noise`` (the 95 % interval holds zero); of a claim that the first
-        point is the better one.
-        """
-        if self.spread.n < 2:
-            return "one seed only"
-        if abs(self.spread.mean) <= interval(self.spread):
-            return "inside the noise"
-        return "agrees" if (self.spread.mean < 0) == self.better_if_negative else "contradicts"
+    def is_clear(self) -> bool:
+        """Whether zero lies outside the 95 % interval."""
+        return abs(self.spread.mean) > interval(self.spread)
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the first point is the better one, as far as its mean tells."""
+        return (self.spread.mean < 0) == self.better_if_negative
 
 
 def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -> Difference | None:

@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims: results agree with one, contradict it, or lie inside the noise."""
+"""Verdicts on claims: results agree with one, contradict it, or lie inside the noise; and what nobody claims."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lit_recycle.experiments.definition import Expectation, Experiment
+from lit_recycle.experiments.definition import Comparison, Experiment
 from lit_recycle.experiments.figures import label
-from lit_recycle.experiments.results import METRICS, Result, Results, difference, spread
+from lit_recycle.experiments.results import METRICS, Difference, Result, Results, difference, spread
 
 
 def verdicts(experiment: Experiment, results: Results) -> list[str]:
-    """A line of Markdown per comparison that the experiment expects."""
+    """A line of Markdown per comparison of the experiment."""
     lines = []
-    for expected in experiment.expect:
-        for where, first, second in _pairs(experiment, expected):
-            lines.append("- " + verdict(expected, where, results.at(experiment, first), results.at(experiment, second)))
+    for said in experiment.expect:
+        for where, first, second in _pairs(experiment, said):
+            lines.append("- " + verdict(said, where, results.at(experiment, first), results.at(experiment, second)))
     return [*lines, ""] if lines else []
 
 
@@ -54,33 +54,39 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     return float(np.corrcoef(np.array(pairs).T)[0, 1])
 
 
-def _pairs(experiment: Experiment, expected: Expectation) -> list[tuple[str, dict[str, str], dict[str, str]]]:
-    """Points that differ in the expectation's axis alone."""
-    axis = next(a for a, labels in experiment.axes.items() if expected.better in labels and expected.worse in labels)
+def _pairs(experiment: Experiment, said: Comparison) -> list[tuple[str, dict[str, str], dict[str, str]]]:
+    """Points that differ in the comparison's axis alone."""
+    axis = next(a for a, labels in experiment.axes.items() if said.first in labels and said.second in labels)
     pairs = []
     for point, _ in experiment.variants:
-        if point[axis] == expected.better and all(point[a] == text for a, text in expected.where.items()):
+        if point[axis] == said.first and all(point[a] == text for a, text in said.where.items()):
             rest = label({f"{a} {t}": f"{a} {t}" for a, t in point.items() if a != axis})
-            pairs.append((rest, point, point | {axis: expected.worse}))
+            pairs.append((rest, point, point | {axis: said.second}))
     return pairs
 
 
-def verdict(expected: Expectation, where: str, first: Sequence[Result], second: Sequence[Result]) -> str:
-    """A sentence: the difference with its error, and what it says of the paper's claim."""
-    claim = f"*{expected.better}* better than *{expected.worse}*" + (f" at {where}" if where else "")
-    claim += f", by {METRICS[expected.by]}"
-    found = difference(first, second, expected.by)
+def verdict(said: Comparison, where: str, first: Sequence[Result], second: Sequence[Result]) -> str:
+    """A sentence: the difference with its error, and what it says of the claim, if there is one."""
+    relation = {"better": "better than", "equal": "as good as", None: "against"}[said.claim]
+    pair = f"*{said.first}* {relation} *{said.second}*" + (f" at {where}" if where else "")
+    pair += f", by {METRICS[said.by]}"
+    found = difference(first, second, said.by)
     if found is None:
-        return f"{claim}: not measured yet."
+        return f"{pair}: not measured yet."
     mean, error, n = found.spread
-    if expected.by == "accuracy":
+    if said.by == "accuracy":
         number = f"{mean * 100:+.1f}" + (f" ± {error * 100:.1f}" if n > 1 else "") + " points"
     else:
         number = f"{mean:+.4f}" + (f" ± {error:.4f}" if n > 1 else "")
-    meaning = {
-        "agrees": "**agrees with the claim**",
-        "contradicts": "**contradicts the claim**",
-        "inside the noise": "**inside the noise**",
-        "one seed only": "**one seed only, which says nothing of the spread**",
-    }[found.verdict]
-    return f"{claim}: {number} ({n} seed{'s' if n > 1 else ''}); {meaning}."
+    return f"{pair}: {number} ({n} seed{'s' if n > 1 else ''}); **{_meaning(said, found)}**."
+
+
+def _meaning(said: Comparison, found: Difference) -> str:
+    """What a difference says of a claim; without one, who is ahead."""
+    if found.spread.n < 2:
+        return "one seed only, which says nothing of the spread"
+    if not found.is_clear:
+        return "inside the noise, as the claim has it" if said.claim == "equal" else "inside the noise"
+    if said.claim is None:
+        return f"{said.first if found.is_better else said.second} is better"
+    return "agrees with the claim" if said.claim == "better" and found.is_better else "contradicts the claim"

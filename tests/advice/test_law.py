@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lit_recycle.advice.law import Finished, Forecast, Part, Parts, average_size, final_size, fit, tokens_of
+from lit_recycle.advice.law import (
+    Finished,
+    Forecast,
+    Part,
+    Parts,
+    alike,
+    average_size,
+    final_size,
+    fit,
+    tokens_of,
+    without,
+)
 from lit_recycle.advice.ranking import cases
 from lit_recycle.advice.runs import read_runs
 from lit_recycle.experiments.definition import load_experiments
+from lit_recycle.experiments.law import members
 from lit_recycle.experiments.results import Results
 
 ROOT = Path(__file__).parents[2]
@@ -105,9 +118,39 @@ def test_of_several_rates_the_best_is_taken() -> None:
 
 
 def test_the_three_choices_are_ranked_as_they_were_measured() -> None:
-    found = list(cases(read_runs([RESULTS])))
-    assert len(found) >= 8
+    experiments = load_experiments(ROOT / "configs/experiments")
+    found = list(cases(read_runs([RESULTS]), members(experiments, Results(RESULTS))))
+    assert len(found) >= 40, "runs that experiments share are in each of them"
     assert sum(case.is_right for case in found) / len(found) >= 0.8
+
+
+def test_runs_that_are_left_out_together() -> None:
+    small, large = Part(1e6, 60_000, 90_000), Part(2e6, 120_000, 180_000)
+    assert alike((small, large), (small, large._replace(tokens=2.1e6)))
+    assert not alike((small, large), (small, large._replace(tokens=2.3e6)))
+    assert not alike((small, large), (small, large._replace(params=180_001)))
+    assert not alike((small, large), (small,))
+    runs = [Finished("all", str(t), (small._replace(tokens=t),), 1.0) for t in (0.8e6, 0.95e6, 1e6, 1.2e6)]
+    assert [run.variant for run in without(runs, (small,))] == ["800000.0", "1200000.0"]
+
+
+def test_a_pair_is_judged_against_what_needs_no_law() -> None:
+    """More tokens are said to be better; and pairs of equal cost are known."""
+    many = some_runs()
+    few, more = Part(2e6, 100_000, 200_000), Part(4e6, 50_000, 100_000)
+    pair = [
+        Finished("two", v, (part,), loss + seed / 1e4)
+        for v, part, loss in (("a", few, 1.5), ("b", more, 1.4))
+        for seed in (1, 2)
+    ]
+    (case,) = cases(many, pair)
+    assert case.more_tokens and case.is_equal and case.measured == pytest.approx(0.1)
+    worse = [replace(run, loss=3 - run.loss) for run in pair]
+    (case,) = cases(many, worse)
+    assert not case.more_tokens
+    dear = [replace(run, parts=(few._replace(tokens=9e6),)) if run.variant == "a" else run for run in pair]
+    (case,) = cases(many, dear)
+    assert not case.is_equal and not case.more_tokens
 
 
 def test_losses_are_predicted_within_the_interval() -> None:

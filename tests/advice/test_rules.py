@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from helpers import tiny
 
-from lit_recycle.advice.rules import _depth_lines, advise, g_stack_tokens, profile_remarks
+from lit_recycle.advice.options import AXES
+from lit_recycle.advice.rules import ENOUGH, TOO_LITTLE, _depth_lines, advise, g_stack_tokens, profile_remarks
 from lit_recycle.advice.situation import Situation
+from lit_recycle.experiments.definition import load_experiments
+from lit_recycle.experiments.results import Results, difference
+from lit_recycle.growth import operators
+from lit_recycle.growth.native import NativeModel
+from lit_recycle.growth.plan import plan_growth
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
@@ -24,6 +31,41 @@ def at(sunk: float, budget: float, **known: object) -> Situation:
 def test_a_model_of_the_best_size_goes_on() -> None:
     advice = advise(at(0, 1.2))
     assert not advice.growths and any("go on with this model" in remark for remark in advice.remarks)
+
+
+def test_no_growth_is_advised_where_runs_say_that_none_pays() -> None:
+    """Whatever the formula of the best size wants; and where the page has no say it is said."""
+    below, between, above = (advise(at(1, total - 1)) for total in (TOO_LITTLE, 1.5 * TOO_LITTLE, ENOUGH))
+    assert not below.growths and any("no growth in spite of that" in remark for remark in below.remarks)
+    assert between.growths and any(remark.endswith("this lies between") for remark in between.remarks)
+    assert above.growths and not any("this lies between" in remark for remark in above.remarks)
+
+
+@pytest.mark.parametrize(("name", "better"), [("headline", "small, trained on"), ("headline_late", "grown")])
+def test_where_growing_pays_is_what_the_results_say(name: str, better: str) -> None:
+    root = Path(__file__).parents[2]
+    (experiment,) = load_experiments(root / "configs/experiments", [name])
+    results = Results(root / "results")
+    found = {arm: results.at(experiment, {"arm": arm}) for arm in ("grown", "small, trained on")}
+    (worse,) = found.keys() - {better}
+    change = difference(found[better], found[worse], "loss")
+    assert change and change.is_better and (change.is_clear or change.spread.n == 1)
+    total = {round(run["flops"] / experiment.unit, 1) for runs in found.values() for run in runs}
+    assert total == {TOO_LITTLE if better != "grown" else ENOUGH}
+
+
+def test_a_decayed_rate_that_goes_up_again_is_told() -> None:
+    (told,) = (remark for remark in advise(at(1, 2, rate=0.1)).remarks if "rate" in remark)
+    assert "stands at 10% of the full one" in told
+    assert not any("rate" in remark for remark in advise(at(1, 2, rate=1.0)).remarks)
+
+
+def test_every_axis_can_be_grown_and_its_copies_part() -> None:
+    """Copies of channels without a broken symmetry are one channel for ever."""
+    for written in AXES.values():
+        grown = [getattr(operators, one["class_path"])(**one["init_args"]) for one in written]
+        assert plan_growth(NativeModel(CONFIG), grown).steps
+        assert all(getattr(operator, "symmetry_break", 1.0) or operator.noise for operator in grown)
 
 
 def test_a_growth_with_less_than_the_sunk_compute_left_is_not_advised() -> None:

@@ -150,16 +150,18 @@ def test_the_growth_of_the_lowest_predicted_loss_is_advised(
     said = capsys.readouterr().out
     lines = re.findall(r"^#   (.+?) +(\d\.\d{3}) ± (\d\.\d{3})$", said, re.M)
     losses = {label: float(loss) for label, loss, _ in lines}
-    assert {"no growth", "layers × 2 now", "experts and top-k × 2 now"} <= losses.keys()
+    assert {"no growth", "layers × 2 at 7e+11 FLOPs", "experts and top-k × 2 at 7e+11 FLOPs"} <= losses.keys()
     assert any(label.startswith("from scratch") for label in losses)
     advised = yaml.safe_load(said)
     growth = next(c for c in advised["trainer"]["callbacks"] if c["class_path"].endswith("GrowthCallback"))
     going_on = {label: loss for label, loss in losses.items() if not label.startswith("from scratch")}
-    assert min(going_on, key=lambda label: going_on[label]) == "experts × 2 now, top-k kept"
+    assert min(going_on, key=lambda label: going_on[label]) == "experts × 2, with top-k kept, at 7e+11 FLOPs"
     (event,) = growth["init_args"]["events"]
     (operator,) = event["grow"]
-    assert operator["class_path"] == "DuplicateExperts" and operator["init_args"]["top_k"] == "keep"
-    assert event["at"] == {"flops": 0} and event["optimizer_state"] == "carry"
+    assert operator == {"class_path": "DuplicateExperts", "init_args": {"factor": 2, "noise": 0.01, "top_k": "keep"}}
+    unit = chinchilla_flops(MoEConfig.from_dict(advised["model"]["config"]))
+    assert event["at"] == {"flops": unit} and event["optimizer_state"] == "carry"
+    assert re.search(r"^#   within the interval of what is advised: \d other choices", said, re.M)
     path = tmp_path / "advised.yaml"
     path.write_text(said)
     assert main(["plan", "--config", str(path)]) == 0, "what is advised can be run"

@@ -58,7 +58,7 @@ def test_budgets_count_lengths_and_batches_that_grow() -> None:
 
 def _claims(experiment: Experiment) -> list[tuple[str, list[str]]]:
     labels = [label for axis in experiment.axes.values() for label in axis]
-    return [(name, labels) for claim in experiment.expect for name in (claim.better, claim.worse)]
+    return [(name, labels) for claim in experiment.expect for name in (claim.first, claim.second)]
 
 
 def test_names_of_results_differ() -> None:
@@ -67,8 +67,8 @@ def test_names_of_results_differ() -> None:
 
 
 def test_a_run_that_two_experiments_ask_for_is_one() -> None:
-    optimizer, noise = (next(e for e in EXPERIMENTS if e.name == name) for name in ("optimizer", "noise"))
-    phases = {yaml.safe_dump(fit) for e in (optimizer, noise) for run in e.sweep() for fit, _ in run.phases()[:1]}
+    optimizer, order = (next(e for e in EXPERIMENTS if e.name == name) for name in ("optimizer", "order"))
+    phases = {yaml.safe_dump(fit) for e in (optimizer, order) for run in e.sweep() for fit, _ in run.phases()[:1]}
     assert len(phases) == len(optimizer.seeds), "both grow from the same small model after the same training"
 
 
@@ -94,6 +94,8 @@ def test_growths_are_events_of_the_callback() -> None:
         ({"vary": {"a": {"b": {"extra": 1, "growths": [{"after": 2, "depth": {}}]}}}}, "leaves nothing to train"),
         ({"vary": {"a": {"b": {"sunk": 1, "extra": 1, "decay": 1.5, "growths": [{"depth": {}}]}}}}, "before the last"),
         ({"vary": {"a": {"b": {"extra": 1, "growths": [{"depth": {"factor": 1}}]}}}}, "depth.factor"),
+        ({"vary": {"a": {"by 3/2": {"extra": 1}}}}, "has a slash"),
+        ({"expect": [{"better": "b"}]}, "better and worse, or equal or compare"),
     ],
 )
 def test_mistakes_are_told_with_the_file(tmp_path: Path, change: dict | str | None, message: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from lit_recycle.experiments.__main__ import main
-from lit_recycle.experiments.definition import Expectation, load_experiments
-from lit_recycle.experiments.figures import DATA, plates
+from lit_recycle.experiments.definition import Comparison, load_experiments
+from lit_recycle.experiments.figures import DATA, label, plates
 from lit_recycle.experiments.page import IMAGES, _anchor, render
-from lit_recycle.experiments.results import Results, spread
+from lit_recycle.experiments.repeated import Repeat, repeats
+from lit_recycle.experiments.results import METRICS, Results, Spread, spread
 from lit_recycle.experiments.saved import compute_saved, reaching
 from lit_recycle.experiments.verdicts import correlations, verdict
 
@@ -93,13 +96,37 @@ def result(seed: int, loss: float, accuracy: float = 0.5) -> dict[str, Any]:
 def test_verdicts(first: list[float], second: list[float], said: str) -> None:
     runs = [[result(seed, loss, 2 - loss) for seed, loss in enumerate(losses)] for losses in (first, second)]
     for metric in ("loss", "accuracy"):  # of which the one is better when low, the other when high
-        assert said in verdict(Expectation("a", "b", metric), "", *runs)
+        assert said in verdict(Comparison("a", "b", by=metric), "", *runs)
+
+
+@pytest.mark.parametrize(
+    ("second", "equal", "unclaimed"),
+    [
+        ([1.05, 1.15, 1.26], "contradicts the claim", "a is better"),
+        ([0.95, 1.05, 1.14], "contradicts the claim", "b is better"),
+        ([1.10, 1.00, 1.21], "inside the noise, as the claim has it", "inside the noise"),
+    ],
+)
+def test_claims_of_equality_and_none(second: list[float], equal: str, unclaimed: str) -> None:
+    runs = [[result(seed, loss, 2 - loss) for seed, loss in enumerate(losses)] for losses in ([1.0, 1.1, 1.2], second)]
+    for metric in ("loss", "accuracy"):
+        assert f"*a* as good as *b*, by {METRICS[metric]}: " in verdict(
+            Comparison("a", "b", "equal", metric), "", *runs
+        )
+        assert verdict(Comparison("a", "b", "equal", metric), "", *runs).endswith(f"**{equal}**.")
+        assert verdict(Comparison("a", "b", None, metric), "", *runs).endswith(f"**{unclaimed}**.")
+
+
+@pytest.mark.parametrize("entry", [{"better": "a"}, {"equal": ["a", "b", "c"]}, {"compare": ["a", "b"], "worse": "a"}])
+def test_an_entry_that_is_no_comparison_is_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="better and worse, or equal or compare with two labels"):
+        Comparison.from_dict(entry)
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
     far_apart = [result(1, 1.0), result(2, 3.0), result(3, 2.0)]
     other = [result(2, 3.1), result(3, 2.11), result(1, 1.1)]
-    assert "-0.1033 ± 0.0033 (3 seeds); **agrees" in verdict(Expectation("a", "b"), "", far_apart, other)
+    assert "-0.1033 ± 0.0033 (3 seeds); **agrees" in verdict(Comparison("a", "b"), "", far_apart, other)
 
 
 def test_spread_is_the_standard_error_of_the_mean() -> None:
@@ -126,11 +153,35 @@ def test_compute_saved_is_a_ratio_per_seed() -> None:
     assert compute_saved(runs[2:], [rival]) is None
 
 
-def test_the_same_runs_made_twice_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    results = str(ROOT / "results")
-    assert main(["compare", results, results]) == 0
-    assert "+0.0000" in capsys.readouterr().out
-    assert main(["compare", results, str(tmp_path)]) == 1
+def test_results_that_were_made_again_are_compared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["compare", "results", "results/again"]) == 0
+    assert "agrees" in (said := capsys.readouterr().out) and "differs" not in said
+    assert main(["compare", "results", str(tmp_path)]) == 1
+    for path in (ROOT / "results" / "again").glob("*/*.json"):
+        made = json.loads(path.read_text())
+        made["metrics"]["loss"] += 0.02
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).write_text(json.dumps(made))
+    assert main(["compare", "results", str(tmp_path)]) == 1
+    assert "differs" in capsys.readouterr().out
+    (tmp_path / path.parent.name / path.name).write_text(json.dumps(made | {"corpus": "another"}))
+    assert main(["compare", "results", str(tmp_path)]) == 2
+    assert "are of different texts" in capsys.readouterr().err
+
+
+def test_means_agree_within_two_standard_errors_and_shared_runs_count_once() -> None:
+    experiments = load_experiments(ROOT / "configs" / "experiments", ["sunk_total", "order"])
+    first, again = Results(ROOT / "results"), Results(ROOT / "results" / "again")
+    found = repeats(experiments, first, again)
+    points = [label(point) for point, _ in experiments[0].variants]
+    assert [(one.experiment, one.point) for one in found if one.metric == "loss"] == [("sunk_total", p) for p in points]
+    one = Repeat("x", "y", "loss", Spread(1.0, 0.03, 3), Spread(1.099, 0.04, 3))
+    assert one.error == pytest.approx(0.05) and one.verdict == "agrees"
+    assert one._replace(again=Spread(1.101, 0.04, 3)).verdict == "differs"
+    assert one._replace(again=Spread(1.1, math.nan, 1)).verdict == "one seed only"
 
 
 @pytest.mark.parametrize(
