@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -174,14 +175,15 @@ def _saved(experiment: Experiment, results: Results) -> list[str]:
     if not saved.reached:
         return [f"{said} in none of {saved.seeds} seeds: nothing is saved.", ""]
     n = len(saved.reached)
-    flops, cpu = spread([r.flops for r in saved.reached]), spread([r.cpu_seconds for r in saved.reached])
-    error = [f" ± {s.error:.3f}" if n > 1 else "" for s in (flops, cpu)]
+    flops, time = spread([r.flops for r in saved.reached]), spread([r.seconds for r in saved.reached])
+    error = [f" ± {s.error:.3f}" if n > 1 else "" for s in (flops, time)]
+    beside = "one thread, each size at the speed that it reaches when nothing runs beside it"
+    of_time = "" if math.isnan(time.mean) else f" and {time.mean:.3f}{error[1]} of its time ({beside})"
     gap = max((after[2] - before[2]) / run["flops"] for run in first for before, after in pairwise(run["curve"]))
     return [
-        f"{said} in {n} of {saved.seeds} seeds, after {flops.mean:.3f}{error[0]} of its FLOPs and "
-        f"{cpu.mean:.3f}{error[1]} of its CPU time. Read off the curve, in a straight line between points that are up "
-        f"to {gap:.2f} of the FLOPs apart, of a run whose rate decays only at its end: a run made for that loss would "
-        "need less.",
+        f"{said} in {n} of {saved.seeds} seeds, after {flops.mean:.3f}{error[0]} of its FLOPs{of_time}. Read off the "
+        f"curve, in a straight line between points that are up to {gap:.2f} of the FLOPs apart, of a run whose rate "
+        "decays only at its end: a run made for that loss would need less.",
         "",
     ]
 

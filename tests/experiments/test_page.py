@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
@@ -10,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from matplotlib.collections import PathCollection
 from PIL import Image
 
 from lit_recycle.experiments.__main__ import main
+from lit_recycle.experiments.budgets import Settings, lay_out, stages_of
 from lit_recycle.experiments.definition import Comparison, load_experiments
 from lit_recycle.experiments.figures import DATA, label, plates
 from lit_recycle.experiments.page import IMAGES, _anchor, render
 from lit_recycle.experiments.repeated import Repeat, repeats
 from lit_recycle.experiments.results import METRICS, Results, Spread, spread
-from lit_recycle.experiments.saved import compute_saved, reaching
+from lit_recycle.experiments.saved import Clock, compute_saved, reaching
 from lit_recycle.experiments.verdicts import correlations, verdict
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +43,10 @@ def test_the_readme_says_what_the_results_say() -> None:
     arms = {point["arm"]: Results(ROOT / "results").at(headline, point) for point, _ in headline.variants}
     saved = compute_saved(arms["grown"], arms["scratch, equal total"])
     assert saved and len(saved.reached) == saved.seeds == 3
-    flops, cpu = spread([r.flops for r in saved.reached]), spread([r.cpu_seconds for r in saved.reached])
+    flops, time = spread([r.flops for r in saved.reached]), spread([r.seconds for r in saved.reached])
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert (
-        f"after {flops.mean:.2f} ± {flops.error:.2f} of its FLOPs and {cpu.mean:.2f} ± {cpu.error:.2f} of its CPU time "
+        f"after {flops.mean:.3f} ± {flops.error:.3f} of its FLOPs and {time.mean:.3f} ± {time.error:.3f} of its time "
         "(`make experiments ONLY=headline`), and the small one trained on is better than both"
     ) in readme
     means = {arm: spread([run["metrics"]["loss"] for run in runs]).mean for arm, runs in arms.items()}
@@ -138,19 +139,51 @@ CURVE = [[1, 10, 100, 1.0, 3.0], [2, 20, 200, 2.0, 2.0], [3, 30, 300, 4.0, 2.5],
 
 
 def test_a_loss_is_reached_where_it_is_not_left_again() -> None:
-    assert reaching(CURVE, 2.25) == (325, 4.25)
-    assert reaching(CURVE, 1.5) == (400, 5.0)
+    assert reaching(CURVE, 2.25) == (3.25, 325)
+    assert reaching(CURVE, 1.5) == (4, 400)
     assert reaching(CURVE, 1.4) is None
-    assert reaching(CURVE, 4.0) == (100, 1.0)
+    assert reaching(CURVE, 4.0) == (1, 100)
+
+
+def run_of_two_sizes(seed: int, machine: str, slower: float = 1.0) -> dict[str, Any]:
+    """It doubles its layers after 4 steps, which cost a third of the later ones; its loss falls with each."""
+    base = yaml.safe_load((ROOT / "configs/experiments/base.yaml").read_text())
+    settings = Settings(sunk=4, extra=16, growths=[{"depth": {"factor": 2}}])
+    fit, *_ = lay_out(base, settings, seed, unit=1_085_865_984)  # FLOPs of one step of the small model
+    (small, large) = stages_of(fit)
+    curve, seconds = [[0, 0, 0, 0.0, 3.0]], 0.0
+    for step in range(1, large.end.steps + 1):
+        seconds += (1.0 if step <= small.end.steps else 3.0) * (slower if step == 2 else 1.0)
+        curve.append([step, step, 10 * step, seconds, 3.0 - step / 20])
+    return {"seed": seed, "machine": machine, "fit": fit, "curve": curve}
 
 
 def test_compute_saved_is_a_ratio_per_seed() -> None:
-    rival = {"seed": 1, "curve": [[9, 90, 650, 8.5, 2.25]]}
-    unreached = {"seed": 2, "curve": [[9, 90, 650, 8.5, 1.0]]}
-    runs = [{"seed": seed, "curve": copy.deepcopy(CURVE)} for seed in (1, 2, 3)]
-    saved = compute_saved(runs, [rival, unreached])
-    assert saved and saved.seeds == 2 and saved.reached == [(0.5, 0.5)]
-    assert compute_saved(runs[2:], [rival]) is None
+    """Of FLOPs, and of time at the speed of a size that nothing ran beside."""
+    run, rival = run_of_two_sizes(1, "a", slower=50.0), run_of_two_sizes(1, "a")
+    small, large = stages_of(run["fit"])
+    end = large.end.steps - 2
+    rival["curve"] = rival["curve"][: end + 1]
+    saved = compute_saved([run], [rival])
+    assert saved and saved.seeds == 1
+    ((flops, seconds),) = saved.reached
+    assert flops == pytest.approx(1.0) and seconds == pytest.approx(1.0), "however slow the run was in between"
+    clock = Clock([run, rival])
+    assert clock(run, end) == pytest.approx(small.end.steps + 3 * (end - small.end.steps))
+    unreached = run_of_two_sizes(2, "a")
+    unreached["curve"][-1][-1] = 0.1
+    both = compute_saved([run, run_of_two_sizes(2, "a")], [rival, unreached])
+    assert both and both.seeds == 2 and len(both.reached) == 1
+    assert compute_saved([run_of_two_sizes(3, "a")], [rival]) is None
+
+
+def test_no_time_is_told_of_sizes_that_ran_on_different_machines() -> None:
+    run, rival = run_of_two_sizes(1, "a"), run_of_two_sizes(1, "b")
+    run["curve"] = run["curve"][:3]
+    rival["curve"] = rival["curve"][-2:]
+    assert all(map(math.isnan, Clock([run, rival]).seconds.values()))
+    whole = Clock([run, rival, run_of_two_sizes(2, "c")])
+    assert sorted(whole.seconds.values()) == pytest.approx([1.0, 3.0])
 
 
 def test_results_that_were_made_again_are_compared(
