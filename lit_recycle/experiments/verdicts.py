@@ -23,19 +23,21 @@ def verdicts(experiment: Experiment, results: Results) -> list[str]:
 def correlations(experiment: Experiment, results: Results) -> list[str]:
     """How a metric goes with an axis of numbers: each seed's own correlation, then mean and standard error of those.
 
+    Of what has grown: a model that is large from the beginning is another kind of run, and no point of the same line.
     Not of an experiment that asks how variants differ, whose figure has ``against``.
     """
     axis = experiment.figure.get("x")
     if axis is None or "against" in experiment.figure:
         return []
     lines: dict[str, dict[int, list[tuple[float, Result]]]] = {}
-    for point, _ in experiment.variants:
+    grown = [point for point, settings in experiment.variants if settings.sunk]
+    for point in grown:
         name = label({a: text for a, text in point.items() if a != axis})
         for run in results.at(experiment, point):
             lines.setdefault(name, {}).setdefault(run["seed"], []).append((float(point[axis]), run))
     said = []
     for name, by_seed in lines.items():
-        whole = [pairs for pairs in by_seed.values() if len(pairs) == len(experiment.axes[axis])]
+        whole = [pairs for pairs in by_seed.values() if len(pairs) == len({point[axis] for point in grown})]
         if not whole:
             continue
         for metric in ("loss", "accuracy"):
@@ -45,7 +47,8 @@ def correlations(experiment: Experiment, results: Results) -> list[str]:
             of = f"*{name}*: c" if name else "C"
             sign = f"{mean:+.2f}" + (f" ± {error:.2f}" if n > 1 else "")
             seeds = f"{n} seed{'s' if n > 1 else ''}"
-            said.append(f"- {of}orrelation of {METRICS[metric]} with {experiment.figure['xlabel']}: {sign} ({seeds}).")
+            xlabel = experiment.figure["xlabel"]
+            said.append(f"- {of}orrelation of {METRICS[metric]} with {xlabel}, of what has grown: {sign} ({seeds}).")
     return [*said, ""] if said else []
 
 

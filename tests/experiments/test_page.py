@@ -246,11 +246,15 @@ def test_correlation_is_each_seeds_own() -> None:
     results = Results(ROOT / "no-results")
 
     def at(_: object, point: dict[str, str]) -> list[dict[str, Any]]:
-        return [result(seed, seed - float(point["sunk"]), 0.1 + seed * float(point["sunk"])) for seed in (1, 2, 9)]
+        from_scratch = 99.0 * (point["sunk"] == "0")  # no point of the line
+        return [
+            result(seed, seed - float(point["sunk"]) + from_scratch, 0.1 + seed * float(point["sunk"]))
+            for seed in (1, 2, 9)
+        ]
 
     results.at = at  # type: ignore[assignment, method-assign]
     loss, accuracy, _ = correlations(experiment, results)
-    assert "validation loss with F_c before the growth: -1.00 ± 0.00 (3 seeds)" in loss
+    assert "validation loss with F_c before the growth, of what has grown: -1.00 ± 0.00 (3 seeds)" in loss
     assert "+1.00 ± 0.00 (3 seeds)" in accuracy
 
 
