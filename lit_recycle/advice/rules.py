@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from lit_recycle.advice.law import Forecast
 from lit_recycle.advice.options import choices, compare
-from lit_recycle.advice.situation import Situation
+from lit_recycle.advice.remarks import DECAYED, g_stack_remarks, profile_remarks, rate_remarks
+from lit_recycle.advice.situation import PAPER, Situation
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
@@ -18,9 +18,7 @@ from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
-PAPER = "arXiv 2510.08008"
 CHINCHILLA = "compute-optimal size √(C/120), arXiv 2203.15556 at 20 tokens per active parameter"
-G_STACK = "arXiv 2405.15319"
 DEPTH = "docs/evidence.md, a"
 FACTOR = "factor 2 is the most reliable, arXiv 2605.13405"
 EVIDENCE = "at 76k active parameters, docs/evidence.md"
@@ -30,8 +28,6 @@ TOO_LITTLE, ENOUGH = 4.0, 16.0
 """F_c in all at which going on small ended below growing, and at which growing ended below going on small
 (docs/evidence.md, e). The paper's first growth came after 14 F_c; nobody has shown one to pay in all of four.
 """
-DECAYED = 0.9
-"""Share of the full rate below which a checkpoint's is said to have decayed."""
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
 
@@ -101,7 +97,8 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
             wanted = _held_against_runs(now.total / unit, wanted, say)
         _grow(now, shapes, wanted, advice)
         target = shapes[wanted] if advice.growths else None
-    for remark in (*_decayed(now, advice), *profile_remarks(now), *_g_stack(now, target, advice)):
+    first = advice.growths[0].at_flops if advice.growths else None
+    for remark in (*rate_remarks(now, first), *profile_remarks(now), *g_stack_remarks(now, target, first)):
         say(remark)
     return advice
 
@@ -171,16 +168,6 @@ def _grow_along(now: Situation, label: str, grow: Sequence[Mapping[str, Any]], a
     advice.growths.append(Growth(_first(now), "the moment that the prediction is for", "grow", lines))
 
 
-def _decayed(now: Situation, advice: Advice) -> list[str]:
-    """A rate that has come down, and goes up again without a ramp where nothing grows."""
-    if now.rate is None or now.rate >= DECAYED or advice.growths:
-        return []
-    return [
-        f"the checkpoint's rate stands at {now.rate:.0%} of the full one, and the schedule below begins at the full "
-        "one again: go on from a checkpoint of before the decay if there is one"
-    ]
-
-
 def _depth_lines(now: Situation, first: float) -> list[Line]:
     formed = first >= FORMED * chinchilla_flops(now.config)
     if formed:
@@ -211,59 +198,3 @@ def _width_lines() -> list[Line]:
         Line("width.top_k", "scale", f"128 experts, top-8 beat 128, top-4, {PAPER}; keep ended lower {EVIDENCE}, b"),
         Line("optimizer_state", "carry", "copies' moments follow their gradients: derived"),
     ]
-
-
-# --- what a checkpoint's weights and other formulas say --------------------------------------------------------------
-
-
-def profile_remarks(now: Situation) -> list[str]:
-    """Is the profile of weight norms formed, and where would a stack break it?"""
-    norms = now.profile
-    if norms is None:
-        return ["norm profile: no checkpoint to take it from"]
-    if len(norms) < 4:
-        return [f"norm profile {_numbers(norms)}: too few layers to tell whether it has formed"]
-    steps = [after - before for before, after in pairwise(norms)]
-    rising = sum(step > 0 for step in steps)
-    seam = norms[0] - norms[-1]
-    return [
-        f"norm profile {_numbers(norms)}: rises at {rising} of {len(steps)} steps; a formed one rises and dips a "
-        f"little at the end ({PAPER})",
-        f"a stack would put layer 0 above layer {len(norms) - 1}: a step of {seam:+.4f}, "
-        f"{abs(seam) / max(map(abs, steps)):.1f} times the largest between neighbours; interposition makes none",
-    ]
-
-
-def _numbers(values: Sequence[float]) -> str:
-    shown = [f"{value:.4f}" for value in values]
-    return " ".join(shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-4:]])
-
-
-def g_stack_tokens(target: MoEConfig, flops: float) -> float:
-    """Tokens to train on before growing, by the fit of G_stack (arXiv 2405.15319, its scaling law of growth timing).
-
-    log10 d = 0.88 · log10 N + 163.27 / log10 C − 5.74, with N the target's parameters without embeddings.
-
-    Args:
-        target: Shape after the growth.
-        flops: C, all FLOPs of the run.
-    """
-    embeddings = target.vocab_size * target.hidden_size * (1 if target.tie_embeddings else 2)
-    params = target.num_params() - embeddings
-    return 10 ** (0.88 * math.log10(params) + 163.27 / math.log10(flops) - 5.74)
-
-
-def _g_stack(now: Situation, target: MoEConfig | None, advice: Advice) -> list[str]:
-    if target is None:
-        return []
-    tokens = g_stack_tokens(target, now.total)
-    possible = now.total / (6 * target.num_active_params())
-    said = f"G_stack's formula would grow after {human(tokens)} tokens ({G_STACK})"
-    if tokens > possible:
-        said += ": more than the budget has, which is below the range that it was fitted in; not used"
-    else:
-        at = now.progress.tokens + (advice.growths[0].at_flops - now.progress.flops) / (
-            6 * now.config.num_active_params()
-        )
-        said += f"; here it is after {human(at)}"
-    return [said]

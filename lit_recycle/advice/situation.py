@@ -10,6 +10,9 @@ from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
 
+PAPER = "arXiv 2510.08008"
+"""Where the method is from."""
+
 
 @dataclass(frozen=True)
 class Situation:

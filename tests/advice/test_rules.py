@@ -9,7 +9,8 @@ import pytest
 from helpers import tiny
 
 from lit_recycle.advice.options import AXES
-from lit_recycle.advice.rules import ENOUGH, TOO_LITTLE, _depth_lines, advise, g_stack_tokens, profile_remarks
+from lit_recycle.advice.remarks import g_stack_tokens, profile_remarks
+from lit_recycle.advice.rules import ENOUGH, TOO_LITTLE, _depth_lines, advise
 from lit_recycle.advice.situation import Situation
 from lit_recycle.experiments.definition import load_experiments
 from lit_recycle.experiments.results import Results, difference
