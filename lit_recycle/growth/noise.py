@@ -91,7 +91,7 @@ def spread(part: Part, axis: str, strength: float) -> None:
     total = torch.zeros(shape, dtype=torch.float64).index_add_(dimension, index, epsilon)
     count = torch.bincount(index).view([-1 if i == dimension else 1 for i in range(len(shape))])
     epsilon -= (total / count).index_select(dimension, index)
-    part.values.mul_(epsilon[part.window].add_(1.0).to(part.values))
+    _multiply(part, epsilon.add_(1.0))
 
 
 def _spread_key(part: Part, axis: str) -> torch.Generator:
@@ -105,7 +105,12 @@ def spread_copies(part: Part, source: int, turn: int, copies: int, strength: flo
         generator = generator_of(*part.key[:-1], source, part.name, "spread", of)
         epsilon = torch.empty(part.shape, dtype=torch.float64).normal_(0.0, strength, generator=generator)
         factor.add_(epsilon, alpha=(of == turn) - 1 / copies)
-    part.values.mul_(factor[part.window].to(part.values))
+    _multiply(part, factor)
+
+
+def _multiply(part: Part, factor: Tensor) -> None:
+    """By a float64 factor of the whole part, rounded once, so that copies in 16 bits add up as well as can be."""
+    part.values.copy_(part.values.double().mul_(factor[part.window].to(part.values.device)))
 
 
 def redrawn(part: Part, axis: str, share: float) -> Iterator[Tensor]:

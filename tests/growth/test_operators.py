@@ -225,6 +225,7 @@ MISTAKES = {
         lambda: WidenHidden(2, symmetry_break=-1.0),
         "symmetry_break must be a finite number and not negative",
     ),
+    "nothing to tell apart": (lambda: DuplicateExperts(symmetry_break=0.1, copies="draw"), "copies: draw makes none"),
     "factor and size": (lambda: WidenInner(factor=2, size=9), "either factor or size"),
 }
 

@@ -134,6 +134,26 @@ def test_a_broken_symmetry_of_experts_parts_them_at_once():
         assert torch.equal(down[:, 0], down[:, 2]) == alike
 
 
+@pytest.mark.parametrize("order", ["interleaved", "appended"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_copies_of_experts_add_up_to_their_source_wherever_they_stand(order, dtype):
+    """Also where some experts have more copies than others."""
+    config = tiny(num_experts=3, expert_size=64, hidden_size=64)
+    model = built(config).to(dtype)
+    operator = DuplicateExperts(num_experts=8, top_k=4, noise=0.0, symmetry_break=0.25, order=order)
+    (step,) = plan_growth(NativeModel(config), [operator]).steps
+    sources = torch.tensor(step.sources.experts(0).sources)
+    grown = grown_by(model, operator).state_dict()["layers.0.moe.experts.down"].double()
+    before = model.state_dict()["layers.0.moe.experts.down"].double()
+    rounding = 2 * torch.finfo(dtype).eps
+    for expert in range(3):
+        copies = grown[sources == expert]
+        assert ((copies.mean(0) - before[expert]).abs() <= rounding * copies.abs().amax(0)).all()
+        if len(copies) > 1:
+            apart = (copies / before[expert] - 1).std(0, correction=1).square().mean().sqrt().item()
+            assert apart == pytest.approx(0.25, rel=0.05), "the standard deviation of δ over copies"
+
+
 def test_the_order_of_operators_along_different_axes_does_not_matter():
     model = built(tiny(shared_expert_size=3, num_heads=4, num_kv_heads=2))
     operators = [WidenHidden(2), WidenHeads(2), WidenInner(size=7), DuplicateExperts(2, noise=0.0), Interpose(2)]

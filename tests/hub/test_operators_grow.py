@@ -52,6 +52,16 @@ def test_widths_grow_and_leave_the_logits(family, sources, tmp_path):
         torch.testing.assert_close(pico.logits(pico.load(tmp_path / str(i))), before, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("family", [*EXPERTS, "gpt_oss", "llama4_text", "jetmoe"])
+def test_experts_that_are_told_apart_leave_the_logits(family, sources, tmp_path):
+    """One tensor per expert or for all, transposed or not, with biases or without."""
+    source, before = sources(family)
+    growth = grow_folder(source, tmp_path / "grown", DuplicateExperts(2, noise=0.0, symmetry_break=0.5))
+    after = pico.logits(pico.load(tmp_path / "grown"))
+    assert growth.preserves and not torch.equal(after, before), "another order of the same sum"
+    torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
+
+
 def test_a_config_without_head_dim_wants_both_widths(sources, tmp_path):
     with pytest.raises(ValueError, match="hidden size and heads grow together"):
         grow_folder(sources("olmoe")[0], tmp_path / "grown", WidenHidden(2))

@@ -27,8 +27,8 @@ class DuplicateExperts(Operator):
         num_experts: Experts per layer of the grown model instead, any number from the present one on.
         noise: Standard deviation of the Gaussian noise on copies, relative to that of the matrix copied (α).
         symmetry_break: Tell copies apart where their outputs are summed: the m copies of an expert get the output
-            matrices (1 + δ)·w with random δ of sum zero and this standard deviation. Where all m are chosen together
-            the function stays what it was; set ``noise`` to zero.
+            matrices (1 + δ)·w, with random δ of this standard deviation less its mean over the copies. Where all m are
+            chosen together the function stays what it was, up to rounding; set ``noise`` to zero.
         top_k: Experts per token: ``scale`` multiplies them as the experts, ``keep`` leaves them, a number sets them.
         order: ``interleaved`` puts copies next to their source (0 0 1 1), ``appended`` behind all others (0 1 0 1),
             which groups of experts need; ``auto`` chooses.
@@ -70,6 +70,8 @@ class DuplicateExperts(Operator):
         for name in ("noise", "symmetry_break", "bias_noise"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number and not negative, got {getattr(self, name)}")
+        if self.symmetry_break and self.copies == "draw":
+            raise ValueError("symmetry_break tells copies apart, and copies: draw makes none: leave one of them out")
         if not 0 <= self.redraw <= 1:
             raise ValueError(f"redraw is a share of channels in 0..1, got {self.redraw}")
         choices = {"order": ("auto", "interleaved", "appended"), "by": (None, *UTILITIES), "copies": ("copy", "draw")}
@@ -147,7 +149,7 @@ class DuplicateExperts(Operator):
         before, after = cell.change.before, cell.change.after
         if "scores add up" in before.traits and "down" in matrices and after.top_k != before.top_k:
             found.append(Scale(before.top_k / after.top_k))
-        if self.symmetry_break and self.copies == "copy" and "down" in matrices:
+        if self.symmetry_break and "down" in matrices:
             found += self._told_apart(cell, mapped)
         if not cell.is_expert_copy:
             return found
