@@ -38,6 +38,7 @@ experiments: $(VENV)/.installed  ## what has no result yet, resumable: ONLY="hea
 
 reproduce: $(VENV)/.installed  ## an experiment made again, whether it agrees, and its page: ONLY=headline WORKERS=2
 	$(if $(ONLY),,$(error say which experiment: make reproduce ONLY=headline))
+	mkdir -p again && cp -n results/corpus.json again/
 	$(BIN)/python -m lit_recycle.experiments run $(ONLY) --results again --work runs/again --workers $(or $(WORKERS),2)
 	$(BIN)/python -m lit_recycle.experiments page --results again --docs again
 	$(BIN)/python -m lit_recycle.experiments compare results again

@@ -11,54 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from lit_recycle.experiments.budgets import Fit, Settings, key_of, lay_out, merge, nested, phases
+from lit_recycle.experiments.comparison import Comparison
 from lit_recycle.growth.shape import chinchilla_flops
 from lit_recycle.model.config import MoEConfig
-
-Claim = Literal["better", "equal"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two labels of one axis, and what is claimed of them, which results can contradict.
-
-    Args:
-        first: Label of one variant.
-        second: Label of the other one.
-        claim: That the first is better than the second, or that they are alike; None where nobody claims anything.
-        by: Name of the metric.
-        where: Labels of other axes at which this is said; at all of them when not given.
-    """
-
-    first: str
-    second: str
-    claim: Claim | None = "better"
-    by: str = "loss"
-    where: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Comparison:
-        """Of ``{better: A, worse: B}``, ``{equal: [A, B]}`` or ``{compare: [A, B]}``.
-
-        Raises:
-            ValueError: For anything else.
-        """
-        rest = {key: value for key, value in said.items() if key in ("by", "where")}
-        match {key: value for key, value in said.items() if key not in rest}:
-            case {"better": first, "worse": second, **others} if not others:
-                return cls(first, second, "better", **rest)
-            case {"equal": [first, second], **others} if not others:
-                return cls(first, second, "equal", **rest)
-            case {"compare": [first, second], **others} if not others:
-                return cls(first, second, None, **rest)
-        raise ValueError(
-            f"an entry of expect is better and worse, or equal or compare with two labels, besides by and where; "
-            f"got {dict(said)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +133,11 @@ class Experiment:
         return [] if self.best_of is None else [s for s in self.seeds if s not in self.best_of.seeds]
 
 
+def label(point: Mapping[str, str]) -> str:
+    """A point in words."""
+    return ", ".join(point.values())
+
+
 def load_experiment(path: Path) -> Experiment:
     """Read and check an experiment's file.
 
@@ -230,7 +195,7 @@ def _experiment(path: Path) -> Experiment:
         variants=variants,
         base=base,
         best_of=BestOf(**said["best_of"]) if said.get("best_of") else None,
-        expect=[Comparison.from_dict(one) for one in said.get("expect") or []],
+        expect=[Comparison.from_dict(one, axes) for one in said.get("expect") or []],
         figure=said.get("figure") or {},
     )
 

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from lit_recycle.experiments.definition import Experiment
-from lit_recycle.experiments.results import METRICS, Result, Results, spread
+from lit_recycle.experiments.comparison import METRICS
+from lit_recycle.experiments.definition import Experiment, label
+from lit_recycle.experiments.results import Result, Results, spread
 from lit_recycle.report.plots import COLOURS, STYLE, profiles
 
 DATA = "Data"
@@ -76,11 +77,6 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
         caption = "Root mean square of the experts' weights, layer by layer, right before the growth; mean over seeds."
         made.append(Plate(f"{experiment.name}_profiles", caption, _profiles(experiment, grown), grown))
     return made + _sweeps(experiment, results)
-
-
-def label(point: Mapping[str, str]) -> str:
-    """A point in words."""
-    return ", ".join(point.values())
 
 
 # --- points ----------------------------------------------------------------------------------------------------------

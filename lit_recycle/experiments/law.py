@@ -8,11 +8,11 @@ from dataclasses import replace
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lit_recycle.advice.law import FEWEST, Finished, Forecast, final_size
+from lit_recycle.advice.law import Finished, Forecast, final_size
 from lit_recycle.advice.ranking import Case, cases
 from lit_recycle.advice.runs import finished, read_runs
-from lit_recycle.experiments.definition import Experiment
-from lit_recycle.experiments.figures import Plate, label
+from lit_recycle.experiments.definition import Experiment, label
+from lit_recycle.experiments.figures import Plate
 from lit_recycle.experiments.results import Results
 from lit_recycle.report.plots import COLOURS, STYLE
 
@@ -29,13 +29,16 @@ def law_section(experiments: Sequence[Experiment], results: Results) -> tuple[st
     """Markdown, and the figure; a sentence while there are too few results."""
     runs = read_runs([results.folder]) if results.files else ()
     parts = [f"## {TITLE}", "", QUESTION, ""]
-    if len({run.parts for run in runs}) <= FEWEST + 1:
-        return "\n".join([*parts, "Not enough runs yet.", ""]), []
     average, final = Forecast(runs), Forecast(runs, final_size)
+    try:
+        found = list(cases(runs, members(experiments, results)))
+        assert average.misses and final.misses
+    except ValueError as error:  # too few runs, or of one size
+        return "\n".join([*parts, f"Not enough runs yet: {error}.", ""]), []
     lines = ["| size in the law | law | error when left out |", "| --- | --- | --- |"]
     for name, forecast in (("averaged over tokens", average), ("at the end", final)):
         lines.append(f"| {name} | {forecast.law} | {forecast.error:.4f} |")
-    ranking = _ranking(list(cases(runs, members(experiments, results))))
+    ranking = _ranking(found)
     caption = "Loss at the end, measured and as a law says that was fitted without runs like it; a dot is a kind."
     plate = Plate(
         "law", caption, _figure((("averaged", average), ("at the end", final))), list(results.by_key.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from lit_recycle.experiments.definition import Experiment
@@ -13,7 +12,7 @@ from lit_recycle.experiments.figures import Plate, plates
 from lit_recycle.experiments.law import law_section
 from lit_recycle.experiments.repeated import repeated_section
 from lit_recycle.experiments.results import Results, spread
-from lit_recycle.experiments.saved import compute_saved
+from lit_recycle.experiments.saved import Clock, Ratio, compute_saved
 from lit_recycle.experiments.tables import table
 from lit_recycle.experiments.verdicts import correlations, verdicts
 from lit_recycle.model.config import MoEConfig
@@ -52,6 +51,10 @@ is claimed, at this size; *A against B* is a comparison of which nobody claims a
 in twenty would stand outside the noise if nothing differed, and ± says nothing of the text and of the thousand items,
 which are the same in all. None of it says what happens at the paper's sizes.
 """
+READ_OFF = (
+    "Read off the curve of a run whose rate decays only at its end, in a straight line between its points: a run made "
+    "for that loss would need less. Time is that of one thread, each size at its speed below."
+)
 
 
 def write_page(experiments: Sequence[Experiment], results: Results, docs: Path) -> Path:
@@ -72,9 +75,10 @@ def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, li
     """The page's text, and the figures that it shows."""
     ordered = sorted(experiments, key=lambda e: (e.letter != "e", e.letter, e.name))  # the main comparison comes first
     parts, made = [MADE_BY, _introduction(ordered, results), _overview(ordered, results)], []
+    clock = Clock([run for e in ordered if e.figure.get("speeds") for p, _ in e.variants for run in results.at(e, p)])
     for experiment in ordered:
         figures = plates(experiment, results)
-        parts.append(_section(experiment, results, figures))
+        parts.append(_section(experiment, results, figures, clock))
         made += figures
     text, figures = law_section(ordered, results)
     repeated = repeated_section(ordered, results)
@@ -84,7 +88,8 @@ def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, li
 def _introduction(experiments: Sequence[Experiment], results: Results) -> str:
     main = experiments[0]
     active = MoEConfig.from_dict(main.base["model"]["config"]).num_active_params()
-    count = sum(line.startswith("- ") for experiment in experiments for line in verdicts(experiment, results))
+    lines = [line for experiment in experiments for line in verdicts(experiment, results)]
+    count = sum(" seeds" in line for line in lines)  # of one seed there is no interval
     text = _text(results.folder / "corpus.json")
     return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, text=text, verdicts=count)
 
@@ -102,10 +107,6 @@ def _text(file: Path) -> str:
             "more than 30 % of their windows of three lines stand in another file too; what is left in common between "
             f"held-out and training files is {about['mean_overlap']:.1%} of the windows on average, "
             f"{about['max_overlap']:.0%} at the most."
-        )
-    if len(said) > 1:
-        said.append(
-            "**The results are from more than one text: differences between runs of different texts mean nothing.**"
         )
     return "\n".join(said)
 
@@ -144,7 +145,7 @@ def _anchor(heading: str) -> str:
     return "".join(kept).replace(" ", "-")
 
 
-def _section(experiment: Experiment, results: Results, figures: Sequence[Plate]) -> str:
+def _section(experiment: Experiment, results: Results, figures: Sequence[Plate], clock: Clock) -> str:
     done, planned = count(experiment, results)
     parts = [f"## {_heading(experiment)}", "", experiment.question, "", f"*The paper*: {experiment.paper}", ""]
     active = MoEConfig.from_dict(experiment.base["model"]["config"]).num_active_params()
@@ -156,36 +157,34 @@ def _section(experiment: Experiment, results: Results, figures: Sequence[Plate])
     parts += table(experiment, results)
     parts += verdicts(experiment, results)
     parts += correlations(experiment, results)
-    parts += _saved(experiment, results)
+    parts += _saved(experiment, results, clock)
     for plate in figures:
         parts += [f"![{plate.caption}]({IMAGES}/{plate.name}.png)", "", f"*{plate.caption}*", ""]
     parts += [f"`make experiments ONLY={experiment.name}`; {_machines(experiment, results)}", ""]
     return "\n".join(parts)
 
 
-def _saved(experiment: Experiment, results: Results) -> list[str]:
+def _saved(experiment: Experiment, results: Results, clock: Clock) -> list[str]:
     if not (pair := experiment.figure.get("saved")):
         return []
     axis = next(iter(experiment.axes))
     first, second = (results.at(experiment, {axis: name}) for name in (pair["of"], pair["against"]))
-    saved = compute_saved(first, second)
+    saved = compute_saved(first, second, clock)
     if saved is None:
         return []
     said = f"**Compute saved.** *{pair['of']}* reaches the final loss of *{pair['against']}*"
     if not saved.reached:
         return [f"{said} in none of {saved.seeds} seeds: nothing is saved.", ""]
-    n = len(saved.reached)
-    flops, time = spread([r.flops for r in saved.reached]), spread([r.seconds for r in saved.reached])
-    error = [f" ± {s.error:.3f}" if n > 1 else "" for s in (flops, time)]
-    beside = "one thread, each size at the speed that it reaches when nothing runs beside it"
-    of_time = "" if math.isnan(time.mean) else f" and {time.mean:.3f}{error[1]} of its time ({beside})"
-    gap = max((after[2] - before[2]) / run["flops"] for run in first for before, after in pairwise(run["curve"]))
-    return [
-        f"{said} in {n} of {saved.seeds} seeds, after {flops.mean:.3f}{error[0]} of its FLOPs{of_time}. Read off the "
-        f"curve, in a straight line between points that are up to {gap:.2f} of the FLOPs apart, of a run whose rate "
-        "decays only at its end: a run made for that loss would need less.",
-        "",
-    ]
+    return [f"{said} in {len(saved.reached)} of {saved.seeds} seeds, {amounts(saved.reached)}.", f"{READ_OFF}", ""]
+
+
+def amounts(reached: Sequence[Ratio]) -> str:
+    """FLOPs and time, as shares of the other run's."""
+    low, high = min(r.between[0] for r in reached), max(r.between[1] for r in reached)
+    flops, time = spread([r.flops for r in reached]), spread([r.seconds for r in reached])
+    error = f" ± {time.error:.2f}" if time.n > 1 else ""
+    of_time = "" if math.isnan(time.mean) else f" and {time.mean:.2f}{error} of its time"
+    return f"after {flops.mean:.2f} of its FLOPs (the curves have points at {low:.2f} and {high:.2f}){of_time}"
 
 
 def _machines(experiment: Experiment, results: Results) -> str:

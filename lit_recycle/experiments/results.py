@@ -14,7 +14,6 @@ from lit_recycle.experiments.corpus import CorpusReport
 from lit_recycle.experiments.definition import Experiment, Run
 
 Result = dict[str, Any]
-METRICS = {"loss": "validation loss", "bits_per_byte": "bits per byte", "accuracy": "accuracy, one of four"}
 HIGHER_IS_BETTER = ("accuracy",)
 
 
@@ -52,9 +51,19 @@ class Results:
         return path
 
     def add_text(self, about: CorpusReport) -> None:
-        """Keep what is known of the text that runs are trained on, by its digest."""
+        """Keep what is known of the text that runs are trained on, by its digest.
+
+        Raises:
+            ValueError: The results that are there are of another text, and losses could not be compared.
+        """
         file = self.folder / "corpus.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if known and about.digest not in known:
+            (theirs, *_) = known.values()
+            raise ValueError(
+                f"{self.folder} holds results on the standard library of Python {theirs['python']}, and this one has "
+                "another: use that Python, or give another folder with --results"
+            )
         known[about.digest] = asdict(about) | {"python": platform.python_version()}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

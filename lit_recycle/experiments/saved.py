@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from lit_recycle.experiments.budgets import stages_of
 from lit_recycle.experiments.results import Result
@@ -16,16 +13,21 @@ from lit_recycle.growth.shape import sizes
 
 STEPS, TOKENS, FLOPS, CPU_SECONDS, LOSS = range(5)
 """Columns of a curve."""
-Size = tuple[int, int]
-"""Active and all parameters."""
-UNDISTURBED = 0.1
-"""Share of a size's stretches that are as fast: other processes make the rest slower, and by turns."""
+Size = tuple[int, int, int]
+"""Active parameters, all parameters, tokens of a sample."""
 
 
 class Ratio(NamedTuple):
-    """Of what the other run has spent at its end."""
+    """Of what the other run has spent at its end.
+
+    Attributes:
+        flops: Where the curve falls to the other run's loss, in a straight line between its points.
+        between: The same at the points before and after.
+        seconds: Of training; nan where the speed of a size is not known.
+    """
 
     flops: float
+    between: tuple[float, float]
     seconds: float
 
 
@@ -36,67 +38,61 @@ class Saved(NamedTuple):
     reached: list[Ratio]
 
 
-def compute_saved(runs: Sequence[Result], rivals: Sequence[Result]) -> Saved | None:
+def compute_saved(runs: Sequence[Result], rivals: Sequence[Result], clock: Clock) -> Saved | None:
     """Seed by seed, the compute at which ``runs`` reach the final loss of ``rivals``; None without common seeds."""
     ends = {rival["seed"]: rival for rival in rivals}
     pairs = [(run, ends[run["seed"]]) for run in runs if run["seed"] in ends]
     if not pairs:
         return None
-    clock, reached = Clock([*runs, *rivals]), []
+    reached = []
     for run, rival in pairs:
         end = rival["curve"][-1]
         if (there := reaching(run["curve"], end[LOSS])) is not None:
-            steps, flops = there
-            reached.append(Ratio(flops / end[FLOPS], clock(run, steps) / clock(rival, end[STEPS])))
+            before, after, share = there
+            steps, flops = (before[c] + share * (after[c] - before[c]) for c in (STEPS, FLOPS))
+            between = before[FLOPS] / end[FLOPS], after[FLOPS] / end[FLOPS]
+            reached.append(Ratio(flops / end[FLOPS], between, clock(run, steps) / clock(rival, end[STEPS])))
     return Saved(len(pairs), reached)
 
 
-def reaching(curve: Sequence[Sequence[float]], loss: float) -> tuple[float, float] | None:
-    """Steps and FLOPs at which a curve falls to ``loss`` for good, between points in a straight line."""
+def reaching(curve: Sequence[Sequence[float]], loss: float) -> tuple[Sequence[float], Sequence[float], float] | None:
+    """The points between which a curve falls to ``loss`` for good, and the share of the way; None where it does not."""
     if curve[-1][LOSS] > loss:
         return None
     last = max((i for i, row in enumerate(curve) if row[LOSS] > loss), default=None)
     if last is None:
-        return curve[0][STEPS], curve[0][FLOPS]
+        return curve[0], curve[0], 0.0
     before, after = curve[last], curve[last + 1]
-    share = (before[LOSS] - loss) / (before[LOSS] - after[LOSS])
-    steps, flops = (before[c] + share * (after[c] - before[c]) for c in (STEPS, FLOPS))
-    return steps, flops
+    return before, after, (before[LOSS] - loss) / (before[LOSS] - after[LOSS])
 
 
 class Clock:
-    """CPU seconds of runs on one machine, at the speed that each size reaches undisturbed, whatever ran beside them.
+    """CPU seconds of runs, at the speed of each size when nothing runs beside it.
 
     Args:
-        runs: Those whose curves tell the speeds. The machine is the one that all their sizes were trained on; where
-            there is none, seconds are not a number.
+        timed: Runs of one size each that were made for this; those of a seed tell the time of runs of the same seed,
+            so that a spread over seeds has that of the timing in it.
     """
 
-    def __init__(self, runs: Sequence[Result]) -> None:
-        found: dict[str, dict[Size, list[float]]] = {}
-        for run in runs:
-            for size, seconds in _paces(run):
-                found.setdefault(run["machine"], {}).setdefault(size, []).append(seconds)
-        every = {_size(stage) for run in runs for stage in stages_of(run["fit"])}
-        whole = [by_size for by_size in found.values() if by_size.keys() == every]
-        best = max(whole, key=lambda by_size: sum(map(len, by_size.values())), default={})
-        self.seconds = {size: float(np.quantile(best[size], UNDISTURBED)) if best else math.nan for size in every}
+    def __init__(self, timed: Sequence[Result]) -> None:
+        self.seconds: dict[int, dict[Size, float]] = {}
+        for run in timed:
+            (stage,) = stages_of(run["fit"])
+            self.seconds.setdefault(run["seed"], {})[_size(stage)] = seconds_per_step(run)
 
     def __call__(self, run: Result, steps: float) -> float:
-        """Seconds until a step of a run."""
+        """Seconds until a step of a run; nan where a size was not timed."""
+        known = self.seconds.get(run["seed"], {})
         stages = [(_size(stage), min(steps, stage.end.steps) - stage.start.steps) for stage in stages_of(run["fit"])]
-        return sum(self.seconds[size] * count for size, count in stages if count > 0)
+        return sum(known.get(size, math.nan) * count for size, count in stages if count > 0)
 
 
-def _paces(run: Result) -> Iterator[tuple[Size, float]]:
-    """Seconds per step of every stretch of a curve that lies within one stage."""
-    stages = stages_of(run["fit"])
-    for before, after in pairwise(run["curve"]):
-        for stage in stages:
-            if stage.start.steps <= before[STEPS] and after[STEPS] <= stage.end.steps:
-                yield _size(stage), (after[CPU_SECONDS] - before[CPU_SECONDS]) / (after[STEPS] - before[STEPS])
+def seconds_per_step(run: Result) -> float:
+    """CPU seconds, from the second point of the curve on: before it the process warms up."""
+    first, last = run["curve"][0], run["curve"][-1]
+    return float((last[CPU_SECONDS] - first[CPU_SECONDS]) / (last[STEPS] - first[STEPS]))
 
 
 def _size(stage: Stage) -> Size:
     size = sizes(stage.shape)
-    return size["active_params"], size["params"]
+    return size["active_params"], size["params"], stage.last.seq_len

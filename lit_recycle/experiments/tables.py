@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lit_recycle.experiments.comparison import METRICS
 from lit_recycle.experiments.definition import Experiment
-from lit_recycle.experiments.results import METRICS, Result, Results, spread
+from lit_recycle.experiments.results import Result, Results, spread
+from lit_recycle.experiments.saved import seconds_per_step
 
 JUMP = "jump of the loss"
 """Column of the loss right after the first growth minus the one right before it, on one batch, where asked for."""
+SPEED = "CPU time per step"
 
 
 def table(experiment: Experiment, results: Results) -> list[str]:
     """Lines of Markdown, a row for each variant that has results."""
     jumps = bool(experiment.figure.get("jumps"))
     tuned = [f"best {experiment.best_of.key.rpartition('.')[2]}"] if experiment.best_of else []
-    head = [*experiment.axes, "seeds", *METRICS.values(), *([JUMP] if jumps else []), "FLOPs / F_c", *tuned]
+    speeds = bool(experiment.figure.get("speeds"))
+    more = [*([JUMP] if jumps else []), *([SPEED] if speeds else [])]
+    head = [*experiment.axes, "seeds", *METRICS.values(), *more, "FLOPs / F_c", *tuned]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for point, _ in experiment.variants:
         if runs := results.at(experiment, point):
             cells = [*point.values(), str(len(runs)), *_metrics(runs), *([_jump(runs)] if jumps else [])]
+            cells += [_cell([1000 * seconds_per_step(run) for run in runs], 1) + " ms"] if speeds else []
             cells.append(f"{spread([run['flops'] for run in runs]).mean / experiment.unit:.2f}")
             if experiment.best_of:
                 cells.append(_tuned(experiment, results, point))

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lit_recycle.experiments.definition import Comparison, Experiment
-from lit_recycle.experiments.figures import label
-from lit_recycle.experiments.results import METRICS, Difference, Result, Results, difference, spread
+from lit_recycle.experiments.comparison import METRICS, Comparison
+from lit_recycle.experiments.definition import Experiment, label
+from lit_recycle.experiments.results import Difference, Result, Results, difference, spread
 
 
 def verdicts(experiment: Experiment, results: Results) -> list[str]:
     """A line of Markdown per comparison of the experiment."""
     lines = []
     for said in experiment.expect:
-        for where, first, second in _pairs(experiment, said):
+        for where, first, second in said.pairs([point for point, _ in experiment.variants]):
             lines.append("- " + verdict(said, where, results.at(experiment, first), results.at(experiment, second)))
     return [*lines, ""] if lines else []
 
@@ -57,17 +57,6 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     return float(np.corrcoef(np.array(pairs).T)[0, 1])
 
 
-def _pairs(experiment: Experiment, said: Comparison) -> list[tuple[str, dict[str, str], dict[str, str]]]:
-    """Points that differ in the comparison's axis alone."""
-    axis = next(a for a, labels in experiment.axes.items() if said.first in labels and said.second in labels)
-    pairs = []
-    for point, _ in experiment.variants:
-        if point[axis] == said.first and all(point[a] == text for a, text in said.where.items()):
-            rest = label({f"{a} {t}": f"{a} {t}" for a, t in point.items() if a != axis})
-            pairs.append((rest, point, point | {axis: said.second}))
-    return pairs
-
-
 def verdict(said: Comparison, where: str, first: Sequence[Result], second: Sequence[Result]) -> str:
     """A sentence: the difference with its error, and what it says of the claim, if there is one."""
     relation = {"better": "better than", "equal": "as good as", None: "against"}[said.claim]
@@ -81,7 +70,12 @@ def verdict(said: Comparison, where: str, first: Sequence[Result], second: Seque
         number = f"{mean * 100:+.1f}" + (f" ± {error * 100:.1f}" if n > 1 else "") + " points"
     else:
         number = f"{mean:+.4f}" + (f" ± {error:.4f}" if n > 1 else "")
-    return f"{pair}: {number} ({n} seed{'s' if n > 1 else ''}); **{_meaning(said, found)}**."
+    apart = "" if _machines(first) == _machines(second) else ", on different CPUs"
+    return f"{pair}: {number} ({n} seed{'s' if n > 1 else ''}{apart}); **{_meaning(said, found)}**."
+
+
+def _machines(runs: Sequence[Result]) -> set[str]:
+    return {run.get("machine", "") for run in runs}
 
 
 def _meaning(said: Comparison, found: Difference) -> str:

@@ -80,6 +80,6 @@ def check_types(growth: FolderGrowth) -> None:
                 method = growth.source.config.get("quantization_config", {}).get("quant_method", "packed")
                 raise ValueError(
                     f"{growth.source.path} holds {method} weights, and {recipe.target.name} would have to be computed: "
-                    "no noise can be added and no symmetry broken: give --noise 0 and no symmetry_break, or convert the "
-                    "checkpoint to bfloat16 first"
+                    "no noise can be added and no symmetry broken: give --noise 0 and no symmetry_break, or convert "
+                    "the checkpoint to bfloat16 first"
                 )

@@ -14,12 +14,13 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from lit_recycle.experiments.__main__ import main
-from lit_recycle.experiments.budgets import Settings, lay_out, stages_of
-from lit_recycle.experiments.definition import Comparison, load_experiments
-from lit_recycle.experiments.figures import DATA, label, plates
-from lit_recycle.experiments.page import IMAGES, _anchor, render
+from lit_recycle.experiments.budgets import Settings, lay_out
+from lit_recycle.experiments.comparison import METRICS, Comparison
+from lit_recycle.experiments.definition import label, load_experiments
+from lit_recycle.experiments.figures import DATA, plates
+from lit_recycle.experiments.page import IMAGES, _anchor, amounts, render
 from lit_recycle.experiments.repeated import Repeat, repeats
-from lit_recycle.experiments.results import METRICS, Results, Spread, spread
+from lit_recycle.experiments.results import Results, Spread, spread
 from lit_recycle.experiments.saved import Clock, compute_saved, reaching
 from lit_recycle.experiments.verdicts import correlations, verdict
 
@@ -39,15 +40,15 @@ def test_page_figures_and_results_agree() -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     """Compute until the grown run has the loss of the one from scratch, and who is the best of all."""
-    headline = next(e for e in load_experiments(ROOT / "configs" / "experiments") if e.name == "headline")
-    arms = {point["arm"]: Results(ROOT / "results").at(headline, point) for point, _ in headline.variants}
-    saved = compute_saved(arms["grown"], arms["scratch, equal total"])
+    results = Results(ROOT / "results")
+    headline, speed = load_experiments(ROOT / "configs" / "experiments", ["headline", "speed"])
+    arms = {point["arm"]: results.at(headline, point) for point, _ in headline.variants}
+    clock = Clock([run for point, _ in speed.variants for run in results.at(speed, point)])
+    saved = compute_saved(arms["grown"], arms["scratch, equal total"], clock)
     assert saved and len(saved.reached) == saved.seeds == 3
-    flops, time = spread([r.flops for r in saved.reached]), spread([r.seconds for r in saved.reached])
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert (
-        f"after {flops.mean:.3f} ± {flops.error:.3f} of its FLOPs and {time.mean:.3f} ± {time.error:.3f} of its time "
-        "(`make experiments ONLY=headline`), and the small one trained on is better than both"
+        f"{amounts(saved.reached)}, and the small one trained on is better than both (`make experiments ONLY=headline`)"
     ) in readme
     means = {arm: spread([run["metrics"]["loss"] for run in runs]).mean for arm, runs in arms.items()}
     assert min(means, key=lambda arm: means[arm]) == "small, trained on"
@@ -139,51 +140,49 @@ CURVE = [[1, 10, 100, 1.0, 3.0], [2, 20, 200, 2.0, 2.0], [3, 30, 300, 4.0, 2.5],
 
 
 def test_a_loss_is_reached_where_it_is_not_left_again() -> None:
-    assert reaching(CURVE, 2.25) == (3.25, 325)
-    assert reaching(CURVE, 1.5) == (4, 400)
+    assert reaching(CURVE, 2.25) == (CURVE[2], CURVE[3], 0.25)
+    assert reaching(CURVE, 1.5) == (CURVE[2], CURVE[3], 1.0)
     assert reaching(CURVE, 1.4) is None
-    assert reaching(CURVE, 4.0) == (1, 100)
+    assert reaching(CURVE, 4.0) == (CURVE[0], CURVE[0], 0.0)
 
 
-def run_of_two_sizes(seed: int, machine: str, slower: float = 1.0) -> dict[str, Any]:
-    """It doubles its layers after 4 steps, which cost a third of the later ones; its loss falls with each."""
+def made_of(settings: Settings, seed: int, losses: list[float], every: int = 3) -> dict[str, Any]:
+    """A result with a point of its curve every few steps, ten FLOPs a step, whose clock says nothing."""
     base = yaml.safe_load((ROOT / "configs/experiments/base.yaml").read_text())
-    settings = Settings(sunk=4, extra=16, growths=[{"depth": {"factor": 2}}])
     fit, *_ = lay_out(base, settings, seed, unit=1_085_865_984)  # FLOPs of one step of the small model
-    (small, large) = stages_of(fit)
-    curve, seconds = [[0, 0, 0, 0.0, 3.0]], 0.0
-    for step in range(1, large.end.steps + 1):
-        seconds += (1.0 if step <= small.end.steps else 3.0) * (slower if step == 2 else 1.0)
-        curve.append([step, step, 10 * step, seconds, 3.0 - step / 20])
-    return {"seed": seed, "machine": machine, "fit": fit, "curve": curve}
+    curve = [[every * i, 0, 10 * every * i, math.nan, loss] for i, loss in enumerate(losses, 1)]
+    return {"seed": seed, "fit": fit, "curve": curve}
+
+
+LARGE = {"model": {"config": {"num_layers": 4}}}
+
+
+def timed(seed: int, seconds: float, fit: dict[str, Any]) -> dict[str, Any]:
+    """A run that warms up for nine seconds until its first point, and then takes so long for each step."""
+    result = made_of(Settings(extra=40, fit=fit), seed, [3.0, 2.0, 1.0])
+    for i, row in enumerate(result["curve"]):
+        row[3] = 9.0 + 3 * i * seconds
+    return result
 
 
 def test_compute_saved_is_a_ratio_per_seed() -> None:
-    """Of FLOPs, and of time at the speed of a size that nothing ran beside."""
-    run, rival = run_of_two_sizes(1, "a", slower=50.0), run_of_two_sizes(1, "a")
-    small, large = stages_of(run["fit"])
-    end = large.end.steps - 2
-    rival["curve"] = rival["curve"][: end + 1]
-    saved = compute_saved([run], [rival])
-    assert saved and saved.seeds == 1
-    ((flops, seconds),) = saved.reached
-    assert flops == pytest.approx(1.0) and seconds == pytest.approx(1.0), "however slow the run was in between"
-    clock = Clock([run, rival])
-    assert clock(run, end) == pytest.approx(small.end.steps + 3 * (end - small.end.steps))
-    unreached = run_of_two_sizes(2, "a")
-    unreached["curve"][-1][-1] = 0.1
-    both = compute_saved([run, run_of_two_sizes(2, "a")], [rival, unreached])
-    assert both and both.seeds == 2 and len(both.reached) == 1
-    assert compute_saved([run_of_two_sizes(3, "a")], [rival]) is None
-
-
-def test_no_time_is_told_of_sizes_that_ran_on_different_machines() -> None:
-    run, rival = run_of_two_sizes(1, "a"), run_of_two_sizes(1, "b")
-    run["curve"] = run["curve"][:3]
-    rival["curve"] = rival["curve"][-2:]
-    assert all(map(math.isnan, Clock([run, rival]).seconds.values()))
-    whole = Clock([run, rival, run_of_two_sizes(2, "c")])
-    assert sorted(whole.seconds.values()) == pytest.approx([1.0, 3.0])
+    """4 steps of a second and 5.5 of three reach what 9 steps of three do, in seed 1; seed 2 is twice as slow at large."""
+    runs = [
+        made_of(Settings(sunk=4, extra=16, growths=[{"depth": {"factor": 2}}]), seed, [3.0, 2.5, 2.2, 1.8])
+        for seed in (1, 2, 3)
+    ]
+    rivals = [made_of(Settings(extra=20, fit=LARGE), seed, [3.5, 3.0, end]) for seed, end in ((1, 2.0), (2, 1.0))]
+    clock = Clock([timed(1, 1.0, {}), timed(1, 3.0, LARGE), timed(2, 1.0, {}), timed(2, 6.0, LARGE)])
+    saved = compute_saved(runs, rivals, clock)
+    assert saved and saved.seeds == 2
+    (ratio,) = saved.reached
+    assert ratio.flops == pytest.approx(10.5 / 9) and ratio.between == (1.0, 12 / 9)
+    assert ratio.seconds == pytest.approx((4 * 1 + 6.5 * 3) / (9 * 3))
+    assert clock(runs[1], 10) == pytest.approx(4 * 1 + 6 * 6)
+    assert math.isnan(clock(runs[2], 10)), "no time is told where none was taken"
+    assert amounts([ratio]) == "after 1.17 of its FLOPs (the curves have points at 1.00 and 1.33) and 0.87 of its time"
+    assert amounts([ratio._replace(seconds=math.nan)]).endswith("1.33)")
+    assert compute_saved(runs[2:], rivals, clock) is None
 
 
 def test_results_that_were_made_again_are_compared(

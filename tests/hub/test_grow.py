@@ -169,7 +169,7 @@ def test_quantized_weights_are_copied_and_refuse_noise(tmp_path):
         tensors[name + "_scale_inv"] = torch.rand(1, 1)
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="no noise can be added: give --noise 0"):
+    with pytest.raises(ValueError, match="no noise can be added and no symmetry broken: give --noise 0"):
         plan_folder_growth(source, Width(2))
     with pytest.raises(ValueError, match=r"is packed as float8_e4m3fn, and norms .*lit-recycle dequantize"):
         grow_folder(source, tmp_path / "grown", DuplicateExperts(num_experts=12, by="norm", noise=0))
