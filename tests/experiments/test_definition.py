@@ -95,7 +95,11 @@ def test_growths_are_events_of_the_callback() -> None:
         ({"vary": {"a": {"b": {"sunk": 1, "extra": 1, "decay": 1.5, "growths": [{"depth": {}}]}}}}, "before the last"),
         ({"vary": {"a": {"b": {"extra": 1, "growths": [{"depth": {"factor": 1}}]}}}}, "depth.factor"),
         ({"vary": {"a": {"by 3/2": {"extra": 1}}}}, "has a slash"),
-        ({"expect": [{"better": "b"}]}, "better and worse, or equal or compare"),
+        ({"expect": [{"better": "b"}]}, "an entry of expect is {better: A, worse: B}"),
+        ({"expect": ["b better than c"]}, "an entry of expect is {better: A, worse: B}"),
+        ({"expect": [{"compare": ["b", "c"]}]}, "no two labels of one axis"),
+        ({"expect": [{"compare": ["b", "b"], "by": "los"}]}, "no metric 'los'; choose from loss"),
+        ({"expect": [{"compare": ["b", "b"], "where": {"a": 8}}]}, "'8' is no label of the axis 'a'"),
     ],
 )
 def test_mistakes_are_told_with_the_file(tmp_path: Path, change: dict | str | None, message: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from PIL import Image
 from lit_recycle.experiments.__main__ import main
 from lit_recycle.experiments.budgets import Settings, lay_out
 from lit_recycle.experiments.comparison import METRICS, Comparison
+from lit_recycle.experiments.corpus import CorpusReport
 from lit_recycle.experiments.definition import label, load_experiments
 from lit_recycle.experiments.figures import DATA, plates
 from lit_recycle.experiments.page import IMAGES, _anchor, amounts, render
-from lit_recycle.experiments.repeated import Repeat, repeats
+from lit_recycle.experiments.repeated import Repeat, repeated_section, repeats
 from lit_recycle.experiments.results import Results, Spread, spread
 from lit_recycle.experiments.saved import Clock, compute_saved, reaching
 from lit_recycle.experiments.verdicts import correlations, verdict
@@ -121,8 +124,27 @@ def test_claims_of_equality_and_none(second: list[float], equal: str, unclaimed:
 
 @pytest.mark.parametrize("entry", [{"better": "a"}, {"equal": ["a", "b", "c"]}, {"compare": ["a", "b"], "worse": "a"}])
 def test_an_entry_that_is_no_comparison_is_refused(entry: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="better and worse, or equal or compare with two labels"):
-        Comparison.from_dict(entry)
+    with pytest.raises(ValueError, match="an entry of expect is"):
+        Comparison.from_dict(entry, {"axis": ["a", "b", "c"]})
+
+
+def test_a_comparison_holds_at_the_points_that_it_names() -> None:
+    axes = {"sunk": ["1", "8"], "copies": ["stack", "middle", "8"]}
+    points = [{"sunk": sunk, "copies": copies} for sunk in axes["sunk"] for copies in axes["copies"]]
+    everywhere = Comparison.from_dict({"compare": ["stack", "middle"]}, axes)
+    assert [where for where, _, _ in everywhere.pairs(points)] == ["sunk 1", "sunk 8"]
+    ((where, first, second),) = Comparison.from_dict({"compare": ["8", "1"], "where": {"copies": 8}}, axes).pairs(
+        points
+    )
+    assert (where, first, second) == ("copies 8", {"sunk": "8", "copies": "8"}, {"sunk": "1", "copies": "8"})
+
+
+def test_sides_that_ran_on_different_machines_are_told() -> None:
+    here, there = (
+        [result(seed, loss) | {"machine": machine} for seed in (1, 2, 3)] for loss, machine in ((1.0, "a"), (1.1, "b"))
+    )
+    assert "(3 seeds, on different CPUs); " in verdict(Comparison("a", "b"), "", here, there)
+    assert "(3 seeds); " in verdict(Comparison("a", "b"), "", here, here)
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
@@ -166,7 +188,7 @@ def timed(seed: int, seconds: float, fit: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_compute_saved_is_a_ratio_per_seed() -> None:
-    """4 steps of a second and 5.5 of three reach what 9 steps of three do, in seed 1; seed 2 is twice as slow at large."""
+    """4 steps of a second and 6.5 of three reach what 9 steps of three do, in seed 1."""
     runs = [
         made_of(Settings(sunk=4, extra=16, growths=[{"depth": {"factor": 2}}]), seed, [3.0, 2.5, 2.2, 1.8])
         for seed in (1, 2, 3)
@@ -204,16 +226,59 @@ def test_results_that_were_made_again_are_compared(
     assert "are of different texts" in capsys.readouterr().err
 
 
-def test_means_agree_within_two_standard_errors_and_shared_runs_count_once() -> None:
-    experiments = load_experiments(ROOT / "configs" / "experiments", ["sunk_total", "order"])
-    first, again = Results(ROOT / "results"), Results(ROOT / "results" / "again")
-    found = repeats(experiments, first, again)
-    points = [label(point) for point, _ in experiments[0].variants]
-    assert [(one.experiment, one.point) for one in found if one.metric == "loss"] == [("sunk_total", p) for p in points]
-    one = Repeat("x", "y", "loss", Spread(1.0, 0.03, 3), Spread(1.099, 0.04, 3))
+def test_means_agree_within_two_standard_errors() -> None:
+    one = Repeat("x", "loss", Spread(1.0, 0.03, 3), Spread(1.099, 0.04, 3))
     assert one.error == pytest.approx(0.05) and one.verdict == "agrees"
     assert one._replace(again=Spread(1.101, 0.04, 3)).verdict == "differs"
     assert one._replace(again=Spread(1.1, math.nan, 1)).verdict == "one seed only"
+
+
+def test_runs_that_experiments_share_are_compared_once() -> None:
+    experiments = load_experiments(ROOT / "configs" / "experiments", ["order", "sunk_total"])
+    found = repeats(experiments, Results(ROOT / "results"), Results(ROOT / "results" / "again"))
+    points = [f"sunk_total: {label(point)}" for point, _ in experiments[1].variants]
+    assert [one.name for one in found if one.metric == "loss"] == points
+
+
+def test_each_folder_has_its_own_best_rate() -> None:
+    """A sweep that comes out otherwise is no run that is missing."""
+    (experiment,) = load_experiments(ROOT / "configs" / "experiments", ["headline"])
+    first, again = Results(ROOT / "results"), Results(ROOT / "results")
+    point = dict(experiment.variants[0][0])
+    run = experiment.run(point, 1, 2.0e-3)
+    better = json.loads(json.dumps(first.by_key[run.key]))
+    better["metrics"]["loss"] -= 1.0
+    again.by_key = first.by_key | {run.key: better}
+    found = {one.name: one for one in repeats([experiment], first, again) if one.metric == "loss"}
+    other = found[f"headline: {label(point)}"]
+    assert other.note == "best value 0.004, then 0.002" and other.row[-1].endswith("(best value 0.004, then 0.002)")
+    assert all(one.note == "" for name, one in found.items() if name != other.name)
+
+
+def test_what_was_made_again_and_is_no_longer_a_result_is_left_out(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "results/sunk_total/0.5_seed=1.json").unlink()
+    experiments = load_experiments(ROOT / "configs" / "experiments", ["sunk_total"])
+    assert "14 runs were made once more" in repeated_section(experiments, Results(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("name", ["depth", "headline", "speed"])
+def test_the_page_of_one_experiment_can_be_made(name: str, tmp_path: Path) -> None:
+    """As `make reproduce` does it: its runs are too few for a law, or too much alike."""
+    shutil.copytree(ROOT / "results" / name, tmp_path / "again" / name)
+    text, made = render(load_experiments(ROOT / "configs" / "experiments"), Results(tmp_path / "again"))
+    assert name in {plate.name for plate in made}
+    assert "Not enough runs yet: " in text or "**Ranking.**" in text
+
+
+def test_another_text_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    known = json.loads((ROOT / "results/corpus.json").read_text())
+    (tmp_path / "corpus.json").write_text(json.dumps(known))
+    (about,) = known.values()
+    report = CorpusReport(**{key: value for key, value in about.items() if key != "python"})
+    Results(tmp_path).add_text(report)
+    with pytest.raises(ValueError, match=r"holds results on the standard library of Python 3\.11\.7"):
+        Results(tmp_path).add_text(replace(report, digest="another"))
 
 
 @pytest.mark.parametrize(
