@@ -71,10 +71,11 @@ def choices(
     return [*found.values(), scratch]
 
 
-def compare(found: Sequence[Choice], forecast: Forecast, say: Callable[[str], None]) -> Choice | None:
+def compare(now: Situation, found: Sequence[Choice], forecast: Forecast, say: Callable[[str], None]) -> Choice | None:
     """Say what is predicted for every choice.
 
     Args:
+        now: What is known.
         found: The choices.
         forecast: Of the loss at the end of a run.
         say: Takes a line.
@@ -102,12 +103,14 @@ def compare(found: Sequence[Choice], forecast: Forecast, say: Callable[[str], No
     predicted = {choice.label: forecast.predict(choice.parts) for choice in covered}
     best, *_ = sorted(covered, key=lambda choice: predicted[choice.label].loss)
     lowest = min((c for c in covered if c.schedule is not None or c.grow), key=lambda c: predicted[c.label].loss)
-    if best is not lowest:
+    if best is not lowest and now.progress.flops:
         say(f"  the lowest is {best.label}, which would give up the model; what follows goes on with it")
+    elif best is not lowest:
+        say(f"  the lowest is {best.label}: to train that, change model.config; what follows begins with what is there")
     loss, interval = predicted[lowest.label]
     close = [c.label for c in covered if c is not lowest and abs(predicted[c.label].loss - loss) <= interval]
     if close:
-        say(f"  within the interval of what is advised: {len(close)} other choices; their order is likely, not certain")
+        say(f"  within the interval of what is advised: {len(close)} of the others, so that their order is not certain")
     return lowest
 
 

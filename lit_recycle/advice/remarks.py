@@ -16,13 +16,13 @@ DECAYED = 0.9
 
 
 def rate_remarks(now: Situation, first: float | None) -> list[str]:
-    """A rate that has come down and goes up again without a ramp, where nothing grows.
+    """A rate that has come down and goes up again without a ramp, where nothing grows at once.
 
     Args:
         now: What is known.
         first: FLOPs before the first growth that is advised; None without one.
     """
-    if now.rate is None or now.rate >= DECAYED or first is not None:
+    if now.rate is None or now.rate >= DECAYED or (first is not None and first <= now.progress.flops):
         return []
     return [
         f"the checkpoint's rate stands at {now.rate:.0%} of the full one, and a schedule that decays at the end of the "

@@ -19,15 +19,16 @@ from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
 CHINCHILLA = "compute-optimal size √(C/120), arXiv 2203.15556 at 20 tokens per active parameter"
-DEPTH = "docs/evidence.md, a"
+DEPTH = "at 102k active parameters, docs/evidence.md, a"
 FACTOR = "factor 2 is the most reliable, arXiv 2605.13405"
 EVIDENCE = "at 76k active parameters, docs/evidence.md"
 FORMED = 1.0
 """F_c after which interposition beats stacking; the norm profile is formed at about 1.2 (arXiv 2510.08008)."""
 TOO_LITTLE, ENOUGH = 4.0, 16.0
-"""F_c in all at which going on small ended below growing, and at which growing ended below going on small
-(docs/evidence.md, e). The paper's first growth came after 14 F_c; nobody has shown one to pay in all of four.
+"""F_c in all at which going on small ended below growing in depth and width, and at which it ended above
+(docs/evidence.md, e). The paper's first growth came after 14 F_c.
 """
+LATER = f"; of {TOO_LITTLE:g} F_c in all a growth after three ended lowest {EVIDENCE}, d"
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
 
@@ -86,7 +87,7 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
         say("not known: the loss of any of these choices; --runs takes finished runs to predict it from")
     else:
         found = choices(now, shapes, [moments(now, i) for i in range(len(shapes))], _first(now))
-        lowest = compare(found, forecast, say)
+        lowest = compare(now, found, forecast, say)
     target: MoEConfig | None = None
     if lowest and lowest.grow:
         _grow_along(now, lowest.label, lowest.grow, advice)
@@ -104,11 +105,14 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
 
 
 def _held_against_runs(total: float, wanted: int, say: Callable[[str], None]) -> int:
-    """The growths that the formula wants, or none where no run has shown one to pay."""
+    """The growths that the formula wants, or none where no run has shown one of layers to pay."""
     if total <= TOO_LITTLE:
-        say(f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small ended below it, {EVIDENCE}, e")
+        say(
+            f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small ended below growing layers, "
+            f"and below layers and experts, {EVIDENCE}, e and g; experts alone with top-k kept did end lower (g)"
+        )
         return 0
-    where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g}"
+    where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g} (one seed)"
     say(f"going on small ended {where}, {EVIDENCE}, e" + ("" if total >= ENOUGH else ": this lies between"))
     return wanted
 
@@ -146,46 +150,55 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
     moment = "now" if first == sunk else f"at {first / unit:.2f} F_c"
     say(f"so: grow to {human(shapes[wanted].num_active_params())} active parameters, beginning {moment}")
     if first == sunk:
-        when = f"now: at least {FORMED:g} F_c are sunk, and no less is left, {PAPER}"
+        when = f"now: at least {FORMED:g} F_c are sunk, and no less is left, {PAPER}{LATER}"
     elif first == FORMED * unit:
-        when = f"{FORMED:g} F_c, where the norm profile forms, {PAPER}; from 2 on it rises throughout, {EVIDENCE}, a"
+        when = f"{FORMED:g} F_c, where the norm profile forms, {PAPER}; from 2 on it rises throughout {DEPTH}{LATER}"
     else:
-        when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}; later ended lower {EVIDENCE}, d"
+        when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}{LATER}"
     advice.growths.append(Growth(first, when, "depth", _depth_lines(now, first)))
     if wanted == 2 and len(found) == 1:
         say(f"no second growth: after it at least what was sunk before it must be left ({PAPER})")
     elif wanted == 2:
         second = found[1] / unit
         say(f"a second growth when {second:.2f} F_c are spent: again no less is left after it ({PAPER})")
-        when = f"no less is left than is sunk, {PAPER}"
+        when = f"no less is left than is sunk, {PAPER}{LATER}"
         advice.growths.append(Growth(found[1], when, "width", _width_lines()))
 
 
 def _grow_along(now: Situation, label: str, grow: Sequence[Mapping[str, Any]], advice: Advice) -> None:
     """One growth along an axis of which the paper says nothing, because finished runs let expect the most of it."""
     advice.remarks.append(f"so: {label}, of which the lowest loss is predicted")
-    lines = [Line("grow", list(grow), "lowest predicted loss of all choices, --runs"), *_state_lines(now)]
+    lines = [Line("grow", list(grow), "lowest predicted loss of all choices, --runs"), *_state_lines(now, _first(now))]
     advice.growths.append(Growth(_first(now), "the moment that the prediction is for", "grow", lines))
 
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:
-    formed = first >= FORMED * chinchilla_flops(now.config)
-    if formed:
-        method = Line("depth.method", "interposition", f"beats stack past about 1 F_c, {PAPER}; alike in {DEPTH}")
+    if first > FORMED * chinchilla_flops(now.config):
+        why = f"beats stack past about {FORMED:g} F_c, {PAPER}; level with it from 2 on {DEPTH}"
+        method = Line("depth.method", "interposition", why)
     else:
-        method = Line("depth.method", "stack", f"ends below interposition in less than 1 F_c, {DEPTH}")
-    return [Line("depth.factor", 2, FACTOR), method, *_state_lines(now)]
+        method = Line("depth.method", "stack", f"ended below interposition up to {FORMED:g} F_c {DEPTH}")
+    return [Line("depth.factor", 2, FACTOR), method, *_state_lines(now, first)]
 
 
-def _state_lines(now: Situation) -> list[Line]:
-    """What becomes of the optimizer's state and of the rate at a first growth."""
-    if not now.optimizer:
+def _state_lines(now: Situation, first: float) -> list[Line]:
+    """What becomes of the optimizer's state and of the rate at a first growth.
+
+    What a checkpoint lacks, or how low its rate stands, matters to a growth now: a later one finds a state and a rate
+    that the run has built by then.
+    """
+    is_now = first <= now.progress.flops
+    if is_now and not now.optimizer:
         return [
             Line("optimizer_state", "reset", "the checkpoint holds no optimizer state"),
-            Line("rewarm", {"steps": 100}, f"a reset is followed by a warm-up, {PAPER}"),
+            Line(
+                "rewarm",
+                {"steps": 100},
+                f"a reset is followed by a warm-up, {PAPER}; without ended lower {EVIDENCE}, f",
+            ),
         ]
-    lines = [Line("optimizer_state", "carry", "nothing is lost; a reset ends alike, docs/evidence.md, f")]
-    if now.rate is not None and now.rate < DECAYED:
+    lines = [Line("optimizer_state", "carry", f"nothing is lost; a reset ended level {EVIDENCE}, f")]
+    if is_now and now.rate is not None and now.rate < DECAYED:
         why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
         lines.append(Line("rewarm", {"steps": 100}, why))
     return lines

@@ -97,7 +97,9 @@ def _check_out(out: Path, configs: Sequence[Path]) -> None:
 
 
 def _config_beside(checkpoint: Place) -> Path:
-    for folder in checkpoint.resolve().parents[:2] if isinstance(checkpoint, Path) else []:
+    if not isinstance(checkpoint, Path):
+        raise ValueError(f"no config.yaml is looked for at an address, {checkpoint}: give the run's with --config")
+    for folder in checkpoint.resolve().parents[:2]:
         if (folder / "config.yaml").exists():
             return folder / "config.yaml"
     raise ValueError(f"there is no config.yaml beside {checkpoint}: give the run's with --config")

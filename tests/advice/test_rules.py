@@ -80,10 +80,11 @@ def test_growth_begins_now_or_after_one_unit() -> None:
     assert now.at_flops == 3 * UNIT and now.axis == "depth"
     (later, *_) = advise(at(0, 60)).growths
     assert later.at_flops == UNIT
-    assert later.event()["depth"] == {"factor": 2, "method": "interposition"}
+    assert later.event()["depth"] == {"factor": 2, "method": "stack"}
+    assert now.event()["depth"] == {"factor": 2, "method": "interposition"}
 
 
-@pytest.mark.parametrize(("share", "method"), [(0.99, "stack"), (1.0, "interposition")])
+@pytest.mark.parametrize(("share", "method"), [(1.0, "stack"), (1.01, "interposition")])
 def test_layers_are_stacked_before_the_profile_of_norms_is_formed(share: float, method: str) -> None:
     """Only a law fitted on runs has a model grow so early."""
     _, line, *_ = _depth_lines(at(0, 1.98), share * UNIT)
@@ -107,6 +108,13 @@ def test_a_checkpoint_without_optimizer_is_reset_and_warmed_up() -> None:
     assert growth.event()["optimizer_state"] == "carry" and growth.event()["rewarm"] == {"steps": 100}
     (growth, *_) = advise(at(3, 60, rate=1.0)).growths
     assert "rewarm" not in growth.event()
+
+
+def test_a_later_growth_finds_another_rate_and_state_than_the_checkpoint_has() -> None:
+    advice = advise(at(0.3, 60, rate=0.1, optimizer=False))
+    event = advice.growths[0].event()
+    assert event["at"]["flops"] == UNIT and event["optimizer_state"] == "carry" and "rewarm" not in event
+    assert any("stands at 10% of the full one" in remark for remark in advice.remarks)
 
 
 def test_every_line_has_a_source() -> None:

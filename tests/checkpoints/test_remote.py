@@ -158,6 +158,26 @@ def test_commands_that_read_a_checkpoint_read_it_at_its_address(sent: Path, tmp_
         assert_same_training_state(tmp_path / f"there-{what}.ckpt", tmp_path / f"here-{what}.ckpt")
 
 
+def test_what_is_advised_for_a_checkpoint_at_its_address(
+    sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = sent / "auto/checkpoints/step=4.ckpt", str(config(tmp_path))
+    said = []
+    for source in (str(path), f"store://{path}"):
+        assert main(["advise", "--ckpt_path", source, "--config", run, "--flops", "1e12"]) == 0
+        said.append(capsys.readouterr().out.replace(source, "…"))
+    assert said[0] == said[1] and "F_c are sunk" in said[0]
+
+
+def test_branches_are_merged_of_a_checkpoint_at_its_address(
+    sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This one has none, which is seen when it has been read."""
+    source = f"store://{sent}/auto/checkpoints/step=4.ckpt"
+    assert main(["merge-branches", source, str(tmp_path / "plain.ckpt")]) == 2
+    assert "was trained without branches" in capsys.readouterr().err
+
+
 def test_a_model_s_folder_at_an_address_is_to_be_copied(tmp_path: Path) -> None:
     (tmp_path / "bucket/model").mkdir(parents=True)
     (tmp_path / "bucket/model/config.json").write_text("{}")

@@ -56,7 +56,7 @@ def test_advice_for_a_checkpoint_is_a_configuration_that_trains(
     advised = yaml.safe_load(text)
     (growth,) = [c for c in advised["trainer"]["callbacks"] if c["class_path"].endswith("GrowthCallback")]
     first, *_ = growth["init_args"]["events"]
-    assert first["at"]["flops"] > sunk and first["depth"] == {"factor": 2, "method": "interposition"}
+    assert first["at"]["flops"] > sunk and first["depth"] == {"factor": 2, "method": "stack"}
     assert all(
         "#" in line for line in text.splitlines() if line.strip().startswith(("- at:", "factor:", "method:", "noise:"))
     )
@@ -85,6 +85,7 @@ def test_a_budget_in_tokens_and_in_hours(capsys: pytest.CaptureFixture[str]) -> 
     ("argv", "says"),
     [
         (["--flops", "1e12"], "give --ckpt_path, --config"),
+        (["--ckpt_path", "memory://b/x.ckpt", "--flops", "1e12"], "no config.yaml is looked for at an address"),
         (["--config", "configs/quickstart.yaml", "--hours", "1"], "--hours and --flops_per_second"),
         (["--config", "configs/quickstart.yaml", "--flops", "-1"], "must be positive"),
         (["--config", "configs/quickstart.yaml", "--flops", "nan"], "must be positive and at most"),
@@ -161,7 +162,7 @@ def test_the_growth_of_the_lowest_predicted_loss_is_advised(
     assert operator == {"class_path": "DuplicateExperts", "init_args": {"factor": 2, "noise": 0.01, "top_k": "keep"}}
     unit = chinchilla_flops(MoEConfig.from_dict(advised["model"]["config"]))
     assert event["at"] == {"flops": unit} and event["optimizer_state"] == "carry"
-    assert re.search(r"^#   within the interval of what is advised: \d other choices", said, re.M)
+    assert re.search(r"^#   within the interval of what is advised: \d of the others", said, re.M)
     path = tmp_path / "advised.yaml"
     path.write_text(said)
     assert main(["plan", "--config", str(path)]) == 0, "what is advised can be run"
