@@ -119,12 +119,17 @@ def fit(runs: Sequence[Finished], size: Callable[[Parts, float], float] = averag
         raise ValueError(
             f"a loss law needs runs of at least {FEWEST} different sizes and lengths, and there are {kinds}"
         )
-    losses_R = np.array([run.loss for run in runs])
-    tokens_R = np.array([tokens_of(run.parts) for run in runs])
+    by_parts: dict[Parts, list[float]] = {}  # those of several seeds are one point, with their number as its weight
+    for run in runs:
+        by_parts.setdefault(run.parts, []).append(run.loss)
+    losses_R = np.array([sum(losses) / len(losses) for losses in by_parts.values()])
+    roots_R = np.array([math.sqrt(len(losses)) for losses in by_parts.values()])
+    tokens_R = np.array([tokens_of(parts) for parts in by_parts])
     best: tuple[float, Law] | None = None
     for share in SHARES:
-        sizes_R = np.array([size(run.parts, share) for run in runs])
-        error, alpha, beta, (floor, a, b) = _on_grid(sizes_R / sizes_R.mean(), tokens_R / tokens_R.mean(), losses_R)
+        sizes_R = np.array([size(parts, share) for parts in by_parts])
+        scaled_R = sizes_R / sizes_R.mean(), tokens_R / tokens_R.mean()
+        error, alpha, beta, (floor, a, b) = _on_grid(*scaled_R, losses_R, roots_R)
         if best is None or error < best[0]:
             scaled = float(a * sizes_R.mean() ** alpha), float(b * tokens_R.mean() ** beta)
             best = error, Law(float(floor), *scaled, alpha, beta, share, size)
@@ -134,11 +139,17 @@ def fit(runs: Sequence[Finished], size: Callable[[Parts, float], float] = averag
     return best[1]
 
 
-def _on_grid(sizes_R: np.ndarray, tokens_R: np.ndarray, losses_R: np.ndarray) -> tuple[float, float, float, np.ndarray]:
-    """Squared error, exponents and coefficients at the best point; an infinite error where none is allowed."""
+def _on_grid(
+    sizes_R: np.ndarray, tokens_R: np.ndarray, losses_R: np.ndarray, roots_R: np.ndarray
+) -> tuple[float, float, float, np.ndarray]:
+    """Squared error, exponents and coefficients at the best point; an infinite error where none is allowed.
+
+    Weights of the points are given as their square roots.
+    """
     alphas_G, betas_G = (grid.ravel() for grid in np.meshgrid(EXPONENTS, EXPONENTS))
     ones = np.ones((len(alphas_G), len(losses_R)))
-    x_GR3 = np.stack([ones, sizes_R ** -alphas_G[:, None], tokens_R ** -betas_G[:, None]], -1)
+    x_GR3 = np.stack([ones, sizes_R ** -alphas_G[:, None], tokens_R ** -betas_G[:, None]], -1) * roots_R[:, None]
+    losses_R = losses_R * roots_R
     normal_G33 = x_GR3.mT @ x_GR3 + 1e-12 * np.eye(3)
     found_G3 = np.linalg.solve(normal_G33, x_GR3.mT @ losses_R[:, None])[..., 0]
     errors_G = (((x_GR3 @ found_G3[..., None])[..., 0] - losses_R) ** 2).sum(-1)
