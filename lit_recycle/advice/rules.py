@@ -112,7 +112,7 @@ def _held_against_runs(total: float, wanted: int, say: Callable[[str], None]) ->
             f"and below layers and experts, {EVIDENCE}, e and g; experts alone with top-k kept did end lower (g)"
         )
         return 0
-    where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g} (one seed)"
+    where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g}"
     say(f"going on small ended {where}, {EVIDENCE}, e" + ("" if total >= ENOUGH else ": this lies between"))
     return wanted
 

@@ -14,7 +14,7 @@ from lit_recycle.experiments.__main__ import main
 from lit_recycle.experiments.definition import load_experiments
 from lit_recycle.experiments.figures import DATA, plates
 from lit_recycle.experiments.page import IMAGES, _anchor, amounts, render
-from lit_recycle.experiments.results import Results, spread
+from lit_recycle.experiments.results import Results, difference, spread
 from lit_recycle.experiments.saved import Clock, compute_saved
 from lit_recycle.experiments.verdicts import correlations
 
@@ -48,6 +48,19 @@ def test_the_readme_says_what_the_results_say() -> None:
     ) in readme
     means = {arm: spread([run["metrics"]["loss"] for run in runs]).mean for arm, runs in arms.items()}
     assert min(means, key=lambda arm: means[arm]) == "small, trained on"
+
+    (late,) = load_experiments(ROOT / "configs" / "experiments", ["headline_late"])
+    arms = {point["arm"]: results.at(late, point) for point, _ in late.variants}
+    found = {arm: difference(arms["grown"], runs, "loss") for arm, runs in arms.items() if arm != "grown"}
+    for arm, words in (
+        ("small, trained on", "the small one trained on"),
+        ("scratch, equal extra", "the large one that has"),
+    ):
+        change = found[arm]
+        assert change and change.is_clear and change.is_better
+        assert f"{-change.spread.mean:.4f} ± {change.spread.error:.4f}" in readme and words in readme
+    level = found["scratch, equal total"]
+    assert level and not level.is_clear and "and level with the large one that has all of it" in readme
 
 
 def test_what_the_guide_calls_measured_stands_on_the_page() -> None:
