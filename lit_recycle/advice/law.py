@@ -115,13 +115,13 @@ def fit(runs: Sequence[Finished], size: Callable[[Parts, float], float] = averag
     Raises:
         ValueError: There are too few variants, or no law of this form describes them.
     """
-    if (kinds := len({run.parts for run in runs})) < FEWEST:
-        raise ValueError(
-            f"a loss law needs runs of at least {FEWEST} different sizes and lengths, and there are {kinds}"
-        )
     by_parts: dict[Parts, list[float]] = {}  # those of several seeds are one point, with their number as its weight
     for run in runs:
         by_parts.setdefault(run.parts, []).append(run.loss)
+    if len(by_parts) < FEWEST:
+        raise ValueError(
+            f"a loss law needs runs of at least {FEWEST} different sizes and lengths, and there are {len(by_parts)}"
+        )
     losses_R = np.array([sum(losses) / len(losses) for losses in by_parts.values()])
     roots_R = np.array([math.sqrt(len(losses)) for losses in by_parts.values()])
     tokens_R = np.array([tokens_of(parts) for parts in by_parts])

@@ -85,6 +85,7 @@ def compare(now: Situation, found: Sequence[Choice], forecast: Forecast, say: Ca
         the runs.
     """
     covered = [choice for choice in found if forecast.covers(choice.parts)]
+    predicted = {choice.label: forecast.predict(choice.parts) for choice in covered}
     if covered:
         kinds = len({run.kind for run in forecast.runs})
         say(f"predicted loss at the end, ± the 95 % interval, from {len(forecast.runs)} runs of {kinds} kinds:")
@@ -92,16 +93,15 @@ def compare(now: Situation, found: Sequence[Choice], forecast: Forecast, say: Ca
         say(f"  (arXiv 2501.12486; it misses a kind of run that it has not seen by {forecast.error:.3f})")
         for choice in found:
             told = "not known: too far from the runs in size or tokens"
-            if choice in covered:
-                loss, interval = forecast.predict(choice.parts)
+            if choice.label in predicted:
+                loss, interval = predicted[choice.label]
                 told = f"{loss:.3f} ± {interval:.3f}"
             say(f"  {choice.label:{max(len(one.label) for one in found)}}  {told}")
         say("  (the law knows sizes and tokens, not how layers or experts were copied: docs/evidence.md compares that)")
     if not all(choice in covered for choice in found if choice.schedule is not None):
         say(f"the runs are not within {forecast.reach:g} times the sizes and tokens asked for: rules decide, not a law")
         return None
-    predicted = {choice.label: forecast.predict(choice.parts) for choice in covered}
-    best, *_ = sorted(covered, key=lambda choice: predicted[choice.label].loss)
+    best = min(covered, key=lambda choice: predicted[choice.label].loss)
     lowest = min((c for c in covered if c.schedule is not None or c.grow), key=lambda c: predicted[c.label].loss)
     if best is not lowest and now.progress.flops:
         say(f"  the lowest is {best.label}, which would give up the model; what follows goes on with it")

@@ -99,9 +99,14 @@ class Experiment:
     _made: dict[str, Run] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def small(self) -> MoEConfig:
+        """The small model, with which every run begins unless it says otherwise."""
+        return MoEConfig.from_dict(self.base["model"]["config"])
+
+    @property
     def unit(self) -> int:
         """F_c of the small model, in FLOPs."""
-        return chinchilla_flops(MoEConfig.from_dict(self.base["model"]["config"]))
+        return chinchilla_flops(self.small)
 
     def run(self, point: Mapping[str, str], seed: int, value: float | None = None) -> Run:
         """The run at a point, with the tuned setting at ``value``; made once, for it is asked for over and over."""

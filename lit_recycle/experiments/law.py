@@ -30,15 +30,13 @@ def law_section(experiments: Sequence[Experiment], results: Results) -> tuple[st
     runs = read_runs([results.folder]) if results.files else ()
     parts = [f"## {TITLE}", "", QUESTION, ""]
     average, final = Forecast(runs), Forecast(runs, final_size)
+    lines = ["| size in the law | law | error when left out |", "| --- | --- | --- |"]
     try:
-        found = list(cases(runs, members(experiments, results)))
-        assert average.misses and final.misses
+        for name, forecast in (("averaged over tokens", average), ("at the end", final)):
+            lines.append(f"| {name} | {forecast.law} | {forecast.error:.4f} |")
+        ranking = _ranking(list(cases(runs, members(experiments, results))))
     except ValueError as error:  # too few runs, or of one size
         return "\n".join([*parts, f"Not enough runs yet: {error}.", ""]), []
-    lines = ["| size in the law | law | error when left out |", "| --- | --- | --- |"]
-    for name, forecast in (("averaged over tokens", average), ("at the end", final)):
-        lines.append(f"| {name} | {forecast.law} | {forecast.error:.4f} |")
-    ranking = _ranking(found)
     caption = "Loss at the end, measured and as a law says that was fitted without runs like it; a dot is a kind."
     plate = Plate(
         "law", caption, _figure((("averaged", average), ("at the end", final))), list(results.by_key.values())

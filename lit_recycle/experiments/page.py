@@ -15,7 +15,6 @@ from lit_recycle.experiments.results import Results, spread
 from lit_recycle.experiments.saved import Clock, Ratio, compute_saved
 from lit_recycle.experiments.tables import table
 from lit_recycle.experiments.verdicts import correlations, verdicts
-from lit_recycle.model.config import MoEConfig
 
 IMAGES = "images/evidence"
 MADE_BY = "<!-- Made by `make evidence` from results/ and configs/experiments/. Edit those, not this. -->"
@@ -87,7 +86,7 @@ def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, li
 
 def _introduction(experiments: Sequence[Experiment], results: Results) -> str:
     main = experiments[0]
-    active = MoEConfig.from_dict(main.base["model"]["config"]).num_active_params()
+    active = main.small.num_active_params()
     lines = [line for experiment in experiments for line in verdicts(experiment, results)]
     count = sum(" seeds" in line for line in lines)  # of one seed there is no interval
     text = _text(results.folder / "corpus.json")
@@ -148,7 +147,7 @@ def _anchor(heading: str) -> str:
 def _section(experiment: Experiment, results: Results, figures: Sequence[Plate], clock: Clock) -> str:
     done, planned = count(experiment, results)
     parts = [f"## {_heading(experiment)}", "", experiment.question, "", f"*The paper*: {experiment.paper}", ""]
-    active = MoEConfig.from_dict(experiment.base["model"]["config"]).num_active_params()
+    active = experiment.small.num_active_params()
     parts += [f"*The small model*: {active:,} active parameters, F_c = {experiment.unit:.2e} FLOPs.", ""]
     if not done:
         return "\n".join([*parts, "Not run yet.", ""])

@@ -84,6 +84,11 @@ def test_the_page_of_one_experiment_can_be_made(name: str, tmp_path: Path) -> No
     assert "Not enough runs yet: " in text or "**Ranking.**" in text
 
 
+def test_the_page_can_be_made_before_any_run_has(tmp_path: Path) -> None:
+    text, made = render(load_experiments(ROOT / "configs" / "experiments"), Results(tmp_path))
+    assert made == [] and "Not enough runs yet: " in text and text.count("Not run yet.") == text.count("| 0 of ")
+
+
 def test_another_text_is_refused_before_anything_runs(tmp_path: Path) -> None:
     known = json.loads((ROOT / "results/corpus.json").read_text())
     (tmp_path / "corpus.json").write_text(json.dumps(known))
