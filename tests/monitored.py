@@ -43,7 +43,7 @@ def monitored(root: Path, strategy: str = "auto", **options: Any) -> tuple[LitMo
         val_check_interval=2,
         limit_val_batches=1,
         callbacks=callbacks,
-        **{"save_every": 3, **options},
+        **{"saves": (3, 6, 9), **options},
     )
     return module, losses
 

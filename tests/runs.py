@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Container
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ class Losses(L.Callback):
         self.train.append(float(pl_module.step_losses[-1]))
 
 
+class SaveAfter(ModelCheckpoint):
+    """Lightning's callback, which saves after some steps alone."""
+
+    def __init__(self, steps: Container[int] | None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if self.steps is None or trainer.global_step in self.steps:
+            super().on_train_batch_end(trainer, *args)
+
+
 class SaveAtOnce(L.Callback):
     """Saves right after the events of some steps, before anything is trained; ``{step}`` in the path is the step."""
 
@@ -94,7 +107,7 @@ def fit(
     ckpt_path: Path | None = None,
     config: MoEConfig | None = CONFIG,
     batch_size: int = 4,
-    save_every: int = 1,
+    saves: Container[int] | None = None,
     module: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     callbacks: list[L.Callback] | None = None,
@@ -102,12 +115,16 @@ def fit(
     device: str = "cpu",
     **trainer: Any,
 ) -> tuple[L.Trainer, LitMoE, list[float]]:
-    """A run of so many steps; returns the trainer, the module and the loss of each step."""
+    """A run of so many steps; returns the trainer, the module and the loss of each step.
+
+    Its checkpoints are those after the steps ``saves``, after each step if that is left out: on several processes most
+    of a run's time goes into them.
+    """
     losses, world = Losses(), int(os.environ.get(PROCESSES, 1))
     if world > 1:
         os.environ["WORLD_SIZE"] = str(world)  # Lightning removes it at the end of a run
     events = EVENTS if events is None else events
-    saver = ModelCheckpoint(root / "checkpoints", "{step}", save_top_k=-1, every_n_train_steps=save_every)
+    saver = SaveAfter(saves, root / "checkpoints", "{step}", save_top_k=-1, every_n_train_steps=1)
     L.seed_everything(7)
     lightning = L.Trainer(
         accelerator=device,

@@ -97,7 +97,13 @@ def test_commands_run_in_their_order(folder: Path) -> None:
 
 def test_python_runs(folder: Path) -> None:
     (source,) = blocks("python")
-    for old, new in {"400": "2", "800": "3", "1200": "4", "my_corpus/": TEXT, "num_layers=2": "num_layers=1"}.items():
+    for old, new in {
+        "400": "2",
+        "800": "3",
+        "1200": "4",
+        "my_corpus/": TEXT,
+        "num_layers=2": "num_layers=1, hidden_size=64, expert_size=32",
+    }.items():
         assert old in source
         source = source.replace(old, new)
     run = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, timeout=300)

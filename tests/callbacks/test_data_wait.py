@@ -47,7 +47,7 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch, gathering: float) -> tuple[
     bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 200, "force_terminal": True})
     logger = TensorBoardLogger(root, name="", version="", default_hp_metric=False)
     options: dict[str, Any] = {"logger": logger, "log_every_n_steps": 1, "enable_progress_bar": True}
-    fit(root, steps=4, events=[], save_every=100, callbacks=[Trains(clock), ComputeMonitor(), bar], **options)
+    fit(root, steps=4, events=[], saves=(), callbacks=[Trains(clock), ComputeMonitor(), bar], **options)
     rich.reconfigure()
     return [share for _, share in Log(root).points("compute/data_wait_share")][1:], stream.getvalue()
 

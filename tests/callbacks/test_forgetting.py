@@ -27,9 +27,9 @@ def run(root: Path, **options: Any) -> Any:
     """Nine steps over two sources that grow before the fourth and seventh, validated after every second."""
     folder = root.parent
     files = sorted(Path(email.__file__).parent.glob("*.py"))
-    ids = [np.array([*file.read_bytes(), token_files.EOS]) for file in files[:5]]
+    ids = [np.array([*file.read_bytes(), token_files.EOS]) for file in files[:2]]
     sources = [Source("json", TEXT), Source("email", str(Path(email.__file__).parent))]
-    data = {"sources": sources, "val": {"ids": str(token_files.megatron(folder, ids))}, "val_fraction": 0.2}
+    data = {"sources": sources, "val": {"ids": str(token_files.megatron(folder, ids))}, "val_fraction": 0.1}
     logger = TensorBoardLogger(root, name="", version="", default_hp_metric=False)
     monitors = [TensorBoardLayout(), ComputeMonitor(), DataMonitor(), ForgettingMonitor()]
     trainer = {"val_check_interval": 2, "limit_val_batches": 3, "log_every_n_steps": 1}

@@ -23,7 +23,7 @@ TEXTS = ("run/start", "run/plan", "growth/record", "growth/event")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("both") / "run"
-    monitored(root, save_every=100)
+    monitored(root, saves=())
     return root
 
 
@@ -126,7 +126,7 @@ class Stop(L.Callback):
 
 def test_losses_and_norms_are_those_of_the_step_that_they_are_logged_for(tmp_path: Path) -> None:
     logger, skip = CSVLogger(tmp_path, name="", version=""), {"spike_skip": SpikeSkip()}
-    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 3, "save_every": 100, "events": []}
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 3, "saves": (), "events": []}
     _, _, losses = fit(tmp_path, logger=logger, module=skip, callbacks=[Stop(7)], **options)
     points = read_csv(tmp_path).scalars
     assert points["loss/train"].steps.tolist() == [2, 5, 6], "every third, and the last"

@@ -67,12 +67,8 @@ def test_a_linear_schedule_rises_evenly() -> None:
     assert [pruning.share_at(f) for f in (0, 25, 50, 75, 100)] == [0, 0, 0.4, 0.8, 0.8]
 
 
-def saves(root: Path) -> list[L.Callback]:
-    return [SaveAtOnce(root / "grown.ckpt", GROWS)]
-
-
 def grow_in_run(root: Path, strategy: str) -> None:
-    run(root, strategy, first=False, callbacks=saves(root))
+    run(root, strategy, first=False, callbacks=[SaveAtOnce(root / "grown.ckpt", GROWS)], saves=(2, 6, STEPS))
 
 
 def check_growth(root: Path) -> None:
@@ -109,7 +105,7 @@ def all_strategies(root: Path) -> None:
     for strategy in ("ddp", "fsdp2"):
         grow_in_run(root / strategy, strategy)
         part = root / strategy / "checkpoints/step=6.ckpt"
-        run(root / f"{strategy}-on", strategy, first=False, ckpt_path=part)
+        run(root / f"{strategy}-on", strategy, first=False, ckpt_path=part, saves=[STEPS])
 
 
 def test_shards_hold_what_one_device_does(tmp_path: Path) -> None:

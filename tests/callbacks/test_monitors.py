@@ -238,7 +238,7 @@ def test_monitors_change_no_bit(tmp_path: Path, root: Path) -> None:
 def test_sizes_are_logged_at_both_sides_of_a_growth_and_until_smoothing_has_followed(tmp_path: Path) -> None:
     """Ten steps are between points: TensorBoard, which weighs the newest point with 0.4, would draw a slope."""
     logger = CSVLogger(tmp_path / "csv", name="", version="")
-    options = {"logger": logger, "log_every_n_steps": 10, "callbacks": [ComputeMonitor()], "save_every": 100}
+    options = {"logger": logger, "log_every_n_steps": 10, "callbacks": [ComputeMonitor()], "saves": ()}
     fit(tmp_path, steps=20, events=[GrowthEvent(Trigger(steps=5), depth=Depth(2))], **options)
     with open(tmp_path / "csv/metrics.csv", newline="") as lines:
         points = {

@@ -33,7 +33,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> str:
     stream = io.StringIO()
     bar = RunProgressBar(1000, console_kwargs={"file": stream, "width": 80, "force_terminal": True})
     root = tmp_path_factory.mktemp("console")
-    fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, save_every=9)
+    fit(root, callbacks=[bar], enable_progress_bar=True, accumulate_grad_batches=2, batch_size=2, saves=[9])
     rich.reconfigure()  # the console that the bar has changed is that of the whole process
     return re.sub(CODES, "", stream.getvalue())
 
@@ -116,13 +116,13 @@ def test_bar_is_drawn_seldom_and_between_steps(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(bar, "get_metrics", looked_up)
     monkeypatch.setattr(CustomProgress, "get_renderable", rendered)
-    fit(tmp_path, events=[], callbacks=[clock, bar], enable_progress_bar=True, save_every=100)
+    fit(tmp_path, events=[], callbacks=[clock, bar], enable_progress_bar=True, saves=())
     rich.reconfigure()
     assert drawn == [(5, True), (9, True), (9, True)], "at the rate, at the last step, at the end"
 
 
 def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
-    _, module, _ = fit(tmp_path, steps=7, save_every=100)
+    _, module, _ = fit(tmp_path, steps=7, saves=())
     text = announcement(GrowthRecord(**module.growth[1]), seconds=1.25)
     assert "growth: experts ×2, at step 6, 768 tokens (1.2 s)" in text
     assert re.search(r"experts \(top-k\)\s+3 \(2\) → 6 \(4\)", text)
@@ -134,7 +134,7 @@ def test_growth_is_announced_as_before_and_after(tmp_path: Path) -> None:
 
 def test_widths_are_announced_where_they_change(tmp_path: Path) -> None:
     events = [GrowthEvent(Trigger(steps=1), grow=[WidenHidden(2), WidenInner("shared", size=12)])]
-    _, module, _ = fit(tmp_path, steps=2, events=events, save_every=100)
+    _, module, _ = fit(tmp_path, steps=2, events=events, saves=())
     text = announcement(GrowthRecord(**module.growth[0]), seconds=1.0)
     assert re.search(r"hidden channels\s+16 → 32", text) and re.search(r"\(shared\)\s+8 → 12", text)
     assert "inner channels (experts)" not in text

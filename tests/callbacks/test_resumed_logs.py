@@ -29,7 +29,7 @@ class CutOff(L.Callback):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("resumed") / "whole"
-    monitored(root, save_every=1)
+    monitored(root, saves=())
     return root
 
 
@@ -39,8 +39,8 @@ def resumed(request: pytest.FixtureRequest, whole: Path) -> Path:
     checkpoint, end = request.param
     root = whole.parent / f"from-{checkpoint}-to-{end}"
     with pytest.raises(RuntimeError, match="cut off"):
-        monitored(root, save_every=1, callbacks=[CutOff(end)])
-    monitored(root, save_every=1, ckpt_path=root / "checkpoints" / f"step={checkpoint}.ckpt")
+        monitored(root, saves=[checkpoint], callbacks=[CutOff(end)])
+    monitored(root, saves=(), ckpt_path=root / "checkpoints" / f"step={checkpoint}.ckpt")
     return root
 
 

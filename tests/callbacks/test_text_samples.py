@@ -25,7 +25,7 @@ def written(root: Path) -> dict[int, str]:
 
 
 def run(root: Path, strategy: str = "auto") -> None:
-    fit(root, strategy, save_every=9, logger=CSVLogger(root, name="csv", version=""), callbacks=[samples()])
+    fit(root, strategy, saves=[9], logger=CSVLogger(root, name="csv", version=""), callbacks=[samples()])
 
 
 def of_checkpoint(path: Path) -> list[str]:
@@ -55,7 +55,7 @@ def test_at_intervals_and_around_growths(sampled) -> None:
 
 
 def test_it_changes_nothing(sampled, tmp_path) -> None:
-    fit(tmp_path / "run", save_every=9)
+    fit(tmp_path / "run", saves=[9])
     saved = "checkpoints/step=9.ckpt"
     assert_same_training_state(sampled / saved, tmp_path / "run" / saved)
 

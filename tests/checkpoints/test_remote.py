@@ -38,8 +38,8 @@ def run(root: Path, strategy: str) -> None:
     os.chdir(root)
     folder, later = f"store://{root}/bucket/{strategy}", [AsyncSave()] if strategy in ("auto", "fsdp2") else []
     there = ModelCheckpoint(folder, "{step}", save_top_k=1, monitor="step", mode="max", every_n_train_steps=1)
-    fit(root / strategy, strategy, steps=STEPS, callbacks=[*later, there])
-    fit(root / f"{strategy}-on", strategy, steps=STEPS, ckpt_path=f"{folder}/anchor-step=3.ckpt", save_every=STEPS)
+    fit(root / strategy, strategy, steps=STEPS, callbacks=[*later, there], saves=(4, 5, 6, STEPS))
+    fit(root / f"{strategy}-on", strategy, steps=STEPS, ckpt_path=f"{folder}/anchor-step=3.ckpt", saves=[STEPS])
 
 
 def run_each(root: Path) -> None:

@@ -73,7 +73,7 @@ def run(root: Path, tasks: Path, strategy: str = "auto") -> dict[str, list[tuple
     logger = Keep()
     names = ["tiny", "rolling"]
     callbacks = [DownstreamEval(names, every_n_steps=4, include_path=str(tasks), batch_size=5)]
-    fit(root, strategy, save_every=9, logger=logger, callbacks=callbacks)
+    fit(root, strategy, saves=[9], logger=logger, callbacks=callbacks)
     return logger.points
 
 
@@ -90,7 +90,7 @@ def test_it_is_logged_at_intervals_and_around_growths(grown) -> None:
 
 
 def test_it_changes_nothing(grown, tmp_path) -> None:
-    fit(tmp_path / "run", save_every=9)
+    fit(tmp_path / "run", saves=[9])
     saved = "checkpoints/step=9.ckpt"
     assert_same_training_state(grown[0] / saved, tmp_path / "run" / saved)
 
@@ -114,7 +114,7 @@ def test_on_two_processes(grown, tasks, tmp_path, strategy) -> None:
 
 def test_the_table_has_what_lm_eval_itself_finds(tasks, tmp_path, capsys) -> None:
     config = CONFIG.replace(router_score="softmax", balance_bias=False, shared_expert_size=0)
-    fit(tmp_path / "run", config=config, steps=9, save_every=9)
+    fit(tmp_path / "run", config=config, steps=9, saves=[9])
     checkpoint, hub = tmp_path / "run/checkpoints/step=9.ckpt", tmp_path / "hub"
     export_checkpoint(checkpoint, hub)
     names = ["tiny", "rolling", "writing"]

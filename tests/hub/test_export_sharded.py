@@ -37,7 +37,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     pico.save(pico.build(family, vocab_size=260, **tied), family, root / "hub")
     start = {"init_from": str(root / "hub"), "backend": backend}
     checks: dict[str, Any] = {"limit_val_batches": 1, "val_check_interval": 1}
-    fit(root / "run", config=None, module=start, events=EVENTS, steps=3, save_every=3, **checks)
+    fit(root / "run", config=None, module=start, events=EVENTS, steps=3, saves=[3], **checks)
     file = root / "run/checkpoints/step=3.ckpt"
     file.rename(root / "whole.ckpt")
     whole = load_whole_checkpoint(root / "whole.ckpt")

@@ -39,7 +39,7 @@ def tail(folder: Path, layer: int = 4) -> dict[str, torch.Tensor]:
 def run(source: Path, root: Path, **model: Any) -> Path:
     events = [GrowthEvent(Trigger(steps=1), depth=FORMS[0]), GrowthEvent(Trigger(steps=2), width=FORMS[1])]
     start = {"init_from": str(source), **model}
-    _, module, _ = fit(root, config=None, module=start, events=events, steps=3, save_every=3)
+    _, module, _ = fit(root, config=None, module=start, events=events, steps=3, saves=[3])
     assert isinstance(module.shape, HubShape) == (source.name == "deepseek_v3")
     return root / "checkpoints/step=3.ckpt"
 
@@ -97,7 +97,7 @@ def test_a_folder_that_is_gone_is_told(trained: tuple[Path, Path], tmp_path: Pat
 def test_a_growth_that_they_cannot_follow_is_told(tmp_path: Path) -> None:
     source = with_mtp("glm4_moe", tmp_path / "glm4_moe")
     start, event = {"init_from": str(source)}, GrowthEvent(Trigger(steps=1), grow=[WidenHidden(2)])
-    fit(tmp_path / "run", config=None, module=start, events=[event], steps=2, save_every=2)
+    fit(tmp_path / "run", config=None, module=start, events=[event], steps=2, saves=[2])
     with pytest.raises(
         ValueError, match=r"cannot follow hidden size ×2 \(it maps the axes D\): export with --drop-mtp"
     ):

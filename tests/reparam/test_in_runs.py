@@ -86,8 +86,8 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(root: Path) -> None:
     for strategy in ("fsdp", "fsdp2"):
         here = root / strategy
-        branch_run(here, strategy, save_every=4, callbacks=[SaveAtOnce(here / "grown.ckpt", 6)])
-        branch_run(here / "again", strategy, save_every=4, ckpt_path=here / "run/checkpoints/step=4.ckpt")
+        branch_run(here, strategy, saves=(4, 8), callbacks=[SaveAtOnce(here / "grown.ckpt", 6)])
+        branch_run(here / "again", strategy, saves=[8], ckpt_path=here / "run/checkpoints/step=4.ckpt")
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])

@@ -29,8 +29,8 @@ from lit_recycle.training.tensorboard import write_text
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that grew twice, and one that did not, logged by the same monitors."""
     root = tmp_path_factory.mktemp("report")
-    monitored(root / "grown", save_every=100)
-    monitored(root / "plain", save_every=100, events=[], steps=6)
+    monitored(root / "grown", saves=())
+    monitored(root / "plain", saves=(), events=[], steps=6)
     with SummaryWriter(str(root / "grown")) as writer:
         write_text(writer, "run/sample", "```\nOnce <i>upon</i>\na time\n```", 9)
     (root / "grown" / "config.yaml").write_text("secret: <b>bold</b>\n")

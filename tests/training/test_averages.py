@@ -135,8 +135,8 @@ def test_some_averages_are_refused(first: bool, tmp_path: Path) -> None:
 
 
 def on_two(root: Path) -> None:
-    run(root / "ddp", strategy="ddp")
-    run(root / "resumed", strategy="ddp", ckpt_path=root / "ddp/checkpoints/anchor-step=3.ckpt")
+    run(root / "ddp", strategy="ddp", saves=[9])
+    run(root / "resumed", strategy="ddp", ckpt_path=root / "ddp/checkpoints/anchor-step=3.ckpt", saves=[9])
 
 
 def test_under_ddp(tmp_path: Path) -> None:
@@ -183,13 +183,13 @@ def validated(root: Path, name: str, strategy: str) -> None:
 
 def sharded(root: Path) -> None:
     validated(root, "two", "fsdp2")
-    run(root / "resumed", True, strategy="fsdp2", ckpt_path=root / "two/checkpoints/anchor-step=3.ckpt")
-    run(root / "full", strategy="fsdp2_full")
-    run(root / "from-one", strategy="fsdp2", ckpt_path=root / "one/checkpoints/anchor-step=6.ckpt", steps=7)
+    run(root / "resumed", True, strategy="fsdp2", ckpt_path=root / "two/checkpoints/anchor-step=3.ckpt", saves=[9])
+    run(root / "full", strategy="fsdp2_full", saves=[9])
+    run(root / "from-one", strategy="fsdp2", ckpt_path=root / "one/checkpoints/anchor-step=6.ckpt", steps=7, saves=())
     path = root / "two/checkpoints/step=7.ckpt"
-    fit(root / "without", strategy="fsdp2", ckpt_path=path, steps=8)
-    run(root / "begun", strategy="fsdp2", ckpt_path=root / "without/checkpoints/step=8.ckpt")
-    run(root / "mean", average=WeightAveraging, strategy="fsdp2", steps=7)
+    fit(root / "without", strategy="fsdp2", ckpt_path=path, steps=8, saves=[8])
+    run(root / "begun", strategy="fsdp2", ckpt_path=root / "without/checkpoints/step=8.ckpt", saves=[9])
+    run(root / "mean", average=WeightAveraging, strategy="fsdp2", steps=7, saves=[7])
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shards")
     validated(root, "one", "auto")
     on_processes(2, sharded, root)
-    run(root / "alone", ckpt_path=root / "two/checkpoints/anchor-step=6.ckpt", steps=7)
+    run(root / "alone", ckpt_path=root / "two/checkpoints/anchor-step=6.ckpt", steps=7, saves=())
     return root
 
 

@@ -43,6 +43,8 @@ RESUMES = [
     ("2-fsdp2", "step=8", 2, "fsdp2"),
 ]
 """Checkpoint of which run, resumed on how many processes under which strategy: before, between and after events."""
+SAVED = {"1-auto": (4, 6), "2-ddp": (6,), "2-fsdp": (2,), "2-fsdp2": (2, 5, 8, STEPS), "4-fsdp2": (8,)}
+"""After which steps runs save, beside their anchors, for what is made of their checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(root: Path, strategies: list[str]) -> None:
     for strategy in strategies:
-        _, module, _ = fit_and_note(root / f"{processes()}-{strategy}", strategy)
+        name = f"{processes()}-{strategy}"
+        _, module, _ = fit_and_note(root / name, strategy, saves=SAVED.get(name, ()))
         assert [record["steps"] for record in module.growth] == [3, 6]
 
 
@@ -69,7 +72,7 @@ def second_round(root: Path) -> None:
     for strategy in RUNS[2]:
         grow_and_save(root, f"2-{strategy}", strategy)
     for strategy in ("ddp", "fsdp", "fsdp2"):
-        fit_and_note(root / f"bf16-{strategy}", strategy, precision="bf16-mixed", save_every=STEPS)
+        fit_and_note(root / f"bf16-{strategy}", strategy, precision="bf16-mixed", saves=[STEPS])
     for strategy in ("fsdp", "fsdp2"):
         measure_events(root, strategy)
         fit(root / f"initial-{strategy}", strategy, steps=1, events=[], module=UNMOVED)
@@ -82,14 +85,14 @@ def compiled_as_on_a_gpu(root: Path) -> None:
     grouped.has_grouped_product = lambda device, dtype: dtype == torch.bfloat16
     torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
     module = {"compile_blocks": True, "activation_checkpointing": True}
-    fit_and_note(root / "bf16-compiled", "fsdp2", precision="bf16-mixed", save_every=STEPS, module=module)
+    fit_and_note(root / "bf16-compiled", "fsdp2", precision="bf16-mixed", saves=[STEPS], module=module)
 
 
 def resume_all(root: Path) -> None:
     for source, name, world, strategy in RESUMES:
         if world == processes():
             target = root / resumed(source, name, world, strategy)
-            fit_and_note(target, strategy, ckpt_path=root / source / f"checkpoints/{name}.ckpt", save_every=STEPS)
+            fit_and_note(target, strategy, ckpt_path=root / source / f"checkpoints/{name}.ckpt", saves=[STEPS])
 
 
 def measure_events(root: Path, strategy: str) -> None:
@@ -106,7 +109,7 @@ def measure_events(root: Path, strategy: str) -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(growth, "grow_in_run", measured)
     even = CONFIG.replace(num_experts=4, hidden_size=64, expert_size=32)
-    trainer, _, _ = fit(root / f"measured-{strategy}", strategy, config=even)
+    trainer, _, _ = fit(root / f"measured-{strategy}", strategy, config=even, saves=())
     patch.undo()
     if trainer.is_global_zero:
         (root / f"measured-{strategy}/costs.json").write_text(json.dumps(costs))
@@ -135,7 +138,8 @@ def grow_and_save(root: Path, name: str, strategy: str) -> None:
     for step in (3, 6):
         anchor = root / name / f"checkpoints/anchor-step={step}.ckpt"
         target = root / f"{name}-grow-{step}"
-        fit(target, strategy, ckpt_path=anchor, callbacks=[SaveAtOnce()], steps=step + 1, events=EVENTS[: step // 3])
+        saves, events = [SaveAtOnce()], EVENTS[: step // 3]
+        fit(target, strategy, ckpt_path=anchor, callbacks=saves, steps=step + 1, events=events, saves=())
 
 
 def fit_and_note(root: Path, strategy: str, **kwargs: object) -> tuple:

@@ -37,7 +37,7 @@ def growth_of(family: str) -> list[GrowthEvent]:
 
 def train(root: Path, family: str, name: str, **options: Any) -> tuple[L.Trainer, LitMoE]:
     start = {"init_from": str(root / "hub"), "backend": "transformers"}
-    checks = {"limit_val_batches": 2, "val_check_interval": STEPS, "save_every": GROWN + 1}
+    checks = {"limit_val_batches": 2, "val_check_interval": STEPS, "saves": [GROWN + 1]}
     events = growth_of(family)
     trainer, module, _ = fit(root / name, config=None, module=start, events=events, steps=STEPS, **checks, **options)
     trainer.save_checkpoint(root / f"{name}.ckpt", weights_only=False)

@@ -24,7 +24,7 @@ def run(root: Path, strategy: str, device: str) -> None:
         strategy,
         steps=4,
         events=[GrowthEvent(Trigger(steps=2), *GROWTH)],
-        save_every=4,
+        saves=[4],
         config=CONFIG.replace(num_experts=4),
         callbacks=[save],
         precision="bf16-mixed",

@@ -21,6 +21,8 @@ from lit_recycle.training.spikes import SpikeSkip, SpikeWatch, skips_on_device
 
 RULE = SpikeSkip(window=8, sigmas=6.0)
 SPIKES, STEPS, GROWTH = (5, 11), 13, 6
+AROUND = (5, 6, 11, 12)
+"""Steps before and after a spike."""
 """Each spike after four steps or more of a window; the growth begins a new one."""
 STRATEGIES = ("ddp", "fsdp", "fsdp2")
 OPTIMIZERS: dict[str, Any] = {
@@ -75,10 +77,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everywhere(root: Path, strategies: tuple[str, ...]) -> None:
     for strategy in strategies:
         free = {"spike_skip": None, "gradient_norm": "groups"}
-        spiky(root / f"free-{strategy}", strategy, at=(), module=free, gradient_clip_val=None, save_every=STEPS)
-        spiky(root / f"clipped-{strategy}", strategy, gradient_clip_val=0.1, save_every=1)
+        spiky(root / f"free-{strategy}", strategy, at=(), module=free, gradient_clip_val=None, saves=())
+        spiky(root / f"clipped-{strategy}", strategy, gradient_clip_val=0.1, saves=AROUND)
     for optimizer in ("muon", "sgd") if "fsdp2" in strategies else ():
-        spiky(root / f"{optimizer}-fsdp2", "fsdp2", optimizer=optimizer, save_every=1)
+        spiky(root / f"{optimizer}-fsdp2", "fsdp2", optimizer=optimizer, saves=AROUND)
 
 
 def seen(folder: Path) -> list[dict[str, float]]:
@@ -153,9 +155,9 @@ def test_a_skipped_step_changes_nothing_and_is_counted(runs: Path, name: str) ->
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("step", [3, 9])
 def test_a_resumed_run_skips_what_it_would_have(optimizer: str, step: int, tmp_path: Path) -> None:
-    spiky(tmp_path / "whole", optimizer=optimizer)
+    spiky(tmp_path / "whole", optimizer=optimizer, saves=(step, STEPS))
     saved = tmp_path / "whole/checkpoints"
-    spiky(tmp_path / "again", optimizer=optimizer, ckpt_path=saved / f"step={step}.ckpt")
+    spiky(tmp_path / "again", optimizer=optimizer, ckpt_path=saved / f"step={step}.ckpt", saves=[STEPS])
     last = f"step={STEPS}.ckpt"
     assert_same_training_state(saved / last, tmp_path / "again/checkpoints" / last)
     states = [load_whole_checkpoint(folder / last)["spikes"] for folder in (saved, tmp_path / "again/checkpoints")]
@@ -164,9 +166,9 @@ def test_a_resumed_run_skips_what_it_would_have(optimizer: str, step: int, tmp_p
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_rule_that_finds_nothing_changes_nothing(optimizer: str, tmp_path: Path) -> None:
-    spiky(tmp_path / "with", optimizer=optimizer, at=(), save_every=STEPS)
+    spiky(tmp_path / "with", optimizer=optimizer, at=(), saves=[STEPS])
     plain = {"spike_skip": None, "gradient_norm": "groups"}
-    spiky(tmp_path / "without", optimizer=optimizer, at=(), module=plain, save_every=STEPS)
+    spiky(tmp_path / "without", optimizer=optimizer, at=(), module=plain, saves=[STEPS])
     last = f"checkpoints/step={STEPS}.ckpt"
     assert_same_training_state(tmp_path / "with" / last, tmp_path / "without" / last)
 

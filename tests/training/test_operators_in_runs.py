@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,8 @@ ALL = CASES | BY_RUN
 REFUSED = ("DuplicateExperts, gradient", "fsdp")
 """FSDP1's slices do not tell experts apart."""
 STEP, END = 2, 4
+AROUND = (STEP - 1, STEP + 1)
+SAVED = (*AROUND, END)
 STRATEGIES = ("ddp", "fsdp", "fsdp2")
 QUICK = ("Upcycle", "several")
 """Cases that each run of the tests resumes on several processes; ``make families`` resumes all."""
@@ -114,9 +116,9 @@ def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
     fit(root / "run", strategy, steps=END, events=events, config=CONFIG.replace(**changes), **options)
 
 
-def grow_in_run(root: Path, name: str, strategy: str = "auto", save_every: int = END) -> None:
+def grow_in_run(root: Path, name: str, strategy: str = "auto", saves: Container[int] = ()) -> None:
     folder = root / strategy / name.replace(", ", "-")
-    run(folder, name, strategy, save_every=save_every, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
+    run(folder, name, strategy, saves=saves, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
 
 
 def check(root: Path, name: str, strategy: str) -> None:
@@ -150,7 +152,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def all_cases(root: Path) -> None:
     for strategy in STRATEGIES:
         for name in CASES:
-            grow_in_run(root, name, strategy, save_every=1 if name in QUICK else END)
+            grow_in_run(root, name, strategy, saves=SAVED if name in QUICK else ())
             if name in QUICK:
                 resume(root, name, strategy)
 
@@ -162,10 +164,11 @@ def test_growth_on_two_processes_is_growth_on_disk(name: str, strategy: str, sha
 
 
 def resume(root: Path, name: str, strategy: str) -> None:
-    """A run that has saved after each step, from before its growth and from after it."""
+    """A run that has saved around its growth, from before its growth and from after it."""
     folder = root / strategy / name.replace(", ", "-")
     for step in AROUND:
-        run(folder / f"from-{step}", name, strategy, ckpt_path=folder / f"run/checkpoints/step={step}.ckpt")
+        saved = folder / f"run/checkpoints/step={step}.ckpt"
+        run(folder / f"from-{step}", name, strategy, ckpt_path=saved, saves=[END])
 
 
 def check_resumed(root: Path, name: str, strategy: str) -> None:
@@ -173,9 +176,6 @@ def check_resumed(root: Path, name: str, strategy: str) -> None:
     for step in AROUND:
         again = folder / f"from-{step}/run/checkpoints/step={END}.ckpt"
         assert_same_training_state(folder / f"run/checkpoints/step={END}.ckpt", again)
-
-
-AROUND = (STEP - 1, STEP + 1)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -186,7 +186,7 @@ def test_a_resumed_run_on_two_processes_ends_where_it_would_have(name: str, stra
 
 def resume_all(root: Path, names: Sequence[str], strategy: str) -> None:
     for name in names:
-        grow_in_run(root, name, strategy, save_every=1)
+        grow_in_run(root, name, strategy, saves=SAVED)
         resume(root, name, strategy)
 
 
@@ -207,6 +207,6 @@ def test_every_operator_is_resumed_on_two_processes(strategy: str, part: int, tm
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_is_resumed_around_a_growth_ends_where_it_would_have(name: str, tmp_path: Path) -> None:
-    grow_in_run(tmp_path, name, save_every=1)
+    grow_in_run(tmp_path, name, saves=SAVED)
     resume(tmp_path, name, "auto")
     check_resumed(tmp_path, name, "auto")

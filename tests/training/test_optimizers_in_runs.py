@@ -62,12 +62,14 @@ def train(root: Path, name: str, strategy: str) -> None:
     """The whole run, and what is resumed before, between and after its events."""
     folder = root / f"{name}-{strategy}"
     module, grown = {"optimizer": OPTIMIZERS[name]}, SaveAtOnce(folder / "grown-{step}.ckpt", 3, 6)
-    trainer, _, losses = fit(folder, strategy, steps=STEPS, module=module, callbacks=[grown])
+    trainer, _, losses = fit(
+        folder, strategy, steps=STEPS, module=module, callbacks=[grown], saves=(*RESUMED[name], STEPS)
+    )
     if trainer.is_global_zero:
         (folder / "losses.json").write_text(json.dumps(losses))
     for step in RESUMED[name]:
         saved = folder / f"checkpoints/step={step}.ckpt"
-        fit(folder / f"from-{step}", strategy, steps=STEPS, module=module, ckpt_path=saved, save_every=STEPS)
+        fit(folder / f"from-{step}", strategy, steps=STEPS, module=module, ckpt_path=saved, saves=[STEPS])
 
 
 @pytest.fixture(scope="module")

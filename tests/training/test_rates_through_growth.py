@@ -29,13 +29,14 @@ def grown_in_run(root: Path, schedule: str, strategy: str = "auto") -> None:
     """A run that grows at step 2, while its rate changes at every step."""
     event = GrowthEvent(Trigger(steps=2), *FORMS)
     module = {"lr_scheduler": SCHEDULES[schedule]}
-    fit(root / "run", strategy, steps=STEPS, events=[event], module=module)
+    fit(root / "run", strategy, steps=STEPS, events=[event], module=module, saves=(2, STEPS))
 
 
 def resumed(root: Path, schedule: str, strategy: str = "auto") -> None:
     """The run's anchor, grown on disk, trained on."""
     module = {"lr_scheduler": SCHEDULES[schedule]}
-    fit(root / "disk", strategy, steps=STEPS, events=[], ckpt_path=root / "grown.ckpt", module=module)
+    saved = root / "grown.ckpt"
+    fit(root / "disk", strategy, steps=STEPS, events=[], ckpt_path=saved, module=module, saves=[STEPS])
 
 
 def rates(path: Path) -> list[float]:

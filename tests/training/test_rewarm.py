@@ -77,7 +77,7 @@ def run(root: Path, schedule: str, ramps: dict[int, Rewarm], first: bool = False
     }
     fit(
         root, steps=STEPS, events=events, module=module, logger=CSVLogger(root, "", ""), log_every_n_steps=1,
-        **{"before_growth" if first else "callbacks": [applied, monitor], "save_every": 5, **options},
+        **{"before_growth" if first else "callbacks": [applied, monitor], "saves": (5, STEPS), **options},
     )  # fmt: skip
     return applied.rates
 
@@ -118,7 +118,7 @@ def test_a_run_that_is_resumed_within_a_ramp_ends_where_it_would_have(schedule: 
 
 def test_checkpoints_and_anchors_have_the_rate_of_the_schedule(tmp_path: Path) -> None:
     """One can go on from them without the callback that grows, and grow them on disk."""
-    run(tmp_path, "constant", RAMPS, save_every=1)
+    run(tmp_path, "constant", RAMPS, saves=range(STEPS + 1))
     paths = [*(tmp_path / "checkpoints").glob("*.ckpt")]
     assert len(paths) == STEPS + 2
     for path in paths:
@@ -162,6 +162,6 @@ def test_the_bar_shows_the_rate_that_is_applied(tmp_path: Path) -> None:
     events = [GrowthEvent(Trigger(steps=2), depth=Depth(2), rewarm=Rewarm(4, 0.2))]
     module = {"lr_scheduler": SCHEDULES["constant"]}
     bar = Bar(console_kwargs={"file": io.StringIO(), "width": 120})
-    fit(tmp_path, steps=6, events=events, module=module, before_growth=[bar], enable_progress_bar=True, save_every=6)
+    fit(tmp_path, steps=6, events=events, module=module, before_growth=[bar], enable_progress_bar=True, saves=[6])
     rich.reconfigure()
     assert shown == ["1.00e-03", "2.00e-04", "4.00e-04", "6.00e-04", "8.00e-04", "1.00e-03"]

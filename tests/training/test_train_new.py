@@ -67,7 +67,7 @@ def test_frozen_rows_are_what_they_were_after_twenty_steps(optimizer: str, who: 
     event = GrowthEvent(Trigger(steps=2), **BOTH, train=who)
     module = {"optimizer": OPTIMIZERS[optimizer], "lr_scheduler": constant, "balance_loss": 0.1}
     start, end = tmp_path / "start.ckpt", tmp_path / "run/checkpoints/step=22.ckpt"
-    options = dict(module=module, save_every=22, batch_size=2, callbacks=[SaveAtOnce(start, 2)])
+    options = dict(module=module, saves=[22], batch_size=2, callbacks=[SaveAtOnce(start, 2)])
     _, grown, _ = fit(tmp_path / "run", steps=22, events=[event], **options)
     new = new_elements(grown)
     assert_frozen(start, end, {n: m if who == "old" else ~m for n, m in new.items()})
@@ -192,7 +192,7 @@ def test_new_rows_are_updated_at_their_own_rate_which_is_logged(tmp_path: Path) 
 
     events = [GrowthEvent(Trigger(steps=2), **BOTH, rewarm=ramp)]
     module = {"optimizer": lambda params: SGD(params, lr=0.1), "lr_scheduler": constant}
-    options = dict(logger=CSVLogger(tmp_path, "", ""), log_every_n_steps=1, gradient_clip_val=None, save_every=8)
+    options = dict(logger=CSVLogger(tmp_path, "", ""), log_every_n_steps=1, gradient_clip_val=None, saves=[8])
     fit(tmp_path / "run", steps=8, events=events, module=module, callbacks=[Updates()], **options)
     new, old = zip(*applied, strict=True)
     assert new == pytest.approx([0.05, 0.1, 0.15, 0.125, 0.1, 0.1], rel=1e-3)
@@ -214,7 +214,7 @@ def test_rows_scattered_over_several_dimensions(indices: Any) -> None:
 
 
 STRATEGIES = ["ddp", "fsdp2", "fsdp"]
-OPTIONS: dict[str, Any] = dict(events=EVENTS, steps=8, accumulate_grad_batches=2, save_every=2)
+OPTIONS: dict[str, Any] = dict(events=EVENTS, steps=8, accumulate_grad_batches=2, saves=[2, 8])
 
 
 def several(root: Path) -> None:

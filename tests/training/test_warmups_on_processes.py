@@ -31,7 +31,7 @@ KINDS = {
 def train(root: Path, kind: str, strategy: str, saved: Path | None = None) -> Rows:
     batches = BatchSizeWarmup([BatchStage(1, Span(steps=1))], sqrt_rate=True)
     options = {"steps": STEPS, "events": [], "before_growth": [KINDS[kind](), batches], "ckpt_path": saved}
-    fit(root, strategy, callbacks=[rows := Rows()], accumulate_grad_batches=2, **options)
+    fit(root, strategy, callbacks=[rows := Rows()], accumulate_grad_batches=2, saves=(3, 4, STEPS), **options)
     return rows
 
 

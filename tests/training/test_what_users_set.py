@@ -96,11 +96,11 @@ def test_an_optimizer_that_cannot_be_grown_is_refused_after_the_first_step(
 ) -> None:
     events = [GrowthEvent(Trigger(steps=100), Depth(2), width)]
     with pytest.raises(ValueError, match=message):
-        fit(tmp_path / "run", steps=200, events=events, module={"optimizer": optimizer}, save_every=1000)
+        fit(tmp_path / "run", steps=200, events=events, module={"optimizer": optimizer}, saves=())
     assert not list((tmp_path / "run").rglob("anchor*"))
     # Nothing is said where nothing has to be carried.
     events = [GrowthEvent(Trigger(steps=1), Depth(2), width, optimizer_state="reset")]
-    fit(tmp_path / "reset", steps=2, events=events, module={"optimizer": optimizer}, save_every=1000)
+    fit(tmp_path / "reset", steps=2, events=events, module={"optimizer": optimizer}, saves=())
 
 
 def test_adafactor_grows(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_two_events_at_a_step_are_one_with_two_operators(tmp_path: Path) -> None
     at_once = [GrowthEvent(Trigger(steps=2), grow=operators)]
     one_by_one = [GrowthEvent(Trigger(steps=2), grow=[operator]) for operator in operators]
     for name, events in {"at_once": at_once, "one_by_one": one_by_one}.items():
-        fit(tmp_path / name, steps=4, events=events, save_every=4)
+        fit(tmp_path / name, steps=4, events=events, saves=[4])
     a, b = (load_checkpoint(tmp_path / name / "checkpoints/step=4.ckpt") for name in ("at_once", "one_by_one"))
     assert_equal(a["state_dict"], b["state_dict"], "weights")
     assert_equal(a["optimizer_states"], b["optimizer_states"], "optimizer")
