@@ -100,9 +100,12 @@ def write_scalars(trainer: L.Trainer, values: Mapping[str, float], step: int) ->
 
 def write_pictures(trainer: L.Trainer, pictures: Iterable[Picture], step: int) -> None:
     """To every logger that holds them. ``pictures`` is gone through on every process, for it may compute together."""
+    here = holders(trainer)
     for picture in pictures:
-        for holder in holders(trainer):
-            holder.picture(picture, step)
+        if here:
+            image = picture.image()
+            for holder in here:
+                holder.picture(picture, image, step)
 
 
 def writers(trainer: L.Trainer) -> list[SummaryWriter]:

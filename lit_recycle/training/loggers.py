@@ -26,6 +26,7 @@ from lit_recycle.training.tensorboard import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 
 class Picture(NamedTuple):
@@ -34,6 +35,15 @@ class Picture(NamedTuple):
     tag: str
     data: Tensor
     draw: Callable[[], Figure]
+
+    def image(self) -> Image:
+        """The figure in pixels: most of the work, done once for all loggers."""
+        import PIL.Image
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(self.draw())
+        canvas.draw()
+        return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 class Held(ABC):
@@ -44,8 +54,8 @@ class Held(ABC):
         """Markdown."""
 
     @abstractmethod
-    def picture(self, picture: Picture, step: int) -> None:
-        """A figure, and its numbers where there is a place for them."""
+    def picture(self, picture: Picture, image: Image, step: int) -> None:
+        """A figure in pixels, and its numbers where there is a place for them."""
 
     def array(self, tag: str, data: Tensor, step: int) -> None:  # noqa: B027 (not every logger has a place for them)
         """Numbers without a figure."""
@@ -60,9 +70,9 @@ class InTensorBoard(Held):
         write_text(self.writer, tag, text, step)
 
     @override
-    def picture(self, picture: Picture, step: int) -> None:
+    def picture(self, picture: Picture, image: Image, step: int) -> None:
         self.array(f"{picture.tag}/data", picture.data, step)
-        self.writer.add_figure(picture.tag, picture.draw(), step)
+        self.writer.add_image(picture.tag, np.asarray(image), step, dataformats="HWC")
 
     @override
     def array(self, tag: str, data: Tensor, step: int) -> None:
@@ -80,10 +90,10 @@ class InWandb(Held):
         self.logger.log_metrics({tag: wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step)  # type: ignore[dict-item]
 
     @override
-    def picture(self, picture: Picture, step: int) -> None:
+    def picture(self, picture: Picture, image: Image, step: int) -> None:
         import wandb
 
-        self.logger.log_metrics({picture.tag: wandb.Image(picture.draw())}, step)  # type: ignore[dict-item]
+        self.logger.log_metrics({picture.tag: wandb.Image(image)}, step)  # type: ignore[dict-item]
 
 
 class InMLflow(Held):
@@ -95,8 +105,8 @@ class InMLflow(Held):
         self.client.log_text(self.run, text, f"{tag}/step={step}.md")
 
     @override
-    def picture(self, picture: Picture, step: int) -> None:
-        self.client.log_figure(self.run, picture.draw(), f"{picture.tag}/step={step}.png")
+    def picture(self, picture: Picture, image: Image, step: int) -> None:
+        self.client.log_image(self.run, image, f"{picture.tag}/step={step}.png")
 
 
 class InFiles(Held):
@@ -115,9 +125,9 @@ class InFiles(Held):
         self._file("texts", tag, step, ".md").write_text(text)
 
     @override
-    def picture(self, picture: Picture, step: int) -> None:
+    def picture(self, picture: Picture, image: Image, step: int) -> None:
         self.array(picture.tag, picture.data, step)
-        picture.draw().savefig(self._file("pictures", picture.tag, step, ".png"))
+        image.save(self._file("pictures", picture.tag, step, ".png"))
 
     @override
     def array(self, tag: str, data: Tensor, step: int) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import numpy as np
+import PIL.Image
 import pytest
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
+import torch
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
 from monitored import STEPS, TOKENS_PER_STEP, monitored, monitors
 from runs import fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lit_recycle.callbacks.monitor import Picture, write_pictures
 from lit_recycle.commands.report import main
 from lit_recycle.report.read import read_run
 from lit_recycle.report.written import read_csv, read_tensorboard
@@ -133,3 +140,26 @@ def test_losses_and_norms_are_those_of_the_step_that_they_are_logged_for(tmp_pat
     assert points["loss/train"].values.tolist() == [losses[2 * step + 1] for step in (2, 5, 6)]
     assert len(set(points["gradient/norm"].values)) == 3
     assert points["gradient/skipped_steps"].steps.tolist() == [2, 5, 6]
+
+
+def test_a_picture_is_drawn_once_for_all_loggers(tmp_path: Path) -> None:
+    figures = []
+
+    def draw() -> Figure:
+        figures.append(Figure(figsize=(2, 1), dpi=50))
+        figures[-1].add_subplot().plot([1, 3, 2])
+        return figures[-1]
+
+    loggers = [TensorBoardLogger(tmp_path / "tb", "", ""), CSVLogger(tmp_path / "csv", "", "")]
+    trainer = SimpleNamespace(is_global_zero=True, loggers=loggers)
+    write_pictures(trainer, [Picture("norms/profile", torch.ones(2), draw)], 3)
+    assert len(figures) == 1
+    loggers[0].experiment.flush()
+    events = EventAccumulator(str(tmp_path / "tb"), size_guidance={"images": 0}).Reload()
+    (shown,) = events.Images("norms/profile")
+    pixels = [
+        np.asarray(PIL.Image.open(file))
+        for file in (io.BytesIO(shown.encoded_image_string), tmp_path / "csv/pictures/norms/profile/step=3.png")
+    ]
+    assert shown.step == 3 and pixels[0].shape == (50, 100, 3) and pixels[0].min() < 100 < pixels[0].max()
+    assert np.array_equal(*pixels)
