@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Container
@@ -200,14 +203,17 @@ def on_processes(world: int, target: Any, *args: Any) -> None:
     """Call ``target(*args)`` on so many processes, each of which Lightning and torch take for a launched rank.
 
     Raises:
-        RuntimeError: One has failed, with its traceback, or still runs after the limit; the others are ended.
+        RuntimeError: One has failed, with its traceback, or has crashed, with the stacks of its threads, or still runs
+            after the limit; the others are ended.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     several = {PROCESSES: str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     failures = FORKSERVER.SimpleQueue()
-    ranks = [fork(_process, rank, {**os.environ, **several}, failures, target, args) for rank in range(world)]
+    crashes = Path(tempfile.mkdtemp())
+    each = (crashes, {**os.environ, **several}, failures, target, args)
+    ranks = [fork(_process, rank, *each) for rank in range(world)]
     end = time.monotonic() + LIMIT
     codes = [rank.exitcode for rank in ranks]
     while None in codes and not any(codes) and time.monotonic() < end:
@@ -215,14 +221,20 @@ def on_processes(world: int, target: Any, *args: Any) -> None:
         alive = [rank.sentinel for rank, code in zip(ranks, codes, strict=True) if code is None]
         connection.wait(alive, timeout=end - time.monotonic())
         codes = [rank.exitcode for rank in ranks]
+    stacks = "".join(file.read_text() for file in crashes.iterdir())
+    shutil.rmtree(crashes)
     if codes != [0] * world:
         for rank in ranks:
             rank.kill()
-        raise RuntimeError(failures.get() if not failures.empty() else f"exit codes {codes}, None after {LIMIT} s")
+        told = f"exit codes {codes}, None after {LIMIT} s\n{stacks}"
+        raise RuntimeError(told if failures.empty() else failures.get())
 
 
-def _process(rank: int, environment: dict[str, str], failures: Any, target: Any, args: tuple[Any, ...]) -> None:
+def _process(
+    rank: int, crashes: Path, environment: dict[str, str], failures: Any, target: Any, args: tuple[Any, ...]
+) -> None:
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    faulthandler.enable((crashes / str(rank)).open("w"))
     torch.set_num_threads(1)
     try:
         target(*args)
