@@ -118,13 +118,13 @@ def _over_numbers(experiment: Experiment, results: Results, x: str) -> Figure:
 
     Of an experiment whose figure has ``against``, a label of these, differences to that one, seed by seed.
     """
-    figure, against = Figure(figsize=(9.0, 3.9), layout="constrained"), str(experiment.figure.get("against", ""))
+    figure, against = Figure(figsize=(9.0, 3.9), layout="constrained"), experiment.figure.get("against")
     lines: dict[str, dict[float, list[Result]]] = {}
     for point, _ in experiment.variants:
         name = label({axis: text for axis, text in point.items() if axis != x})
         if runs := results.at(experiment, point):
             lines.setdefault(name, {})[float(point[x])] = runs
-    reference = lines.get(against, {})
+    reference = lines.get(against, {}) if against else {}
     for number, (metric, axis_label) in enumerate(PANELS.items()):
         axes = figure.add_subplot(1, len(PANELS), number + 1)
         for i, (name, by_x) in enumerate(lines.items()):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_recycle.experiments.__main__ import main
 from lit_recycle.experiments.definition import load_experiments
-from lit_recycle.experiments.figures import DATA, plates
+from lit_recycle.experiments.figures import DATA, Plate, plates
 from lit_recycle.experiments.page import IMAGES, _anchor, amounts, render
 from lit_recycle.experiments.results import Results, difference, spread
 from lit_recycle.experiments.saved import Clock, compute_saved
@@ -24,14 +24,31 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
-def test_page_figures_and_results_agree() -> None:
-    text, made = render(load_experiments(ROOT / "configs" / "experiments"), Results(ROOT / "results"))
+@pytest.fixture(scope="module")
+def rendered() -> tuple[str, list[Plate]]:
+    return render(load_experiments(ROOT / "configs" / "experiments"), Results(ROOT / "results"))
+
+
+def test_page_figures_and_results_agree(rendered: tuple[str, list[Plate]]) -> None:
+    text, made = rendered
     assert (DOCS / "evidence.md").read_text(encoding="utf-8") == text, "run `make evidence`"
     drawn = {}
     for path in (DOCS / IMAGES).glob("*.png"):
         with Image.open(path) as image:
             drawn[path.stem] = image.text[DATA]
     assert drawn == {plate.name: plate.digest for plate in made}, "run `make evidence`"
+
+
+def test_every_run_has_its_point(rendered: tuple[str, list[Plate]]) -> None:
+    """But those that others are shown against."""
+    figures = {plate.name: plate for plate in rendered[1]}
+    for experiment in load_experiments(ROOT / "configs" / "experiments"):
+        if plate := figures.get(experiment.name):
+            against = experiment.figure.get("against")
+            shown = [run for run in plate.shown if against is None or against not in run["point"].values()]
+            for axes in plate.figure.axes:
+                dots = [marks.get_offsets() for marks in axes.collections if isinstance(marks, PathCollection)]
+                assert sum(map(len, dots)) == len(shown), experiment.name
 
 
 def test_the_readme_says_what_the_results_say() -> None:
