@@ -68,6 +68,7 @@ def _ranking(found: Sequence[Case]) -> str:
         f"{share(right, len(found))} of them in the right order; that the one with more tokens is better would be "
         f"right in {share(simple, len(found))}. Of the {len(equal)} pairs at equal FLOPs the law has "
         f"{share(alone[0], len(equal))}, and more tokens {share(alone[1], len(equal))}. "
+        "(What is pruned goes none of these ways, and a pair that experiments share is one.) "
         "`lit-recycle advise --runs results` predicts by this law."
     )
 

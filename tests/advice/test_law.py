@@ -120,7 +120,7 @@ def test_of_several_rates_the_best_is_taken() -> None:
 def test_the_three_choices_are_ranked_as_they_were_measured() -> None:
     experiments = load_experiments(ROOT / "configs/experiments")
     found = list(cases(read_runs([RESULTS]), members(experiments, Results(RESULTS))))
-    assert len(found) >= 40, "runs that experiments share are in each of them"
+    assert len(found) >= 30
     assert sum(case.is_right for case in found) / len(found) >= 0.8
 
 
@@ -148,6 +148,10 @@ def test_a_pair_is_judged_against_what_needs_no_law() -> None:
     worse = [replace(run, loss=3 - run.loss) for run in pair]
     (case,) = cases(many, worse)
     assert not case.more_tokens
+    assert len(list(cases(many, [*pair, *(replace(run, group="again") for run in pair)]))) == 1, "it is one pair"
+    large = (Part(1e6, 200_000, 400_000), few._replace(tokens=1e6))
+    pruned = [replace(run, parts=large) if run.variant == "a" else run for run in pair]
+    assert not list(cases(many, pruned)), "pruned is none of the three ways"
     dear = [replace(run, parts=(few._replace(tokens=9e6),)) if run.variant == "a" else run for run in pair]
     (case,) = cases(many, dear)
     assert not case.is_equal and not case.more_tokens
