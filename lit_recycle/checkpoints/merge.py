@@ -22,7 +22,7 @@ from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.stream import rewriting
 from lit_recycle.hub.transform import TORCH, write
-from lit_recycle.hub.writer import Spec, write_json
+from lit_recycle.hub.writer import SHARD_SIZE, Spec, write_json
 
 Decay = Literal["linear", "cosine", "mean"]
 
@@ -105,7 +105,7 @@ def merge_folders(
     destination: Path,
     decay: Decay,
     *,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int = SHARD_SIZE,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Merge Hugging Face folders, the oldest first, tensor by tensor. Side files are those of the last.

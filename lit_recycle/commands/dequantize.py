@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_recycle.commands.checksums_option import add_checksums
 from lit_recycle.commands.without_gc import without_gc
+from lit_recycle.hub.writer import SHARD_SIZE
 from lit_recycle.progress import progress_bar
 
 
@@ -18,7 +19,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="SRC", help="Hugging Face folder")
     parser.add_argument("destination", metavar="DST", help="folder to write; must not exist")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument(
+        "--max-shard-size", default=SHARD_SIZE, metavar="SIZE", help=f"of a safetensors file ({SHARD_SIZE})"
+    )
     add_checksums(parser)
     args = parser.parse_args(argv)
     with without_gc():

@@ -6,6 +6,7 @@ import argparse
 
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.hub.native_config import expressible
+from lit_recycle.hub.writer import SHARD_SIZE
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +19,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("destination", metavar="HF_DIR", help="folder to write; must not exist")
     parser.add_argument("--family", choices=expressible(), help="model_type; the first that fits by default")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument(
+        "--max-shard-size", default=SHARD_SIZE, metavar="SIZE", help=f"of a safetensors file ({SHARD_SIZE})"
+    )
     parser.add_argument("--optimizer", action="store_true", help="write the optimizer's state too")
     parser.add_argument("--drop-mtp", action="store_true", help="leave out layers for multi-token prediction")
     args = parser.parse_args(argv)

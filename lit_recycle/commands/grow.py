@@ -18,6 +18,7 @@ from lit_recycle.growth.operator import Operator
 from lit_recycle.growth.operators import BranchTrainMix, Upcycle
 from lit_recycle.growth.policy import POLICIES
 from lit_recycle.hub.reader import read_json
+from lit_recycle.hub.writer import SHARD_SIZE
 from lit_recycle.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert weights on the way")
-    parser.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument("--max-shard-size", metavar="SIZE", help=f"of a safetensors file ({SHARD_SIZE})")
     parser.add_argument("--optimizer-state", choices=POLICIES, help="of a checkpoint of this project (carry)")
     add_checksums(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the sizes, write nothing")
@@ -279,7 +280,7 @@ def _grow_folder(args: argparse.Namespace, forms: list[Form]) -> int:
         from lit_recycle.hub.grow import write_grown
 
     with progress_bar(growth.nbytes) as progress:
-        write_grown(growth, args.destination, max_shard_size=args.max_shard_size or "5GB", progress=progress)
+        write_grown(growth, args.destination, max_shard_size=args.max_shard_size or SHARD_SIZE, progress=progress)
     print(f"wrote {args.destination}")
     return _verify(args, expect_equal=growth.preserves) if args.verify else 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from lit_recycle.commands.source import source_on_disk
 from lit_recycle.commands.without_gc import without_gc
 from lit_recycle.destination import check_destination
+from lit_recycle.hub.writer import SHARD_SIZE
 from lit_recycle.progress import progress_bar
 
 EXAMPLES = """examples:
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("destination", metavar="DST", help="what is written; must not exist")
     parser.add_argument("--decay", choices=("linear", "cosine", "mean"), default="linear", help="of updates (linear)")
-    parser.add_argument("--max-shard-size", metavar="SIZE", help="of a safetensors file (5GB)")
+    parser.add_argument("--max-shard-size", metavar="SIZE", help=f"of a safetensors file ({SHARD_SIZE})")
     args = parser.parse_args(argv)
     check_destination(destination := Path(args.destination).expanduser())
     sources = [source_on_disk(source) for source in args.sources]
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     if any((source / "config.json").is_file() for source in sources):
         nbytes = sum(path.stat().st_size for path in sources[-1].glob("*.safetensors"))
         with progress_bar(nbytes) as progress:
-            size = args.max_shard_size or "5GB"
+            size = args.max_shard_size or SHARD_SIZE
             merge_folders(sources, destination, args.decay, max_shard_size=size, progress=progress)
     elif args.max_shard_size:
         raise ValueError("--max-shard-size is of Hugging Face folders, and these are checkpoints: leave it out")

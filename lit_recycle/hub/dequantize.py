@@ -13,7 +13,7 @@ from lit_recycle.hub.folder_tensors import FolderTensors
 from lit_recycle.hub.reader import HFFolder, open_folder
 from lit_recycle.hub.stream import rewriting
 from lit_recycle.hub.transform import write
-from lit_recycle.hub.writer import Spec, write_json
+from lit_recycle.hub.writer import SHARD_SIZE, Spec, write_json
 
 SCALE = "_scale_inv"
 """End of the name of a weight's scales, each of which is multiplied with its block."""
@@ -101,7 +101,7 @@ def dequantize_folder(
     source: str | Path,
     destination: str | Path,
     *,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int = SHARD_SIZE,
     checksums: str | Path | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:

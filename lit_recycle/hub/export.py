@@ -29,7 +29,16 @@ from lit_recycle.hub.reader import FLOATS, HFFolder
 from lit_recycle.hub.run_card import write_run_card
 from lit_recycle.hub.shape import HubShape, shape_of
 from lit_recycle.hub.transform import TORCH, converted, write
-from lit_recycle.hub.writer import OPTIMIZER_FILES, ShardFiles, Spec, lay_out, new_folder, parse_size, write_json
+from lit_recycle.hub.writer import (
+    OPTIMIZER_FILES,
+    SHARD_SIZE,
+    ShardFiles,
+    Spec,
+    lay_out,
+    new_folder,
+    parse_size,
+    write_json,
+)
 
 OPTIMIZER, OPTIMIZER_GROUPS = OPTIMIZER_FILES
 CODES = {dtype: code for code, dtype in TORCH.items()}
@@ -41,7 +50,7 @@ def export_checkpoint(
     *,
     family: str | None = None,
     dtype: str | None = None,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int = SHARD_SIZE,
     optimizer: bool = False,
     drop_mtp: bool = False,
 ) -> str:

@@ -21,7 +21,7 @@ from lit_recycle.hub.measure import folder_facts
 from lit_recycle.hub.plan import GROWTH_FILE, FolderGrowth, GrownTensor, plan_folder_growth
 from lit_recycle.hub.reader import open_folder, tensor_bytes
 from lit_recycle.hub.stream import Part, Progress, Rewriting, Slice, pour, rewriting
-from lit_recycle.hub.writer import Spot, write_json
+from lit_recycle.hub.writer import SHARD_SIZE, Spot, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def grow_folder(
     *forms: Form,
     seed: int = 0,
     dtype: str | None = None,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int = SHARD_SIZE,
     maps: Sequence[Mapping[str, Any]] | None = None,
     family: Family | None = None,
     others: Sequence[str | Path] = (),
@@ -79,7 +79,7 @@ def write_grown(
     growth: FolderGrowth,
     destination: str | Path,
     *,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int = SHARD_SIZE,
     progress: Progress = lambda nbytes: None,
 ) -> None:
     """Carry out a planned growth; see :func:`grow_folder`."""

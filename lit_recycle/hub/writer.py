@@ -22,6 +22,8 @@ from lit_recycle.hub.checksums import is_sums
 from lit_recycle.hub.reader import INDEX, ITEM_BITS, PICKLED, SINGLE, tensor_bytes
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SHARD_SIZE = "5GB"
+"""Of a safetensors file at most, if nothing else is said: as transformers writes them."""
 ALIGNMENT = 4096
 """Of the first tensor in a file: a page, so that large tensors share none and each goes to disk on its own."""
 RWF_DONTCACHE = 0x80
