@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 
@@ -12,6 +13,7 @@ from runs import on_processes
 
 def _crash() -> None:
     if os.environ["RANK"] == "1":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.kill(os.getpid(), signal.SIGSEGV)
     time.sleep(600)
 
