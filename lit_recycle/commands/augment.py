@@ -16,6 +16,11 @@ EXAMPLES = """example, and the source of a run that reads it:
     template: "{document}\\n<think>{thinking}</think>"
 """
 
+TOO_LONG = (
+    "requests with their longest thoughts go {} tokens past what the model was trained to read: lower --piece_length "
+    "or --max_new_tokens"
+)
+
 
 def main(argv: list[str]) -> int:
     """Sample, with a progress bar, until all is done or so many tokens were sampled."""
@@ -36,12 +41,15 @@ def main(argv: list[str]) -> int:
     batches = augment(how, options.destination, lambda: load_sampled(how.model, device))
     written = next(batches)  # what can be refused is refused here, before there is a bar
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[tokens]:,} tokens"))
-    pieces = tokens = 0
+    pieces, tokens, told = 0, 0, False
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("Thinking", total=nbytes, tokens=0)
         for batch in itertools.chain([written], batches):
             pieces, tokens = pieces + batch.pieces, tokens + batch.tokens
             bar.update(task, advance=batch.bytes, tokens=tokens)
+            if batch.beyond and not told:
+                bar.console.print(f"[yellow]warning:[/] {TOO_LONG.format(batch.beyond)}", soft_wrap=True)
+                told = True
             if tokens >= options.max_tokens:
                 break
         else:

@@ -78,11 +78,20 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Batch:
-    """What was written: so many pieces, tokens that were sampled for them, and bytes of the source that they took."""
+    """What was written.
+
+    Attributes:
+        pieces: of documents.
+        tokens: that were sampled for them.
+        bytes: of the source that they took.
+        beyond: tokens by which the longest request and the longest thought allowed go past what the model was trained
+            to read, 0 where they do not.
+    """
 
     pieces: int
     tokens: int
     bytes: int
+    beyond: int = 0
 
 
 def augment(how: Augmentation, destination: Path, load: Callable[[], Sampled]) -> Iterator[Batch]:
@@ -112,29 +121,30 @@ def augment(how: Augmentation, destination: Path, load: Callable[[], Sampled]) -
         while batch:
             assert sampled is not None
             documents = [text for text, _ in batch]
-            thoughts, tokens = _thoughts(how, sampled, documents, done)
+            prompts = [sampled.prompt(how.prompt.replace("{document}", document)) for document in documents]
+            thoughts, tokens = _thoughts(how, sampled, prompts, done)
             pairs = zip(documents, thoughts, strict=True)
             lines = [json.dumps({"document": d, "thinking": t}, ensure_ascii=False) + "\n" for d, t in pairs]
             out.write("".join(lines))
             out.flush()
             done += len(batch)
-            yield Batch(len(batch), tokens, sum(size for _, size in batch))
+            beyond = max(map(len, prompts)) + how.max_new_tokens - sampled.max_length
+            yield Batch(len(batch), tokens, sum(size for _, size in batch), max(beyond, 0))
             batch = [*islice(pieces, how.batch_size)]
 
 
-def _thoughts(how: Augmentation, sampled: Sampled, documents: list[str], first: int) -> tuple[list[str], int]:
-    """The thoughts about pieces, the first of which has a number; and how many tokens were sampled."""
+def _thoughts(how: Augmentation, sampled: Sampled, prompts: list[list[int]], first: int) -> tuple[list[str], int]:
+    """The thoughts about pieces by their requests, the first of which has a number; how many tokens were sampled."""
 
     def ends(ids: list[int]) -> bool:
         if ids[-1] in sampled.ends or not how.stop:
             return ids[-1] in sampled.ends
         return how.stop in sampled.decode(ids[-len(how.stop.encode()) - 4 :])
 
-    prompts = [sampled.prompt(how.prompt.replace("{document}", document)) for document in documents]
     found = generate_batch(
         sampled.model,
         prompts,
-        [seed_of(how.seed, number) for number in range(first, first + len(documents))],
+        [seed_of(how.seed, number) for number in range(first, first + len(prompts))],
         how.max_new_tokens,
         ends,
         temperature=how.temperature,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import transformers
 from data.tiny_bpe import bpe_text
 
 from lit_recycle.checkpoints.atomic import save
+from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
 from lit_recycle.data.config import Source
 from lit_recycle.data.opened import Preparation
@@ -92,6 +94,23 @@ def test_a_long_document_is_cut_at_lines(how, tmp_path, source):
     pieces = [record["document"] for record in records(tmp_path / "out.jsonl")]
     assert "".join(pieces) == text and max(map(len, pieces)) <= 50
     assert all(piece.endswith("\n") for piece in pieces[:-2])
+
+
+def test_requests_longer_than_what_the_model_reads_are_told_once(how, tmp_path, capsys):
+    """The longest of a batch: the prompt around a document, and the longest thought."""
+    short = tmp_path / "short.ckpt"
+    loaded = load_checkpoint(Path(how.model))
+    save(loaded | {"TextData": {"seq_len": 250, "tokenizer": loaded["tokenizer"]}}, short)
+    around = len(PROMPT) - len("{document}")
+    longest = [max(len(text) for text in DOCUMENTS[i : i + 3]) + around + 12 for i in range(0, 10, 3)]
+    beyond = [max(length - 250, 0) for length in longest]
+    assert beyond[0] == 0 < min(beyond[1:])
+    assert [batch.beyond for batch in run(replace(how, model=str(short)), tmp_path / "out.jsonl")] == [0, *beyond]
+    assert not any(batch.beyond for batch in run(how, tmp_path / "other.jsonl"))
+    options = ("--model", short, "--text_field", "body", "--batch_size", 3, "--max_new_tokens", 12, "--device", "cpu")
+    assert main(["augment", how.source, str(tmp_path / "again.jsonl"), *map(str, options)]) == 0
+    told = capsys.readouterr().err
+    assert told.count("warning:") == 1 and f"go {beyond[1]} tokens past" in told and "--piece_length" in told
 
 
 def test_what_is_written_is_trained_on(how, tmp_path):
