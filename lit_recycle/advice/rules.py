@@ -28,7 +28,7 @@ TOO_LITTLE, ENOUGH = 4.0, 16.0
 """F_c in all at which going on small ended below growing in depth and width, and at which it ended above
 (docs/evidence.md, e). The paper's first growth came after 14 F_c.
 """
-LATER = f"; of {TOO_LITTLE:g} F_c in all a growth after three ended lowest {EVIDENCE}, d"
+LATER = f"; of {TOO_LITTLE:g} F_c in all a growth after three ended below one after one {EVIDENCE}, d"
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
 
@@ -105,11 +105,17 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
 
 
 def _held_against_runs(total: float, wanted: int, say: Callable[[str], None]) -> int:
-    """The growths that the formula wants, or none where no run has shown one of layers to pay."""
-    if total <= TOO_LITTLE:
+    """The growths that the formula wants, or none where the nearest runs have not shown one of layers to pay."""
+    if total < math.sqrt(TOO_LITTLE * ENOUGH):
+        near = (
+            ""
+            if total <= TOO_LITTLE
+            else f", and {total:.2g} is nearer to that than to the {ENOUGH:g} where it did pay"
+        )
         say(
-            f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small ended below growing layers, "
-            f"and below layers and experts, {EVIDENCE}, e and g; experts alone with top-k kept did end lower (g)"
+            f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small ended below growing layers and "
+            f"experts (e), with 3 below growing layers (g), {EVIDENCE}{near}; experts alone with top-k kept did end "
+            "lower (g)"
         )
         return 0
     where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g}"
@@ -144,11 +150,16 @@ def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advi
         say("so: go on with this model")
         return
     if not (found := moments(now, wanted)):
-        say(f"so: go on with this model, or spend more: at least the sunk FLOPs belong after a growth ({PAPER})")
+        say(f"so: go on with this model, or spend more: at least the sunk FLOPs belong after a growth ({PAPER}{LATER})")
         return
     first = found[0]
     moment = "now" if first == sunk else f"at {first / unit:.2f} F_c"
     say(f"so: grow to {human(shapes[wanted].num_active_params())} active parameters, beginning {moment}")
+    if not sunk:
+        say(
+            f"nothing is sunk: from scratch the large model ended behind the grown one with {TOO_LITTLE:g} F_c in all, "
+            f"and was not to be told from it with {ENOUGH:g}, {EVIDENCE}, e"
+        )
     if first == sunk:
         when = f"now: at least {FORMED:g} F_c are sunk, and no less is left, {PAPER}{LATER}"
     elif first == FORMED * unit:
@@ -174,7 +185,7 @@ def _grow_along(now: Situation, label: str, grow: Sequence[Mapping[str, Any]], a
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:
     if first > FORMED * chinchilla_flops(now.config):
-        why = f"beats stack past about {FORMED:g} F_c, {PAPER}; level with it from 2 on {DEPTH}"
+        why = f"beats stack past about {FORMED:g} F_c, {PAPER}; not to be told from it from 2 on {DEPTH}"
         method = Line("depth.method", "interposition", why)
     else:
         method = Line("depth.method", "stack", f"ended below interposition up to {FORMED:g} F_c {DEPTH}")
@@ -197,7 +208,7 @@ def _state_lines(now: Situation, first: float) -> list[Line]:
                 f"a reset is followed by a warm-up, {PAPER}; without ended lower {EVIDENCE}, f",
             ),
         ]
-    lines = [Line("optimizer_state", "carry", f"nothing is lost; a reset ended level {EVIDENCE}, f")]
+    lines = [Line("optimizer_state", "carry", f"nothing is lost; a reset was not to be told from it {EVIDENCE}, f")]
     if is_now and now.rate is not None and now.rate < DECAYED:
         why = f"the checkpoint's rate is at {now.rate:.0%}; growing from the constant phase is better, {PAPER}"
         lines.append(Line("rewarm", {"steps": 100}, why))

@@ -54,7 +54,9 @@ def digest(results: Sequence[Result]) -> str:
 
 
 def plates(experiment: Experiment, results: Results) -> list[Plate]:
-    """The figures of an experiment; none without results."""
+    """The figures of an experiment; none without results, or of one that takes the time of steps alone."""
+    if experiment.figure.get("speeds"):
+        return []
     found = {label(point): results.at(experiment, point) for point, _ in experiment.variants}
     found = {name: runs for name, runs in found.items() if runs}
     if not found:

@@ -46,10 +46,11 @@ def law_section(experiments: Sequence[Experiment], results: Results) -> tuple[st
 
 
 def members(experiments: Sequence[Experiment], results: Results) -> list[Finished]:
-    """The runs of every experiment; one that several experiments ask for is in each of them."""
+    """The runs of every experiment that compares losses; one that several experiments ask for is in each of them."""
     return [
         replace(finished(result), group=experiment.name, variant=label(point))
         for experiment in experiments
+        if not experiment.figure.get("speeds")
         for point, _ in experiment.variants
         for result in results.at(experiment, point)
     ]
@@ -68,7 +69,9 @@ def _ranking(found: Sequence[Case]) -> str:
         f"{share(right, len(found))} of them in the right order; that the one with more tokens is better would be "
         f"right in {share(simple, len(found))}. Of the {len(equal)} pairs at equal FLOPs the law has "
         f"{share(alone[0], len(equal))}, and more tokens {share(alone[1], len(equal))}. "
-        "(What is pruned goes none of these ways, and a pair that experiments share is one.) "
+        "(What is pruned goes none of these ways, and a pair that experiments share is one. Pairs of one experiment "
+        "have runs in common, so that they are fewer than they look.) The numbers in a law mean little one by one: "
+        "floor and exponents of the two differ, and fit almost as well. "
         "`lit-recycle advise --runs results` predicts by this law."
     )
 

@@ -11,7 +11,7 @@ from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.figures import Plate, plates
 from lit_recycle.experiments.law import law_section
 from lit_recycle.experiments.repeated import repeated_section
-from lit_recycle.experiments.results import Results, spread
+from lit_recycle.experiments.results import Results, Spread, interval, spread
 from lit_recycle.experiments.saved import Clock, Ratio, compute_saved
 from lit_recycle.experiments.tables import table
 from lit_recycle.experiments.verdicts import correlations, verdicts
@@ -33,9 +33,12 @@ make reproduce ONLY=headline      # the same runs once more in again/, whether t
 ```
 
 **Sizes.** Unless an experiment says otherwise, the small model has {active} active parameters, so that
-F_c = 120·N_a² is {unit:.2g} FLOPs; budgets are given in it. Runs of a seed share the order of the data and, where they
-begin with the same model, its initial weights, so differences are taken seed by seed. Every arm has the learning rate
-that is best for it where the table says so; elsewhere all have that of the small model, and a larger one may want less.
+F_c = 120·N_a² is {unit:.2g} FLOPs; budgets are given in it. Tokens are bytes here: 1 F_c is {per_parameter:.0f} bytes
+for each active parameter, with attention counted, and less text than as many tokens of a usual tokenizer. Runs of a
+seed share the order of the data and, where they begin with the same model, its initial weights, so differences are
+taken seed by seed. Every arm has the learning rate that is best for it where the table says so. Elsewhere all have the
+one that is best for the small model with 4 F_c in all; with 16 F_c every arm wants half of it, and a larger hidden size
+may want less, too.
 
 **Text.** {text}
 
@@ -48,7 +51,10 @@ first 32,768 of the bytes, so that a curve does not end at the table's number.
 difference (Student's t: for three seeds 4.3 standard errors to each side). *Agrees* and *contradicts* are said of what
 is claimed, at this size; *A against B* is a comparison of which nobody claims anything. Of {verdicts} comparisons one
 in twenty would stand outside the noise if nothing differed, and ± says nothing of the text and of the thousand items,
-which are the same in all. None of it says what happens at the paper's sizes.
+which are the same in all. An error of three seeds is itself uncertain; one below 0.001 is small by chance. At equal
+FLOPs the variant of fewer FLOPs per token has seen more tokens, which may be all that a difference is: a column has
+them. All but e and some points of a and d have at most 4 F_c, most of them 1 before the growth; where more was tried
+(a, e) differences shrank or changed sides. None of it says what happens at the paper's sizes.
 """
 READ_OFF = (
     "Read off the curve of a run whose rate decays only at its end, in a straight line between its points: a run made "
@@ -90,7 +96,8 @@ def _introduction(experiments: Sequence[Experiment], results: Results) -> str:
     lines = [line for experiment in experiments for line in verdicts(experiment, results)]
     count = sum(" seeds" in line for line in lines)  # of one seed there is no interval
     text = _text(results.folder / "corpus.json")
-    return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, text=text, verdicts=count)
+    seen = main.unit / main.small.num_flops_per_token(main.base["data"]["seq_len"]) / active
+    return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, per_parameter=seen, text=text, verdicts=count)
 
 
 def _text(file: Path) -> str:
@@ -178,12 +185,17 @@ def _saved(experiment: Experiment, results: Results, clock: Clock) -> list[str]:
 
 
 def amounts(reached: Sequence[Ratio]) -> str:
-    """FLOPs and time, as shares of the other run's."""
+    """FLOPs and time, as shares of the other run's, with standard errors."""
     low, high = min(r.between[0] for r in reached), max(r.between[1] for r in reached)
     flops, time = spread([r.flops for r in reached]), spread([r.seconds for r in reached])
-    error = f" ± {time.error:.2f}" if time.n > 1 else ""
-    of_time = "" if math.isnan(time.mean) else f" and {time.mean:.2f}{error} of its time"
-    return f"after {flops.mean:.2f} of its FLOPs (the curves have points at {low:.2f} and {high:.2f}){of_time}"
+    of_time = "" if math.isnan(time.mean) else f" and {_share(time)} of its time"
+    if time.n > 1 and abs(1 - time.mean) <= interval(time):
+        of_time += ", the latter inside the noise"
+    return f"after {_share(flops)} of its FLOPs (the curves have points at {low:.2f} and {high:.2f}){of_time}"
+
+
+def _share(found: Spread) -> str:
+    return f"{found.mean:.3f} ± {found.error:.3f}" if found.n > 1 else f"{found.mean:.2f}"
 
 
 def _machines(experiment: Experiment, results: Results) -> str:

@@ -19,13 +19,17 @@ def table(experiment: Experiment, results: Results) -> list[str]:
     jumps = bool(experiment.figure.get("jumps"))
     tuned = [f"best {experiment.best_of.key.rpartition('.')[2]}"] if experiment.best_of else []
     speeds = bool(experiment.figure.get("speeds"))
-    more = [*([JUMP] if jumps else []), *([SPEED] if speeds else [])]
-    head = [*experiment.axes, "seeds", *METRICS.values(), *more, "FLOPs / F_c", *tuned]
+    measured = [SPEED] if speeds else [*METRICS.values(), *([JUMP] if jumps else [])]
+    head = [*experiment.axes, "seeds", *measured, "10⁶ tokens", "FLOPs / F_c", *tuned]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for point, _ in experiment.variants:
         if runs := results.at(experiment, point):
-            cells = [*point.values(), str(len(runs)), *_metrics(runs), *([_jump(runs)] if jumps else [])]
-            cells += [_cell([1000 * seconds_per_step(run) for run in runs], 1) + " ms"] if speeds else []
+            cells = [*point.values(), str(len(runs))]
+            if speeds:
+                cells.append(_cell([1000 * seconds_per_step(run) for run in runs], 1) + " ms")
+            else:
+                cells += [*_metrics(runs), *([_jump(runs)] if jumps else [])]
+            cells.append(f"{spread([run['tokens'] for run in runs]).mean / 1e6:.2f}")
             cells.append(f"{spread([run['flops'] for run in runs]).mean / experiment.unit:.2f}")
             if experiment.best_of:
                 cells.append(_tuned(experiment, results, point))

@@ -36,8 +36,11 @@ def test_a_model_of_the_best_size_goes_on() -> None:
 
 def test_no_growth_is_advised_where_runs_say_that_none_pays() -> None:
     """Whatever the formula of the best size wants; and where the page has no say it is said."""
-    below, between, above = (advise(at(1, total - 1)) for total in (TOO_LITTLE, 1.5 * TOO_LITTLE, ENOUGH))
-    assert not below.growths and any("no growth in spite of that" in remark for remark in below.remarks)
+    totals = TOO_LITTLE, 1.9 * TOO_LITTLE, 0.6 * ENOUGH, ENOUGH
+    below, near, between, above = (advise(at(1, total - 1)) for total in totals)
+    for advice, is_near in ((below, False), (near, True)):
+        (told,) = (remark for remark in advice.remarks if "no growth in spite of that" in remark)
+        assert not advice.growths and ("7.6 is nearer to that than to the 16" in told) == is_near
     assert between.growths and any(remark.endswith("this lies between") for remark in between.remarks)
     assert above.growths and not any("this lies between" in remark for remark in above.remarks)
 

@@ -77,7 +77,7 @@ def test_the_readme_says_what_the_results_say() -> None:
         assert change and change.is_clear and change.is_better
         assert f"{-change.spread.mean:.4f} ± {change.spread.error:.4f}" in readme and words in readme
     level = found["scratch, equal total"]
-    assert level and not level.is_clear and "and level with the large one that has all of it" in readme
+    assert level and not level.is_clear and "cannot be told from the large one that has all of it" in readme
 
 
 def test_what_the_guide_calls_measured_stands_on_the_page() -> None:

@@ -63,4 +63,7 @@ def test_compute_saved_is_a_ratio_per_seed() -> None:
     assert math.isnan(clock(runs[2], 10)), "no time is told where none was taken"
     assert amounts([ratio]) == "after 1.17 of its FLOPs (the curves have points at 1.00 and 1.33) and 0.87 of its time"
     assert amounts([ratio._replace(seconds=math.nan)]).endswith("1.33)")
+    by_seed = [ratio._replace(flops=0.9, seconds=0.98), ratio._replace(flops=0.88, seconds=0.9)]
+    assert amounts(by_seed).startswith("after 0.890 ± 0.010 of its FLOPs")
+    assert amounts(by_seed).endswith("0.940 ± 0.040 of its time, the latter inside the noise")
     assert compute_saved(runs[2:], rivals, clock) is None
