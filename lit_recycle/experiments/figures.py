@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from lit_recycle.experiments.comparison import METRICS
 from lit_recycle.experiments.definition import Experiment, label
 from lit_recycle.experiments.results import Result, Results, spread
+from lit_recycle.experiments.saved import seconds_per_step
 from lit_recycle.report.plots import COLOURS, STYLE, profiles
 
 DATA = "Data"
@@ -54,16 +56,14 @@ def digest(results: Sequence[Result]) -> str:
 
 
 def plates(experiment: Experiment, results: Results) -> list[Plate]:
-    """The figures of an experiment; none without results, or of one that takes the time of steps alone."""
-    if experiment.figure.get("speeds"):
-        return []
+    """The figures of an experiment; none without results."""
     found = {label(point): results.at(experiment, point) for point, _ in experiment.variants}
     found = {name: runs for name, runs in found.items() if runs}
     if not found:
         return _sweeps(experiment, results)
     x = experiment.figure.get("x")
     shown = [run for runs in found.values() for run in runs]
-    figure = _over_numbers(experiment, results, x) if x else _categories(found)
+    figure = _over_numbers(experiment, results, x) if x else _categories(found, bool(experiment.figure.get("speeds")))
     several = any(len(runs) > 1 for runs in found.values())
     caption = "A dot is a seed; bars are the mean and its standard error." if several else "A dot is a seed."
     if against := experiment.figure.get("against"):
@@ -85,20 +85,29 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
 
 
 @mpl.rc_context(STYLE)
-def _categories(found: Mapping[str, Sequence[Result]]) -> Figure:
-    """A column per variant, a panel per metric."""
+def _categories(found: Mapping[str, Sequence[Result]], speeds: bool) -> Figure:
+    """A row per variant, a panel per metric, or one of the time of a step."""
+    measures: dict[str, Callable[[Result], float]] = {
+        "CPU time per step (ms)": lambda run: 1000 * seconds_per_step(run)
+    }
+    if not speeds:
+        measures = {text: partial(_metric, metric) for metric, text in PANELS.items()}
     figure = Figure(figsize=(9.0, 1.3 + 0.42 * len(found)), layout="constrained")
     names = list(found)
-    for number, (metric, axis_label) in enumerate(PANELS.items()):
-        axes = figure.add_subplot(1, len(PANELS), number + 1)
+    for number, (axis_label, measure) in enumerate(measures.items()):
+        axes = figure.add_subplot(1, len(measures), number + 1)
         for row, name in enumerate(names):
-            values = [run["metrics"][metric] for run in found[name]]
+            values = [measure(run) for run in found[name]]
             _dots(axes, values, [row] * len(values), COLOURS[row % len(COLOURS)], upright=False)
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(axis_label)
         axes.xaxis.set_major_locator(MaxNLocator(5))  # labels as long as 0.475 stand clear of each other
     return figure
+
+
+def _metric(metric: str, run: Result) -> float:
+    return float(run["metrics"][metric])
 
 
 def _dots(axes: Axes, values: Sequence[float], at: Sequence[float], colour: str, *, upright: bool) -> None:

@@ -11,7 +11,7 @@ from lit_recycle.experiments.definition import Experiment
 from lit_recycle.experiments.figures import Plate, plates
 from lit_recycle.experiments.law import law_section
 from lit_recycle.experiments.repeated import repeated_section
-from lit_recycle.experiments.results import Results, Spread, interval, spread
+from lit_recycle.experiments.results import Results, interval, spread
 from lit_recycle.experiments.saved import Clock, Ratio, compute_saved
 from lit_recycle.experiments.tables import table
 from lit_recycle.experiments.verdicts import correlations, verdicts
@@ -188,14 +188,11 @@ def amounts(reached: Sequence[Ratio]) -> str:
     """FLOPs and time, as shares of the other run's, with standard errors."""
     low, high = min(r.between[0] for r in reached), max(r.between[1] for r in reached)
     flops, time = spread([r.flops for r in reached]), spread([r.seconds for r in reached])
-    of_time = "" if math.isnan(time.mean) else f" and {_share(time)} of its time"
+    digits = 3 if flops.n > 1 else 2
+    of_time = "" if math.isnan(time.mean) else f" and {time.text(digits)} of its time"
     if time.n > 1 and abs(1 - time.mean) <= interval(time):
         of_time += ", the latter inside the noise"
-    return f"after {_share(flops)} of its FLOPs (the curves have points at {low:.2f} and {high:.2f}){of_time}"
-
-
-def _share(found: Spread) -> str:
-    return f"{found.mean:.3f} ± {found.error:.3f}" if found.n > 1 else f"{found.mean:.2f}"
+    return f"after {flops.text(digits)} of its FLOPs (the curves have points at {low:.2f} and {high:.2f}){of_time}"
 
 
 def _machines(experiment: Experiment, results: Results) -> str:

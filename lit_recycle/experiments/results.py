@@ -124,6 +124,14 @@ class Spread(NamedTuple):
     error: float
     n: int
 
+    def text(self, digits: int, sign: str = "") -> str:
+        """``mean ± error``, the mean alone of a single value."""
+        return f"{self.mean:{sign}.{digits}f}" + (f" ± {self.error:.{digits}f}" if self.n > 1 else "")
+
+    def times(self, factor: float) -> Spread:
+        """In another unit."""
+        return Spread(self.mean * factor, self.error * factor, self.n)
+
 
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard error of the mean, s/√n."""

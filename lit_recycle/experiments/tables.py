@@ -51,8 +51,7 @@ def _jump(runs: Sequence[Result]) -> str:
 
 
 def _cell(values: Sequence[float], digits: int, sign: str = "") -> str:
-    mean, error, n = spread(values)
-    return f"{mean:{sign}.{digits}f}" + (f" ± {error:.{digits}f}" if n > 1 else "")
+    return spread(values).text(digits, sign)
 
 
 def _tuned(experiment: Experiment, results: Results, point: dict[str, str]) -> str:

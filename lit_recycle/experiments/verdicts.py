@@ -41,14 +41,12 @@ def correlations(experiment: Experiment, results: Results) -> list[str]:
         if not whole:
             continue
         for metric in ("loss", "accuracy"):
-            mean, error, n = spread(
-                [_correlation([(x, run["metrics"][metric]) for x, run in pairs]) for pairs in whole]
-            )
+            over_seeds = spread([_correlation([(x, run["metrics"][metric]) for x, run in pairs]) for pairs in whole])
             of = f"*{name}*: c" if name else "C"
-            sign = f"{mean:+.2f}" + (f" ± {error:.2f}" if n > 1 else "")
-            seeds = f"{n} seed{'s' if n > 1 else ''}"
+            seeds = f"{over_seeds.n} seed{'s' if over_seeds.n > 1 else ''}"
             xlabel = experiment.figure["xlabel"]
-            said.append(f"- {of}orrelation of {METRICS[metric]} with {xlabel}, of what has grown: {sign} ({seeds}).")
+            told = f"{over_seeds.text(2, '+')} ({seeds})"
+            said.append(f"- {of}orrelation of {METRICS[metric]} with {xlabel}, of what has grown: {told}.")
     return [*said, ""] if said else []
 
 
@@ -65,11 +63,8 @@ def verdict(said: Comparison, where: str, first: Sequence[Result], second: Seque
     found = difference(first, second, said.by)
     if found is None:
         return f"{pair}: not measured yet."
-    mean, error, n = found.spread
-    if said.by == "accuracy":
-        number = f"{mean * 100:+.1f}" + (f" ± {error * 100:.1f}" if n > 1 else "") + " points"
-    else:
-        number = f"{mean:+.4f}" + (f" ± {error:.4f}" if n > 1 else "")
+    n = found.spread.n
+    number = found.spread.times(100).text(1, "+") + " points" if said.by == "accuracy" else found.spread.text(4, "+")
     apart = "" if _machines(first) == _machines(second) else ", on different CPUs"
     return f"{pair}: {number} ({n} seed{'s' if n > 1 else ''}{apart}); **{_meaning(said, found)}**."
 

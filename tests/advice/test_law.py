@@ -120,7 +120,7 @@ def test_of_several_rates_the_best_is_taken() -> None:
 def test_the_three_choices_are_ranked_as_they_were_measured() -> None:
     experiments = load_experiments(ROOT / "configs/experiments")
     found = list(cases(read_runs([RESULTS]), members(experiments, Results(RESULTS))))
-    assert len(found) >= 30
+    assert len(found) >= 40, "runs that experiments share are in each of them"
     assert sum(case.is_right for case in found) / len(found) >= 0.8
 
 

@@ -76,6 +76,9 @@ def test_the_readme_says_what_the_results_say() -> None:
         change = found[arm]
         assert change and change.is_clear and change.is_better
         assert f"{-change.spread.mean:.4f} ± {change.spread.error:.4f}" in readme and words in readme
+    by_accuracy = [difference(arms["grown"], arms[arm], "accuracy") for arm in found]
+    assert not any(change and change.is_clear for change in by_accuracy)
+    assert "by accuracy all three are inside the noise" in readme
     level = found["scratch, equal total"]
     assert level and not level.is_clear and "cannot be told from the large one that has all of it" in readme
 
