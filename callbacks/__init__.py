@@ -13,6 +13,7 @@ from lit_recycle.callbacks.magnitude_pruning import MagnitudePruning
 from lit_recycle.callbacks.progress import RunProgressBar
 from lit_recycle.callbacks.run_record import RunRecord
 from lit_recycle.callbacks.sequence_length import SequenceLengthWarmup
+from lit_recycle.callbacks.summary import RunSummary
 from lit_recycle.callbacks.tensorboard import TensorBoardLayout
 from lit_recycle.callbacks.text_samples import TextSamples
 from lit_recycle.callbacks.token_losses import TokenLossWriter
@@ -32,6 +33,7 @@ __all__ = [
     "MagnitudePruning",
     "RunProgressBar",
     "RunRecord",
+    "RunSummary",
     "SequenceLengthWarmup",
     "TensorBoardLayout",
     "TextSamples",

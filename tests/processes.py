@@ -34,6 +34,8 @@ EVENTS = [
 def config(root: Path, **changes: Any) -> Path:
     """A configuration file of a run of six steps that grows twice and saves after every step.
 
+    It samples no text at its end, which would take longer than its steps.
+
     Args:
         root: The run's folder; the file is beside it.
         **changes: Values by key, with two underscores for each dot.
@@ -62,6 +64,7 @@ def config(root: Path, **changes: Any) -> Path:
                         "save_top_k": -1,
                     },
                 },
+                {"class_path": "lit_recycle.callbacks.RunSummary", "init_args": {"sample_tokens": 0}},
             ],
         },
         "model": {

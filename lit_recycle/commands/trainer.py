@@ -107,21 +107,28 @@ class RecycleCLI(LightningCLI):
             parser_class=Parser,
             save_config_callback=SharedConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [SaveOnInterrupt(), RunSummary(), TokenLossWriter(), RemoveLeftovers()]},
         )
 
     @override
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        self.trainer.callbacks += [WaitingTime(self.config.waiting_minutes), KeepFreedMemory()]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [KeepFreedMemory()]  # type: ignore[attr-defined]
         own_io(self.trainer.strategy)
         if self.command == "fit":
             pace_of(self.trainer, self.datamodule)  # before any data is prepared
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        check_callbacks(self.config_init.trainer.callbacks)
+        listed = self.config_init.trainer.callbacks or []
+        check_callbacks(listed)
+        own = self._own_callbacks()
+        self.trainer_defaults["callbacks"] = [c for c in own if not any(isinstance(one, type(c)) for one in listed)]
         return super().instantiate_trainer(**kwargs)
+
+    def _own_callbacks(self) -> list[L.Callback]:
+        """Callbacks of every run; whoever lists one, with options of their own, has that one."""
+        waiting = WaitingTime(self.config.waiting_minutes)
+        return [SaveOnInterrupt(), RunSummary(), TokenLossWriter(), RemoveLeftovers(), waiting]
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
