@@ -108,6 +108,11 @@ class Experiment:
         """F_c of the small model, in FLOPs."""
         return chinchilla_flops(self.small)
 
+    @property
+    def times_steps(self) -> bool:
+        """Whether its runs are made to measure the time of a step: of losses they say nothing."""
+        return bool(self.figure.get("speeds"))
+
     def run(self, point: Mapping[str, str], seed: int, value: float | None = None) -> Run:
         """The run at a point, with the tuned setting at ``value``; made once, for it is asked for over and over."""
         asked = json.dumps([dict(point), seed, value])

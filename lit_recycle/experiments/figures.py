@@ -63,7 +63,7 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
         return _sweeps(experiment, results)
     x = experiment.figure.get("x")
     shown = [run for runs in found.values() for run in runs]
-    figure = _over_numbers(experiment, results, x) if x else _categories(found, bool(experiment.figure.get("speeds")))
+    figure = _over_numbers(experiment, results, x) if x else _categories(found, experiment.times_steps)
     several = any(len(runs) > 1 for runs in found.values())
     caption = "A dot is a seed; bars are the mean and its standard error." if several else "A dot is a seed."
     if against := experiment.figure.get("against"):

@@ -50,7 +50,7 @@ def members(experiments: Sequence[Experiment], results: Results) -> list[Finishe
     return [
         replace(finished(result), group=experiment.name, variant=label(point))
         for experiment in experiments
-        if not experiment.figure.get("speeds")
+        if not experiment.times_steps
         for point, _ in experiment.variants
         for result in results.at(experiment, point)
     ]

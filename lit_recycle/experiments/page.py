@@ -80,7 +80,7 @@ def render(experiments: Sequence[Experiment], results: Results) -> tuple[str, li
     """The page's text, and the figures that it shows."""
     ordered = sorted(experiments, key=lambda e: (e.letter != "e", e.letter, e.name))  # the main comparison comes first
     parts, made = [MADE_BY, _introduction(ordered, results), _overview(ordered, results)], []
-    clock = Clock([run for e in ordered if e.figure.get("speeds") for p, _ in e.variants for run in results.at(e, p)])
+    clock = Clock([run for e in ordered if e.times_steps for p, _ in e.variants for run in results.at(e, p)])
     for experiment in ordered:
         figures = plates(experiment, results)
         parts.append(_section(experiment, results, figures, clock))

@@ -18,14 +18,13 @@ def table(experiment: Experiment, results: Results) -> list[str]:
     """Lines of Markdown, a row for each variant that has results."""
     jumps = bool(experiment.figure.get("jumps"))
     tuned = [f"best {experiment.best_of.key.rpartition('.')[2]}"] if experiment.best_of else []
-    speeds = bool(experiment.figure.get("speeds"))
-    measured = [SPEED] if speeds else [*METRICS.values(), *([JUMP] if jumps else [])]
+    measured = [SPEED] if experiment.times_steps else [*METRICS.values(), *([JUMP] if jumps else [])]
     head = [*experiment.axes, "seeds", *measured, "10⁶ tokens", "FLOPs / F_c", *tuned]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for point, _ in experiment.variants:
         if runs := results.at(experiment, point):
             cells = [*point.values(), str(len(runs))]
-            if speeds:
+            if experiment.times_steps:
                 cells.append(_cell([1000 * seconds_per_step(run) for run in runs], 1) + " ms")
             else:
                 cells += [*_metrics(runs), *([_jump(runs)] if jumps else [])]
