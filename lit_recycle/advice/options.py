@@ -103,7 +103,7 @@ def compare(now: Situation, found: Sequence[Choice], forecast: Forecast, say: Ca
         return None
     best = min(covered, key=lambda choice: predicted[choice.label].loss)
     lowest = min((c for c in covered if c.schedule is not None or c.grow), key=lambda c: predicted[c.label].loss)
-    if best is not lowest and now.progress.flops:
+    if best is not lowest and now.sunk:
         say(f"  the lowest is {best.label}, which would give up the model; what follows goes on with it")
     elif best is not lowest:
         say(f"  the lowest is {best.label}: to train that, change model.config; what follows begins with what is there")
@@ -121,11 +121,11 @@ def _label(now: Situation, at: Sequence[float]) -> str:
 
 
 def _when(now: Situation, flops: float) -> str:
-    return "now" if flops <= now.progress.flops else f"at {flops:.2g} FLOPs"
+    return "now" if flops <= now.sunk else f"at {flops:.2g} FLOPs"
 
 
 def _scheduled(now: Situation, shapes: Sequence[MoEConfig], at: Sequence[float]) -> Parts:
-    borders = [float(now.progress.flops), *at, now.total]
+    borders = [now.sunk, *at, now.total]
     spent = zip(borders, borders[1:], shapes, strict=False)
     return (*now.past, *(_part(end - begin, shape, now.seq_len) for begin, end, shape in spent if end > begin))
 

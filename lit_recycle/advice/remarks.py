@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from lit_recycle.advice.law import tokens_of
 from lit_recycle.advice.situation import PAPER, Situation
 from lit_recycle.model.config import MoEConfig
 from lit_recycle.text import human
 
 G_STACK = "arXiv 2405.15319"
+FEWEST = 4
+"""Layers that make a profile."""
 DECAYED = 0.9
 """Share of the full rate below which a checkpoint's is said to have decayed."""
 
@@ -22,7 +25,7 @@ def rate_remarks(now: Situation, first: float | None) -> list[str]:
         now: What is known.
         first: FLOPs before the first growth that is advised; None without one.
     """
-    if now.rate is None or now.rate >= DECAYED or (first is not None and first <= now.progress.flops):
+    if now.rate is None or now.rate >= DECAYED or (first is not None and first <= now.sunk):
         return []
     return [
         f"the checkpoint's rate stands at {now.rate:.0%} of the full one, and a schedule that decays at the end of the "
@@ -34,18 +37,26 @@ def profile_remarks(now: Situation) -> list[str]:
     """Is the profile of weight norms formed, and where would a stack break it?"""
     norms = now.profile
     if norms is None:
-        return ["norm profile: no checkpoint to take it from"]
-    if len(norms) < 4:
-        return [f"norm profile {_numbers(norms)}: too few layers to tell whether it has formed"]
+        return ["norm profile: taken from checkpoints of this project alone, and there is none: F_c decide"]
+    if len(norms) < FEWEST:
+        return [f"norm profile {_numbers(norms)}: too few layers to tell whether it has formed: F_c decide"]
     steps = [after - before for before, after in pairwise(norms)]
-    rising = sum(step > 0 for step in steps)
     seam = norms[0] - norms[-1]
     return [
-        f"norm profile {_numbers(norms)}: rises at {rising} of {len(steps)} steps; a formed one rises and dips a "
-        f"little at the end ({PAPER})",
+        f"norm profile {_numbers(norms)}: rises at {_rising(norms)} of {len(steps)} steps, so it has "
+        f"{'' if is_formed(norms) else 'not '}formed: a formed one rises and dips a little at the end ({PAPER})",
         f"a stack would put layer 0 above layer {len(norms) - 1}: a step of {seam:+.4f}, "
         f"{abs(seam) / max(map(abs, steps)):.1f} times the largest between neighbours; interposition makes none",
     ]
+
+
+def is_formed(norms: Sequence[float] | None) -> bool:
+    """Whether a profile rises from layer to layer but for one step; False where that cannot be told."""
+    return norms is not None and len(norms) >= FEWEST and _rising(norms) >= len(norms) - 2
+
+
+def _rising(norms: Sequence[float]) -> int:
+    return sum(after > before for before, after in pairwise(norms))
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -82,5 +93,5 @@ def g_stack_remarks(now: Situation, target: MoEConfig | None, first: float | Non
     said = f"G_stack's formula would grow after {human(tokens)} tokens ({G_STACK})"
     if tokens > possible:
         return [said + ": more than the budget has, which is below the range that it was fitted in; not used"]
-    at = now.progress.tokens + (first - now.progress.flops) / (6 * now.config.num_active_params())
+    at = tokens_of(now.past) + (first - now.sunk) / (6 * now.config.num_active_params())
     return [said + f"; here it is after {human(at)}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_recycle.advice.law import Forecast
 from lit_recycle.advice.options import choices, compare
-from lit_recycle.advice.remarks import DECAYED, g_stack_remarks, profile_remarks, rate_remarks
+from lit_recycle.advice.remarks import DECAYED, g_stack_remarks, is_formed, profile_remarks, rate_remarks
 from lit_recycle.advice.situation import PAPER, Situation
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
@@ -25,10 +25,16 @@ EVIDENCE = "at 76k active parameters, docs/evidence.md"
 FORMED = 1.0
 """F_c after which interposition beats stacking; the norm profile is formed at about 1.2 (arXiv 2510.08008)."""
 TOO_LITTLE, ENOUGH = 4.0, 16.0
-"""F_c in all at which going on small ended below growing in depth and width, and at which it ended above
+"""F_c in all at which going on small had a lower loss than growing in depth and width, and at which a higher one
 (docs/evidence.md, e). The paper's first growth came after 14 F_c.
 """
-LATER = f"; of {TOO_LITTLE:g} F_c in all a growth after three ended below one after one {EVIDENCE}, d"
+QUARTER, HALF = 0.25, 0.5
+"""Shares of all FLOPs after which the runs of docs/evidence.md, e, grow. After half of them no more is left than is
+sunk, which the paper (arXiv 2510.08008) asks for.
+"""
+NO_LESS = f"no less is left than is sunk, {PAPER}"
+FAR = 2.0
+"""By what factor the best size is beyond the last growth before it is said: another growth's."""
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
 
@@ -44,7 +50,11 @@ class Line:
 
 @dataclass
 class Growth:
-    """A recommended event, line by line; ``when`` says where its moment is from."""
+    """A recommended event, line by line; ``when`` says where its moment is from.
+
+    Args:
+        at_flops: By the counter of the run.
+    """
 
     at_flops: float
     when: str
@@ -86,7 +96,7 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
     if forecast is None:
         say("not known: the loss of any of these choices; --runs takes finished runs to predict it from")
     else:
-        found = choices(now, shapes, [moments(now, i) for i in range(len(shapes))], _first(now))
+        found = choices(now, shapes, [moments(now, i) for i in range(len(shapes))], _single(now))
         lowest = compare(now, found, forecast, say)
     target: MoEConfig | None = None
     if lowest and lowest.grow:
@@ -98,7 +108,9 @@ def advise(now: Situation, forecast: Forecast | None = None) -> Advice:
             wanted = _held_against_runs(now.total / unit, wanted, say)
         _grow(now, shapes, wanted, advice)
         target = shapes[wanted] if advice.growths else None
-    first = advice.growths[0].at_flops if advice.growths else None
+        if target and wanted == len(shapes) - 1 and best > FAR * target.num_active_params():
+            say(f"these growths do not reach the best size, {human(best)}: ask again with a checkpoint of after them")
+    first = now.before + advice.growths[0].at_flops if advice.growths else None
     for remark in (*rate_remarks(now, first), *profile_remarks(now), *g_stack_remarks(now, target, first)):
         say(remark)
     return advice
@@ -113,13 +125,13 @@ def _held_against_runs(total: float, wanted: int, say: Callable[[str], None]) ->
             else f", and {total:.2g} is nearer to that than to the {ENOUGH:g} where it did pay"
         )
         say(
-            f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small ended below growing layers and "
-            f"experts (e), with 3 below growing layers (g), {EVIDENCE}{near}; experts alone with top-k kept did end "
-            "lower (g)"
+            f"no growth in spite of that: with {TOO_LITTLE:g} F_c in all going on small had a lower loss than growing "
+            f"layers and experts (e), with 3 a lower one than growing layers (g), {EVIDENCE}{near}; experts alone with "
+            "top-k kept had a lower one still (g)"
         )
         return 0
-    where = f"below growing with {TOO_LITTLE:g} F_c in all, above it with {ENOUGH:g}"
-    say(f"going on small ended {where}, {EVIDENCE}, e" + ("" if total >= ENOUGH else ": this lies between"))
+    where = f"with {TOO_LITTLE:g} F_c in all had a lower loss than growing, with {ENOUGH:g} a higher one"
+    say(f"going on small {where}, {EVIDENCE}, e" + ("" if total >= ENOUGH else ": this lies between"))
     return wanted
 
 
@@ -132,63 +144,71 @@ def shapes_to_come(config: MoEConfig) -> list[MoEConfig]:
 
 def moments(now: Situation, wanted: int) -> list[float]:
     """FLOPs before each growth on the way to a shape; fewer where too little would be left after one."""
-    if wanted == 0 or now.budget < now.progress.flops:
+    if wanted == 0 or now.budget < now.sunk:
         return []
-    first = _first(now)
-    second = first + min(first, (now.total - 2 * first) / 2)
-    return [first] if wanted == 1 or second - first < first / 4 else [first, second]
+    if wanted == 1:
+        return [_single(now)]
+    first, second = max(now.sunk, QUARTER * now.total), HALF * now.total
+    return [first, second] if second - first >= first / 4 else [first]
 
 
-def _first(now: Situation) -> float:
-    """FLOPs before a first growth: those of a formed model, if no less is left then, and now where that is over."""
-    return max(float(now.progress.flops), min(FORMED * chinchilla_flops(now.config), now.total / 2))
+def _single(now: Situation) -> float:
+    """FLOPs before the only growth of a run."""
+    return max(now.sunk, HALF * now.total)
 
 
 def _grow(now: Situation, shapes: Sequence[MoEConfig], wanted: int, advice: Advice) -> None:
-    say, unit, sunk = advice.remarks.append, chinchilla_flops(now.config), float(now.progress.flops)
+    say, unit = advice.remarks.append, chinchilla_flops(now.config)
     if wanted == 0:
         say("so: go on with this model")
         return
     if not (found := moments(now, wanted)):
-        say(f"so: go on with this model, or spend more: at least the sunk FLOPs belong after a growth ({PAPER}{LATER})")
+        say(f"so: go on with this model, or spend more: at least the sunk FLOPs belong after a growth ({PAPER})")
         return
     first = found[0]
-    moment = "now" if first == sunk else f"at {first / unit:.2f} F_c"
+    moment = "now" if first == now.sunk else f"at {first / unit:.2f} F_c"
     say(f"so: grow to {human(shapes[wanted].num_active_params())} active parameters, beginning {moment}")
-    if not sunk:
+    if not now.sunk:
         say(
-            f"nothing is sunk: from scratch the large model ended behind the grown one with {TOO_LITTLE:g} F_c in all, "
-            f"and was not to be told from it with {ENOUGH:g}, {EVIDENCE}, e"
+            f"nothing is sunk: from scratch the large model had a higher loss than the grown one with {TOO_LITTLE:g} "
+            f"F_c in all, and was not to be told from it with {ENOUGH:g}, {EVIDENCE}, e"
         )
-    if first == sunk:
-        when = f"now: at least {FORMED:g} F_c are sunk, and no less is left, {PAPER}{LATER}"
-    elif first == FORMED * unit:
-        when = f"{FORMED:g} F_c, where the norm profile forms, {PAPER}; from 2 on it rises throughout {DEPTH}{LATER}"
-    else:
-        when = f"half of all FLOPs, so that no less is left than is sunk, {PAPER}{LATER}"
-    advice.growths.append(Growth(first, when, "depth", _depth_lines(now, first)))
+    advice.growths.append(Growth(first - now.before, _when(now, first), "depth", _depth_lines(now, first)))
     if wanted == 2 and len(found) == 1:
         say(f"no second growth: after it at least what was sunk before it must be left ({PAPER})")
     elif wanted == 2:
-        second = found[1] / unit
-        say(f"a second growth when {second:.2f} F_c are spent: again no less is left after it ({PAPER})")
-        when = f"no less is left than is sunk, {PAPER}{LATER}"
-        advice.growths.append(Growth(found[1], when, "width", _width_lines()))
+        say(f"a second growth when {found[1] / unit:.2f} F_c are spent: {NO_LESS}")
+        advice.growths.append(Growth(found[1] - now.before, _when(now, found[1]), "width", _width_lines()))
+
+
+def _when(now: Situation, flops: float) -> str:
+    """Where the moment of a growth of layers or experts is from."""
+    if flops == now.sunk:
+        return f"now: {NO_LESS}"
+    if flops == QUARTER * now.total:
+        return f"a quarter of all FLOPs, as the runs of e {EVIDENCE}"
+    return (
+        f"half of all FLOPs: {NO_LESS}; of {TOO_LITTLE:g} F_c in all half had a lower loss than a quarter, and three "
+        f"quarters could not be told from half {EVIDENCE}, d"
+    )
 
 
 def _grow_along(now: Situation, label: str, grow: Sequence[Mapping[str, Any]], advice: Advice) -> None:
     """One growth along an axis of which the paper says nothing, because finished runs let expect the most of it."""
     advice.remarks.append(f"so: {label}, of which the lowest loss is predicted")
-    lines = [Line("grow", list(grow), "lowest predicted loss of all choices, --runs"), *_state_lines(now, _first(now))]
-    advice.growths.append(Growth(_first(now), "the moment that the prediction is for", "grow", lines))
+    at = _single(now)
+    lines = [Line("grow", list(grow), "lowest predicted loss of all choices, --runs"), *_state_lines(now, at)]
+    advice.growths.append(Growth(at - now.before, "the moment that the prediction is for", "grow", lines))
 
 
 def _depth_lines(now: Situation, first: float) -> list[Line]:
     if first > FORMED * chinchilla_flops(now.config):
         why = f"beats stack past about {FORMED:g} F_c, {PAPER}; not to be told from it from 2 on {DEPTH}"
         method = Line("depth.method", "interposition", why)
+    elif is_formed(now.profile):
+        method = Line("depth.method", "interposition", f"the norm profile has formed, and a stack breaks it, {PAPER}")
     else:
-        method = Line("depth.method", "stack", f"ended below interposition up to {FORMED:g} F_c {DEPTH}")
+        method = Line("depth.method", "stack", f"had a lower loss than interposition up to {FORMED:g} F_c {DEPTH}")
     return [Line("depth.factor", 2, FACTOR), method, *_state_lines(now, first)]
 
 
@@ -198,14 +218,14 @@ def _state_lines(now: Situation, first: float) -> list[Line]:
     What a checkpoint lacks, or how low its rate stands, matters to a growth now: a later one finds a state and a rate
     that the run has built by then.
     """
-    is_now = first <= now.progress.flops
+    is_now = first <= now.sunk
     if is_now and not now.optimizer:
         return [
             Line("optimizer_state", "reset", "the checkpoint holds no optimizer state"),
             Line(
                 "rewarm",
                 {"steps": 100},
-                f"a reset is followed by a warm-up, {PAPER}; without ended lower {EVIDENCE}, f",
+                f"a reset is followed by a warm-up, {PAPER}; without one the loss was lower {EVIDENCE}, f",
             ),
         ]
     lines = [Line("optimizer_state", "carry", f"nothing is lost; a reset was not to be told from it {EVIDENCE}, f")]
@@ -218,7 +238,9 @@ def _state_lines(now: Situation, first: float) -> list[Line]:
 def _width_lines() -> list[Line]:
     return [
         Line("width.factor", 2, FACTOR),
-        Line("width.noise", 0.01, f"α of {PAPER}; a larger one ended lower {EVIDENCE}, b"),
-        Line("width.top_k", "scale", f"128 experts, top-8 beat 128, top-4, {PAPER}; keep ended lower {EVIDENCE}, b"),
+        Line("width.noise", 0.01, f"α of {PAPER}; a larger one had a lower loss {EVIDENCE}, b"),
+        Line(
+            "width.top_k", "scale", f"128 experts, top-8 beat 128, top-4, {PAPER}; keep had a lower loss {EVIDENCE}, b"
+        ),
         Line("optimizer_state", "carry", "copies' moments follow their gradients: derived"),
     ]

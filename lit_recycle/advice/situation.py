@@ -20,8 +20,9 @@ class Situation:
 
     Args:
         config: The present shape.
-        progress: What has been spent on it.
+        progress: What the run has spent on it.
         budget: FLOPs that are there to spend.
+        before: FLOPs spent on it before the run, whose counters do not know of them.
         profile: Its weight norms, layer by layer, if there is a checkpoint.
         optimizer: Whether the checkpoint brings the optimizer's state; True where training has not begun.
         rate: Present learning rate as a share of the full one, if known.
@@ -32,6 +33,7 @@ class Situation:
     config: MoEConfig
     progress: Progress
     budget: float
+    before: float = 0.0
     profile: Sequence[float] | None = None
     optimizer: bool = True
     rate: float | None = None
@@ -39,10 +41,16 @@ class Situation:
     seq_len: int = 0
 
     @property
+    def sunk(self) -> float:
+        """FLOPs spent on it so far."""
+        return self.before + self.progress.flops
+
+    @property
     def total(self) -> float:
-        return self.progress.flops + self.budget
+        """FLOPs spent on it in the end."""
+        return self.sunk + self.budget
 
     @property
     def sunk_multiples(self) -> float:
         """Sunk FLOPs in F_c."""
-        return self.progress.flops / chinchilla_flops(self.config)
+        return self.sunk / chinchilla_flops(self.config)

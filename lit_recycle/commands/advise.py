@@ -16,7 +16,7 @@ from lit_recycle.advice.law import Forecast, Part
 from lit_recycle.advice.rules import DECAY, Advice, Growth, advise
 from lit_recycle.advice.runs import read_runs
 from lit_recycle.advice.situation import Situation
-from lit_recycle.commands.growth_callback import GROWTH_CALLBACK
+from lit_recycle.commands.growth_callback import GROWTH_CALLBACK, growth_callbacks
 from lit_recycle.commands.merged_config import load_config
 from lit_recycle.commands.run_shape import RunShape, run_shape, warmups
 from lit_recycle.commands.without_gc import without_gc
@@ -27,6 +27,8 @@ from lit_recycle.growth.shape import Shape, sizes
 
 SCHEDULE = "WarmupStableDecay"
 EVENTS = "EVENTS"
+LENGTHS = ("start_seq_len", "constant_tokens")
+"""Keys of the growth callback that speak of its events."""
 NO_END = 10**15
 
 
@@ -40,6 +42,7 @@ def main(argv: list[str]) -> int:
     saved = _read(options.ckpt_path) if options.ckpt_path else None
     situation = _situation(config, saved, options)
     advice = advise(situation, Forecast(read_runs(options.runs)) if options.runs else None)
+    advice.remarks += left_out(config, len(saved["hyper_parameters"]["growth"]) if saved else 0)
     if options.ckpt_path:
         config["ckpt_path"] = str(options.ckpt_path)
     text = to_yaml(config, situation, advice, saved)
@@ -64,6 +67,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         type=Path,
         action="append",
         help="the run's, as for fit several one over the other; the one beside the checkpoint by default",
+    )
+    parser.add_argument(
+        "--sunk_tokens",
+        type=float,
+        default=None,
+        help="what model.init_from was trained on before this run; its model card says it",
     )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--flops", type=float, help="FLOPs to spend from here on")
@@ -99,6 +108,13 @@ def _check_out(out: Path, configs: Sequence[Path]) -> None:
 def _config_beside(checkpoint: Place) -> Path:
     if not isinstance(checkpoint, Path):
         raise ValueError(f"no config.yaml is looked for at an address, {checkpoint}: give the run's with --config")
+    if not checkpoint.exists():
+        raise ValueError(f"there is no checkpoint {checkpoint}")
+    if (checkpoint / "config.json").is_file():
+        raise ValueError(
+            f"{checkpoint} is a Hugging Face folder, and --ckpt_path takes checkpoints of this project: give it as "
+            "--model.init_from, with --config (configs/recycle.yaml is for it)"
+        )
     for folder in checkpoint.resolve().parents[:2]:
         if (folder / "config.yaml").exists():
             return folder / "config.yaml"
@@ -116,7 +132,7 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
     run = _shape(config, [])
     shape, seq_len = run.shape, run.pace.seq_len
     progress = Progress(0, 0, 0)
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = _before(config, shape, seq_len, options.sunk_tokens)
     if saved:
         from lit_recycle.hub.shape import shape_of
         from lit_recycle.training.weight_stats import norm_profile
@@ -127,7 +143,7 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
         known["profile"] = norm_profile(saved["state_dict"]).tolist()
         known["optimizer"] = bool(saved.get("optimizer_states"))
         known["rate"] = _rate(saved)
-        known["past"] = _past(saved["hyper_parameters"]["growth"], shape, progress)
+        known["past"] += _past(saved["hyper_parameters"]["growth"], shape, progress)
     if not isinstance(shape, NativeModel):
         raise ValueError("advise knows this project's own models, and this one is trained through transformers")
     if options.flops is not None:
@@ -143,6 +159,28 @@ def _situation(config: dict[str, Any], saved: dict[str, Any] | None, options: ar
             f"{NO_END:.0e} tokens, got {budget:g} FLOPs"
         )
     return Situation(shape.config, progress, budget, seq_len=seq_len, **known)
+
+
+def _before(config: dict[str, Any], start: Shape, seq_len: int, sunk_tokens: float | None) -> dict[str, Any]:
+    """What is known of the model that the run began with, from before it.
+
+    Raises:
+        ValueError: It is not said how long it was trained, or of a new model it is.
+    """
+    source = (config.get("model") or {}).get("init_from")
+    if source is None:
+        if sunk_tokens is not None:
+            raise ValueError("--sunk_tokens is of a model.init_from, and there is none: leave it out")
+        return {"past": ()}
+    if sunk_tokens is None:
+        raise ValueError(
+            f"how long {source} was trained is not known, and the moment of a growth depends on it: give "
+            "--sunk_tokens, the tokens that its model card speaks of"
+        )
+    if not 0 <= sunk_tokens <= NO_END:
+        raise ValueError(f"--sunk_tokens must be from 0 to {NO_END:.0e}, got {sunk_tokens:g}")
+    past = (Part(sunk_tokens, start.num_active_params(), start.num_params()),) if sunk_tokens else ()
+    return {"past": past, "before": sunk_tokens * start.num_flops_per_token(seq_len), "optimizer": False}
 
 
 def _past(growth: list[dict[str, Any]], shape: Shape, progress: Progress) -> tuple[Part, ...]:
@@ -179,9 +217,9 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
     )
     last = parts[-1]
     per_step = flops_of(last.last, last.shape)
-    steps = max(last.step_at(now.total), last.start.steps + 1)
+    steps = max(last.step_at(now.total - now.before), last.start.steps + 1)
     # The end of the decay is the end of the run, its beginning not before the last growth.
-    decay = min(round(DECAY * now.total / per_step), (steps - last.start.steps) // 2)
+    decay = min(round(DECAY * (now.total - now.before) / per_step), (steps - last.start.steps) // 2)
     made = deepcopy(config)
     made["trainer"] = made.get("trainer") or {}
     made["trainer"]["max_steps"] = steps
@@ -193,7 +231,7 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
     dumped = _with_events(dumped, past, advice.growths)
     comments = {
         f"max_steps: {steps}": f"{now.budget:.3g} FLOPs from here on",
-        f"decay_steps: {decay}": f"the last {DECAY:.0%} of all FLOPs, or half of the last stage: our default",
+        f"decay_steps: {decay}": f"the last {DECAY:.0%} of the run's FLOPs, or half of the last stage: our default",
     }
     for line, why in comments.items():
         dumped = dumped.replace(f"{line}\n", f"{line}  # {why}\n", 1)
@@ -202,13 +240,28 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
 
 def _callbacks(callbacks: list[dict[str, Any]], grows: bool) -> list[dict[str, Any]]:
     """The run's callbacks, with a GrowthCallback that keeps its place and its other settings, or without one."""
-    own = [c for c in callbacks if c["class_path"].endswith("GrowthCallback")]
+    own = growth_callbacks(callbacks)
     others = [c for c in callbacks if c not in own]
     if grows:
-        settings = own[0]["init_args"] if own else {}
+        settings = {k: v for k, v in own[0]["init_args"].items() if k not in LENGTHS} if own else {}
         place = callbacks.index(own[0]) if own else 0
         others.insert(place, {"class_path": GROWTH_CALLBACK, "init_args": settings | {"events": EVENTS}})
     return others
+
+
+def left_out(config: dict[str, Any], past: int) -> list[str]:
+    """What of the configuration's own growths, of which so many have happened, does not stand in the advice."""
+    said = []
+    for callback in growth_callbacks((config.get("trainer") or {}).get("callbacks")):
+        settings = callback["init_args"]
+        if (count := len(settings["events"]) - past) > 0:
+            said.append(f"left out: the configuration's own {'growth' if count == 1 else f'{count} growths'}")
+        if any(settings.get(key) for key in LENGTHS):
+            said.append(
+                f"left out: {' and '.join(key for key in LENGTHS if settings.get(key))}, for samples get longer at "
+                "growths that are left out, too; SequenceLengthWarmup does it by steps"
+            )
+    return said
 
 
 def _with_events(dumped: str, past: list[dict[str, Any]], growths: list[Growth]) -> str:

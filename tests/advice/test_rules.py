@@ -10,8 +10,9 @@ from helpers import tiny
 
 from lit_recycle.advice.options import AXES
 from lit_recycle.advice.remarks import g_stack_tokens, profile_remarks
-from lit_recycle.advice.rules import ENOUGH, TOO_LITTLE, _depth_lines, advise
+from lit_recycle.advice.rules import ENOUGH, HALF, QUARTER, TOO_LITTLE, _depth_lines, advise, moments
 from lit_recycle.advice.situation import Situation
+from lit_recycle.experiments.budgets import stages_of
 from lit_recycle.experiments.definition import load_experiments
 from lit_recycle.experiments.results import Results, difference
 from lit_recycle.growth import operators
@@ -78,13 +79,39 @@ def test_a_growth_with_less_than_the_sunk_compute_left_is_not_advised() -> None:
     assert not advice.growths and any("at least the sunk FLOPs" in remark for remark in advice.remarks)
 
 
-def test_growth_begins_now_or_after_one_unit() -> None:
-    (now, *_) = advise(at(3, 60)).growths
-    assert now.at_flops == 3 * UNIT and now.axis == "depth"
-    (later, *_) = advise(at(0, 60)).growths
-    assert later.at_flops == UNIT
-    assert later.event()["depth"] == {"factor": 2, "method": "stack"}
-    assert now.event()["depth"] == {"factor": 2, "method": "interposition"}
+def test_growths_come_after_a_quarter_and_half_of_all_flops_or_now() -> None:
+    deep, wide = advise(at(0, 60)).growths
+    assert (deep.at_flops, wide.at_flops) == (15 * UNIT, 30 * UNIT)
+    assert (deep.axis, wide.axis) == ("depth", "width")
+    assert deep.event()["depth"] == {"factor": 2, "method": "interposition"}
+    now, wide = advise(at(20, 60)).growths
+    assert (now.at_flops, wide.at_flops) == (20 * UNIT, 40 * UNIT)
+    assert now.when.startswith("now") and wide.when.startswith("half")
+    (only,) = advise(at(35, 45)).growths
+    assert only.at_flops == 35 * UNIT, "half of all FLOPs is too near for a second one"
+    assert moments(at(0, 8), 1) == [4 * UNIT]
+
+
+@pytest.mark.parametrize("name", ["headline", "headline_late", "headline_ten"])
+def test_the_moments_are_those_that_were_measured(name: str) -> None:
+    (experiment,) = load_experiments(Path(__file__).parents[2] / "configs/experiments", [name])
+    run = experiment.run({"arm": "grown"}, 1)
+    first, second, _ = stages_of(run.fit)
+    shares = [first.end.flops / run.flops, second.end.flops / run.flops]
+    assert shares == pytest.approx([QUARTER, HALF], rel=0.02)
+
+
+def test_what_was_spent_before_the_run_is_sunk() -> None:
+    """And the counter of the run, which events wait for, does not know of it."""
+    now, wide = advise(Situation(CONFIG, Progress(0, 0, 0), 60.0 * UNIT, before=20.0 * UNIT)).growths
+    assert (now.at_flops, wide.at_flops) == (0, 20 * UNIT)
+    assert advise(Situation(CONFIG, Progress(0, 0, 0), 60.0 * UNIT, before=61.0 * UNIT)).growths == []
+
+
+def test_two_growths_may_be_too_few() -> None:
+    told = "do not reach the best size"
+    assert any(told in remark for remark in advise(at(0, 1e6)).remarks)
+    assert not any(told in remark for remark in advise(at(0, 16)).remarks)
 
 
 @pytest.mark.parametrize(("share", "method"), [(1.0, "stack"), (1.01, "interposition")])
@@ -92,6 +119,15 @@ def test_layers_are_stacked_before_the_profile_of_norms_is_formed(share: float, 
     """Only a law fitted on runs has a model grow so early."""
     _, line, *_ = _depth_lines(at(0, 1.98), share * UNIT)
     assert (line.key, line.value) == ("depth.method", method) and "docs/evidence.md, a" in line.source
+
+
+@pytest.mark.parametrize(
+    ("profile", "method"),
+    [([0.1, 0.2, 0.3, 0.25], "interposition"), ([0.1, 0.2, 0.15, 0.12], "stack"), ([1, 2], "stack")],
+)
+def test_a_profile_that_has_formed_is_not_broken_by_a_stack(profile: list[float], method: str) -> None:
+    _, line, *_ = _depth_lines(at(0.5, 1.5, profile=profile), 0.5 * UNIT)
+    assert line.value == method
 
 
 @pytest.mark.parametrize(("sunk", "budget"), [(1, 30), (3, 60), (10, 200), (30, 60)])
@@ -105,18 +141,18 @@ def test_after_every_growth_no_less_is_left_than_was_sunk_before(sunk: float, bu
 
 
 def test_a_checkpoint_without_optimizer_is_reset_and_warmed_up() -> None:
-    (growth, *_) = advise(at(3, 60, optimizer=False)).growths
+    (growth, *_) = advise(at(20, 60, optimizer=False)).growths
     assert growth.event()["optimizer_state"] == "reset" and growth.event()["rewarm"] == {"steps": 100}
-    (growth, *_) = advise(at(3, 60, rate=0.1)).growths
+    (growth, *_) = advise(at(20, 60, rate=0.1)).growths
     assert growth.event()["optimizer_state"] == "carry" and growth.event()["rewarm"] == {"steps": 100}
-    (growth, *_) = advise(at(3, 60, rate=1.0)).growths
+    (growth, *_) = advise(at(20, 60, rate=1.0)).growths
     assert "rewarm" not in growth.event()
 
 
 def test_a_later_growth_finds_another_rate_and_state_than_the_checkpoint_has() -> None:
-    advice = advise(at(0.3, 60, rate=0.1, optimizer=False))
+    advice = advise(at(4, 60, rate=0.1, optimizer=False))
     event = advice.growths[0].event()
-    assert event["at"]["flops"] == UNIT and event["optimizer_state"] == "carry" and "rewarm" not in event
+    assert event["at"]["flops"] == 16 * UNIT and event["optimizer_state"] == "carry" and "rewarm" not in event
     assert any("stands at 10% of the full one" in remark for remark in advice.remarks)
 
 
@@ -127,7 +163,7 @@ def test_every_line_has_a_source() -> None:
 
 def test_profile_tells_how_a_stack_would_break_it() -> None:
     rises, breaks = profile_remarks(at(1, 1, profile=[0.01, 0.02, 0.03, 0.04, 0.035]))
-    assert "rises at 3 of 4 steps" in rises
+    assert "rises at 3 of 4 steps, so it has formed" in rises
     assert "-0.0250, 2.5 times the largest" in breaks
     (short,) = profile_remarks(at(1, 1, profile=[0.01, 0.02]))
     assert "too few layers" in short
