@@ -209,13 +209,17 @@ class Forecast:
         return math.sqrt(sum(miss**2 for miss in self.misses.values()) / len(self.misses))
 
     def covers(self, parts: Parts) -> bool:
-        """Whether such a run is within reach of those that were fitted."""
+        """Whether such a run is within reach of one that was fitted, in size and in tokens."""
         share = self.law.share
-        for measure in (tokens_of, lambda parts: average_size(parts, share)):
-            seen = [measure(run.parts) for run in self.runs]
-            if not min(seen) / self.reach <= measure(parts) <= max(seen) * self.reach:
-                return False
-        return True
+
+        def is_near(one: float, other: float) -> bool:
+            return 1 / self.reach <= one / other <= self.reach
+
+        return any(
+            is_near(tokens_of(parts), tokens_of(run.parts))
+            and is_near(average_size(parts, share), average_size(run.parts, share))
+            for run in self.runs
+        )
 
     def predict(self, parts: Parts) -> Predicted:
         """The loss at the end of a run of these parts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -42,7 +43,30 @@ def law_section(experiments: Sequence[Experiment], results: Results) -> tuple[st
         "law", caption, _figure((("averaged", average), ("at the end", final))), list(results.by_key.values())
     )
     picture = [f"![{caption}](images/evidence/law.png)", "", f"*{caption}*", ""]
-    return "\n".join([*parts, *lines, "", ranking, "", *picture, "`make evidence`, from all results.", ""]), [plate]
+    parts += [*lines, "", ranking, "", *_misses(experiments, average), *picture]
+    return "\n".join([*parts, "`make evidence`, from all results.", ""]), [plate]
+
+
+def _misses(experiments: Sequence[Experiment], forecast: Forecast) -> list[str]:
+    """The main comparison and its repetitions, which differ in size and budget: where the law goes wrong."""
+    lines = [
+        "**Where it is off.** The main comparison and its repetitions, each kind by the law of all runs unlike it:",
+        "",
+        "| experiment | arm | measured | by the law | miss |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    wrong = []
+    for experiment in (e for e in experiments if e.letter == "e" and not e.times_steps):
+        found = {kind: miss for kind, miss in forecast.misses.items() if kind[0] == experiment.name}
+        losses = {kind: [run.loss for run in forecast.runs if run.kind == kind] for kind in found}
+        means = {kind: sum(values) / len(values) for kind, values in losses.items()}
+        for kind, miss in found.items():
+            lines.append(f"| {kind[0]} | {kind[1]} | {means[kind]:.4f} | {means[kind] - miss:.4f} | {miss:+.4f} |")
+        for one, other in combinations(found, 2):
+            measured = means[one] - means[other]
+            if measured * (measured - found[one] + found[other]) < 0:
+                wrong.append(f"*{one[1]}* and *{other[1]}* of {one[0]} ({measured:+.4f} apart)")
+    return [*lines, "", f"In the wrong order: {', '.join(wrong) or 'none'}.", ""]
 
 
 def members(experiments: Sequence[Experiment], results: Results) -> list[Finished]:

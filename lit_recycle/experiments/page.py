@@ -48,10 +48,11 @@ three other places of that document, and the model must find them the likeliest;
 first 32,768 of the bytes, so that a curve does not end at the table's number.
 
 **Words.** ± is the standard error of the mean over seeds. *Inside the noise*: zero lies in the 95 % interval of the
-difference (Student's t: for three seeds 4.3 standard errors to each side). *Agrees* and *contradicts* are said of what
-is claimed, at this size; *A against B* is a comparison of which nobody claims anything. Of {verdicts} comparisons one
-in twenty would stand outside the noise if nothing differed, and ± says nothing of the text and of the thousand items,
-which are the same in all. An error of three seeds is itself uncertain; one below 0.001 is small by chance. At equal
+difference (Student's t: for three seeds 4.3 standard errors to each side), or in the one that follows from all
+differences of the experiment together, for three seeds can be alike by chance. *Agrees* and *contradicts* are said of
+what is claimed, at this size; *A against B* is a comparison of which nobody claims anything. Of {verdicts} comparisons
+{clear} stand outside the noise, where one in twenty would if nothing differed, and ± says nothing of the text and of
+the thousand items, which are the same in all. At equal
 FLOPs the variant of fewer FLOPs per token has seen more tokens, which may be all that a difference is: a column has
 them. All but e and some points of a and d have at most 4 F_c, most of them 1 before the growth; where more was tried
 (a, e) differences shrank or changed sides. None of it says what happens at the paper's sizes.
@@ -94,10 +95,13 @@ def _introduction(experiments: Sequence[Experiment], results: Results) -> str:
     main = experiments[0]
     active = main.small.num_active_params()
     lines = [line for experiment in experiments for line in verdicts(experiment, results)]
-    count = sum(" seeds" in line for line in lines)  # of one seed there is no interval
+    several = [line for line in lines if " seeds" in line]  # of one seed there is no interval
+    clear = sum("inside the noise" not in line for line in several)
     text = _text(results.folder / "corpus.json")
     seen = main.unit / main.small.num_flops_per_token(main.base["data"]["seq_len"]) / active
-    return INTRODUCTION.format(active=f"{active:,}", unit=main.unit, per_parameter=seen, text=text, verdicts=count)
+    return INTRODUCTION.format(
+        active=f"{active:,}", unit=main.unit, per_parameter=seen, text=text, verdicts=len(several), clear=clear
+    )
 
 
 def _text(file: Path) -> str:
@@ -155,7 +159,11 @@ def _section(experiment: Experiment, results: Results, figures: Sequence[Plate],
     done, planned = count(experiment, results)
     parts = [f"## {_heading(experiment)}", "", experiment.question, "", f"*The paper*: {experiment.paper}", ""]
     active = experiment.small.num_active_params()
-    parts += [f"*The small model*: {active:,} active parameters, F_c = {experiment.unit:.2e} FLOPs.", ""]
+    small = f"*The small model*: {active:,} active parameters, F_c = {experiment.unit:.2e} FLOPs."
+    decays = {settings.decay for _, settings in experiment.variants}
+    if len(decays) == 1:
+        small += f" The rate falls to a tenth in the last {decays.pop():g} F_c of every run."
+    parts += [small, ""]
     if not done:
         return "\n".join([*parts, "Not run yet.", ""])
     if done < planned:

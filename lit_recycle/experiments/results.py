@@ -145,9 +145,20 @@ STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Quantiles of Student's t for 95 %, two-sided, with 1, 2, … degrees of freedom: three seeds tell little."""
 
 
+def student(freedom: int) -> float:
+    return STUDENT[min(freedom, len(STUDENT)) - 1]
+
+
 def interval(found: Spread) -> float:
     """Half the width of the 95 % confidence interval of a mean."""
-    return STUDENT[min(found.n - 1, len(STUDENT)) - 1] * found.error
+    return student(found.n - 1) * found.error
+
+
+class Noise(NamedTuple):
+    """Variance of a difference of two runs of a seed, over all pairs of an experiment, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
 
 
 @dataclass(frozen=True)
@@ -157,10 +168,15 @@ class Difference:
     spread: Spread
     better_if_negative: bool
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether zero lies outside the 95 % interval."""
-        return abs(self.spread.mean) > interval(self.spread)
+    def is_clear(self, noise: Noise | None = None) -> bool:
+        """Whether zero lies outside the 95 % interval; given the noise of the experiment, outside the one of that, too.
+
+        Three seeds that are alike by chance make an error of their own that says nothing.
+        """
+        widest = interval(self.spread)
+        if noise is not None:
+            widest = max(widest, student(noise.freedom) * math.sqrt(noise.variance / self.spread.n))
+        return abs(self.spread.mean) > widest
 
     @property
     def is_better(self) -> bool:
@@ -173,6 +189,29 @@ def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -
     other = {result["seed"]: result["metrics"][metric] for result in second}
     values = [r["metrics"][metric] - other[r["seed"]] for r in first if r["seed"] in other]
     return Difference(spread(values), metric not in HIGHER_IS_BETTER) if values else None
+
+
+def noise_of(pairs: Sequence[tuple[str, str, Difference]]) -> Noise | None:
+    """Of differences together, each between two points that are named.
+
+    Degrees of freedom are those of the differences that do not follow from the others: two among three points.
+
+    Returns:
+        None where no difference is of two seeds.
+    """
+    groups: dict[str, set[str]] = {}
+    squares, weights, freedom = 0.0, 0, 0
+    for first, second, found in pairs:
+        own = found.spread.n - 1
+        if own < 1:
+            continue
+        squares, weights = squares + own * found.spread.n * found.spread.error**2, weights + own
+        ours, theirs = (groups.setdefault(point, {point}) for point in (first, second))
+        if ours is not theirs:
+            freedom += own
+            ours |= theirs
+            groups |= dict.fromkeys(theirs, ours)
+    return Noise(squares / weights, freedom) if weights else None
 
 
 def _readable(result: Result) -> str:

@@ -8,15 +8,23 @@ import numpy as np
 
 from lit_recycle.experiments.comparison import METRICS, Comparison
 from lit_recycle.experiments.definition import Experiment, label
-from lit_recycle.experiments.results import Difference, Result, Results, difference, spread
+from lit_recycle.experiments.results import Difference, Noise, Result, Results, difference, noise_of, spread
 
 
 def verdicts(experiment: Experiment, results: Results) -> list[str]:
     """A line of Markdown per comparison of the experiment."""
-    lines = []
-    for said in experiment.expect:
-        for where, first, second in said.pairs([point for point, _ in experiment.variants]):
-            lines.append("- " + verdict(said, where, results.at(experiment, first), results.at(experiment, second)))
+    sides = {label(point): results.at(experiment, point) for point, _ in experiment.variants}
+    pairs = [
+        (said, where, label(first), label(second))
+        for said in experiment.expect
+        for where, first, second in said.pairs([point for point, _ in experiment.variants])
+    ]
+    noises = {}
+    for metric in {said.by for said, *_ in pairs}:
+        of_metric = [(first, second) for said, _, first, second in pairs if said.by == metric]
+        found = [(a, b, difference(sides[a], sides[b], metric)) for a, b in of_metric]
+        noises[metric] = noise_of([(a, b, change) for a, b, change in found if change])
+    lines = [f"- {verdict(said, where, sides[a], sides[b], noises[said.by])}" for said, where, a, b in pairs]
     return [*lines, ""] if lines else []
 
 
@@ -55,7 +63,9 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     return float(np.corrcoef(np.array(pairs).T)[0, 1])
 
 
-def verdict(said: Comparison, where: str, first: Sequence[Result], second: Sequence[Result]) -> str:
+def verdict(
+    said: Comparison, where: str, first: Sequence[Result], second: Sequence[Result], noise: Noise | None = None
+) -> str:
     """A sentence: the difference with its error, and what it says of the claim, if there is one."""
     relation = {"better": "better than", "equal": "as good as", None: "against"}[said.claim]
     pair = f"*{said.first}* {relation} *{said.second}*" + (f" at {where}" if where else "")
@@ -66,18 +76,18 @@ def verdict(said: Comparison, where: str, first: Sequence[Result], second: Seque
     n = found.spread.n
     number = found.spread.times(100).text(1, "+") + " points" if said.by == "accuracy" else found.spread.text(4, "+")
     apart = "" if _machines(first) == _machines(second) else ", on different CPUs"
-    return f"{pair}: {number} ({n} seed{'s' if n > 1 else ''}{apart}); **{_meaning(said, found)}**."
+    return f"{pair}: {number} ({n} seed{'s' if n > 1 else ''}{apart}); **{_meaning(said, found, noise)}**."
 
 
 def _machines(runs: Sequence[Result]) -> set[str]:
     return {run.get("machine", "") for run in runs}
 
 
-def _meaning(said: Comparison, found: Difference) -> str:
+def _meaning(said: Comparison, found: Difference, noise: Noise | None) -> str:
     """What a difference says of a claim; without one, who is ahead."""
     if found.spread.n < 2:
         return "one seed only, which says nothing of the spread"
-    if not found.is_clear:
+    if not found.is_clear(noise):
         return "inside the noise, as the claim has it" if said.claim == "equal" else "inside the noise"
     if said.claim is None:
         return f"{said.first if found.is_better else said.second} is better"

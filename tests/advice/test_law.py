@@ -83,6 +83,10 @@ def test_beyond_the_runs_nothing_is_claimed() -> None:
     assert forecast.covers((Part(3e6, 100_000, 300_000),))
     assert not forecast.covers((Part(3e8, 100_000, 300_000),))
     assert not forecast.covers((Part(3e6, 10_000_000, 30_000_000),))
+    small, large = (Part(1e6, 50_000, 50_000),), (Part(1e8, 5_000_000, 5_000_000),)
+    corners = Forecast((*some_runs(), *(Finished("all", str(i), p, 1.0) for i, p in enumerate((small, large)))))
+    assert corners.covers(large)
+    assert not corners.covers((large[0]._replace(tokens=1e6),)), "no run has both, though one has either"
 
 
 def test_too_few_runs_are_refused() -> None:
@@ -122,6 +126,7 @@ def test_the_three_choices_are_ranked_as_they_were_measured() -> None:
     found = list(cases(read_runs([RESULTS]), members(experiments, Results(RESULTS))))
     assert len(found) >= 40, "runs that experiments share are in each of them"
     assert sum(case.is_right for case in found) / len(found) >= 0.8
+    assert sum(case.is_right for case in found) > sum(case.more_tokens for case in found), "a law is worth its fit"
 
 
 def test_runs_that_are_left_out_together() -> None:

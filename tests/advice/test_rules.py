@@ -54,7 +54,7 @@ def test_where_growing_pays_is_what_the_results_say(name: str, better: str) -> N
     found = {arm: results.at(experiment, {"arm": arm}) for arm in ("grown", "small, trained on")}
     (worse,) = found.keys() - {better}
     change = difference(found[better], found[worse], "loss")
-    assert change and change.is_better and change.is_clear
+    assert change and change.is_better and change.is_clear()
     total = {round(run["flops"] / experiment.unit, 1) for runs in found.values() for run in runs}
     assert total == {TOO_LITTLE if better != "grown" else ENOUGH}
 

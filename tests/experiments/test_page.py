@@ -74,13 +74,13 @@ def test_the_readme_says_what_the_results_say() -> None:
         ("scratch, equal extra", "the large one that has"),
     ):
         change = found[arm]
-        assert change and change.is_clear and change.is_better
+        assert change and change.is_clear() and change.is_better
         assert f"{-change.spread.mean:.4f} ± {change.spread.error:.4f}" in readme and words in readme
     by_accuracy = [difference(arms["grown"], arms[arm], "accuracy") for arm in found]
-    assert not any(change and change.is_clear for change in by_accuracy)
+    assert not any(change and change.is_clear() for change in by_accuracy)
     assert "by accuracy all three are inside the noise" in readme
     level = found["scratch, equal total"]
-    assert level and not level.is_clear and "cannot be told from the large one that has all of it" in readme
+    assert level and not level.is_clear() and "cannot be told from the large one that has all of it" in readme
 
 
 def test_what_the_guide_calls_measured_stands_on_the_page() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lit_recycle.experiments.comparison import METRICS, Comparison
 from lit_recycle.experiments.definition import load_experiments
-from lit_recycle.experiments.results import Results, spread
+from lit_recycle.experiments.results import Results, difference, noise_of, spread
 from lit_recycle.experiments.verdicts import correlations, verdict
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,32 @@ def test_a_comparison_holds_at_the_points_that_it_names() -> None:
         points
     )
     assert (where, first, second) == ("copies 8", {"sunk": "8", "copies": "8"}, {"sunk": "1", "copies": "8"})
+
+
+def test_three_seeds_that_are_alike_by_chance_are_held_against_the_other_pairs() -> None:
+    """Differences of a, b and c: by hand, variances of 1e-4, 4e-4 and 1e-4 together, and two of them independent."""
+    runs = {
+        name: [result(seed, 1 + change / 100) for seed, change in enumerate(changes)]
+        for name, changes in {"a": (0, 0, 0), "b": (4.9, 5, 5.1), "c": (-1, 0, 1)}.items()
+    }
+    found = [(x, y, difference(runs[x], runs[y], "loss")) for x, y in (("a", "b"), ("b", "c"), ("a", "c"))]
+    noise = noise_of([(x, y, change) for x, y, change in found if change])
+    assert noise and noise.freedom == 4
+    assert noise.variance == pytest.approx((0.1**2 + 0.9**2 + 1.0**2) / 3 / 1e4)
+    alone, together = (verdict(Comparison("a", "b"), "", runs["a"], runs["b"], n) for n in (None, noise))
+    assert alone.endswith("**agrees with the claim**.") and together.endswith("**agrees with the claim**.")
+    close = [result(seed, 1 + change / 100) for seed, change in enumerate((0.49, 0.5, 0.51))]
+    alone, together = (verdict(Comparison("a", "d"), "", runs["a"], close, n) for n in (None, noise))
+    assert alone.endswith("**agrees with the claim**.") and together.endswith("**inside the noise**.")
+
+
+def test_differences_that_are_not_connected_are_independent() -> None:
+    change = difference([result(s, s / 10) for s in range(3)], [result(s, s / 5) for s in range(3)], "loss")
+    single = difference([result(0, 1.0)], [result(0, 1.1)], "loss")
+    assert change and single
+    noise = noise_of([("a", "b", change), ("c", "d", change), ("a", "c", change), ("b", "d", change)])
+    assert noise and noise.freedom == 6
+    assert noise_of([("a", "b", single)]) is None
 
 
 def test_sides_that_ran_on_different_machines_are_told() -> None:
