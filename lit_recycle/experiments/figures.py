@@ -71,10 +71,10 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
     made = [Plate(experiment.name, caption, figure, shown)]
     if experiment.figure.get("curves"):
         caption = (
-            "Validation loss over total training FLOPs, of fewer samples than the table's; a line is a seed, triangles "
-            "on the axis are growths."
+            "Validation loss over total training FLOPs, of fewer samples than the table's; a line is a seed, and "
+            "falls at its end, where the rate decays."
         )
-        made.append(Plate(f"{experiment.name}_curves", caption, _curves(found), shown))
+        made.append(Plate(f"{experiment.name}_curves", caption, _curves(found, experiment.unit), shown))
     if experiment.figure.get("profiles") and (grown := [run for run in shown if run["growths"]]):
         caption = "Root mean square of the experts' weights, layer by layer, right before the growth; mean over seeds."
         made.append(Plate(f"{experiment.name}_profiles", caption, _profiles(experiment, grown), grown))
@@ -101,7 +101,9 @@ def _categories(found: Mapping[str, Sequence[Result]], speeds: bool) -> Figure:
             _dots(axes, values, [row] * len(values), COLOURS[row % len(COLOURS)], upright=False)
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(axis_label)
+        axes.set_xlabel(
+            axis_label + (", higher is better" if axis_label == PANELS["accuracy"] else ", lower is better")
+        )
         axes.xaxis.set_major_locator(MaxNLocator(5))  # labels as long as 0.475 stand clear of each other
     return figure
 
@@ -175,24 +177,25 @@ def _values(metric: str, runs: Sequence[Result], reference: Sequence[Result] | N
 
 
 @mpl.rc_context(STYLE)
-def _curves(found: Mapping[str, Sequence[Result]]) -> Figure:
+def _curves(found: Mapping[str, Sequence[Result]], unit: int) -> Figure:
     figure = Figure(figsize=(9.0, 4.4), layout="constrained")
     axes = figure.add_subplot()
     tops = []
     for i, (name, runs) in enumerate(found.items()):
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         for number, run in enumerate(runs):
-            flops = [row[2] / 1e12 for row in run["curve"]]
+            flops = [row[2] / unit for row in run["curve"]]
             losses = [row[4] for row in run["curve"]]
             told = None if number else name
             axes.plot(flops, losses, color=colour, linestyle=dashes, linewidth=1.2, alpha=0.8, label=told)
             tops.append(losses[len(losses) // 4])
-            marks = [growth["flops"] / 1e12 for growth in run["growths"]]
+            marks = [growth["flops"] / unit for growth in run["growths"]]
             on_the_axis = axes.get_xaxis_transform()
             axes.plot(marks, [0.02] * len(marks), "^", color=colour, markersize=6, transform=on_the_axis)
     ends = [run["curve"][-1][4] for runs in found.values() for run in runs]
     axes.set_ylim(min(ends) - 0.03, max(tops))
-    axes.set(xlabel="training FLOPs (10¹²)", ylabel=PANELS["loss"])
+    axes.plot([], [], "^", color="0.4", markersize=6, label="a growth")
+    axes.set(xlabel="training FLOPs (F_c of the small model)", ylabel=PANELS["loss"])
     axes.legend()
     return figure
 
