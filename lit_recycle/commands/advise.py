@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
     if options.ckpt_path:
         config["ckpt_path"] = str(options.ckpt_path)
     text = to_yaml(config, situation, advice, saved)
+    _check(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
         print("\n".join(line for line in text.splitlines() if line.startswith("#")))
@@ -103,6 +105,17 @@ def _check_out(out: Path, configs: Sequence[Path]) -> None:
     check_local(out)
     if out.resolve() in (path.resolve() for path in configs):
         raise ValueError(f"--out {out} is the configuration that is read: give another file, and compare the two")
+
+
+def _check(text: str) -> None:
+    """Raises ``ValueError`` for what ``fit`` would refuse: keys that there are not came with the configuration."""
+    with without_gc():
+        from lit_recycle.commands.dry_run import DryRun
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "advice.yaml"
+        path.write_text(text, encoding="utf-8")
+        DryRun(["--config", str(path)])
 
 
 def _config_beside(checkpoint: Place) -> Path:

@@ -92,6 +92,10 @@ def test_a_budget_in_tokens_and_in_hours(capsys: pytest.CaptureFixture[str]) -> 
         (["--ckpt_path", "memory://b/x.ckpt", "--flops", "1e12"], "no config.yaml is looked for at an address"),
         (["--ckpt_path", "nosuch.ckpt", "--flops", "1e12"], "there is no checkpoint nosuch.ckpt"),
         (["--config", "configs/quickstart.yaml", "--flops", "1e12", "--sunk_tokens", "1e9"], "there is none: leave it"),
+        (
+            ["--config", "configs/quickstart.yaml", "--flops", "1e12", "--model.confg.hidden", "3"],
+            "no key 'model.confg",
+        ),
         (["--config", "configs/quickstart.yaml", "--hours", "1"], "--hours and --flops_per_second"),
         (["--config", "configs/quickstart.yaml", "--flops", "-1"], "must be positive"),
         (["--config", "configs/quickstart.yaml", "--flops", "nan"], "must be positive and at most"),
