@@ -79,6 +79,10 @@ def test_the_readme_says_what_the_results_say() -> None:
     by_accuracy = [difference(arms["grown"], arms[arm], "accuracy") for arm in found]
     assert not any(change and change.is_clear() for change in by_accuracy)
     assert "by accuracy all three are inside the noise" in readme
+    (ten,) = load_experiments(ROOT / "configs" / "experiments", ["headline_ten"])
+    losses = {p["arm"]: results.at(ten, p)[0]["metrics"]["loss"] for p, _ in ten.variants}
+    told = "{small, trained on:.4f} for the small model trained on, {grown:.4f} grown, {scratch, equal total:.4f} from"
+    assert told.format(**losses) in readme and sorted(losses, key=lambda arm: losses[arm])[1] == "grown"
     level = found["scratch, equal total"]
     assert level and not level.is_clear() and "cannot be told from the large one that has all of it" in readme
 
