@@ -5,6 +5,7 @@ from lit_recycle.callbacks.batch_size import BatchSizeWarmup
 from lit_recycle.callbacks.compute import ComputeMonitor
 from lit_recycle.callbacks.data import DataMonitor
 from lit_recycle.callbacks.downstream import DownstreamEval
+from lit_recycle.callbacks.end import SaveAtEnd
 from lit_recycle.callbacks.expert_load import ExpertLoadMonitor
 from lit_recycle.callbacks.forgetting import ForgettingMonitor
 from lit_recycle.callbacks.growth import GrowthCallback
@@ -34,6 +35,7 @@ __all__ = [
     "RunProgressBar",
     "RunRecord",
     "RunSummary",
+    "SaveAtEnd",
     "SequenceLengthWarmup",
     "TensorBoardLayout",
     "TextSamples",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -19,7 +20,7 @@ from lit_recycle.data.pace import micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
 from lit_recycle.growth.masks import Masks, apply_masks, grow_masks, is_prunable, pruned
 from lit_recycle.growth.plan import GrowthPlan
-from lit_recycle.growth.schedule import stages
+from lit_recycle.growth.schedule import Progress, Stage, stages
 from lit_recycle.growth.shards import like_sharded
 from lit_recycle.training import named_state
 from lit_recycle.training.growable import GrowableModule
@@ -69,7 +70,11 @@ class MagnitudePruning(L.Callback):
         if every_n_steps < 1:
             raise ValueError(f"MagnitudePruning.every_n_steps must be at least 1, got {every_n_steps}")
         self.sparsity, self.begin, self.end, self.schedule = sparsity, begin, end, schedule
-        self.every_n_steps, self.pattern = every_n_steps, re.compile(pattern or "")
+        self.every_n_steps = every_n_steps
+        try:
+            self.pattern = re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"MagnitudePruning.pattern {pattern!r} is no regular expression: {error}") from None
         self.masks: Masks = {}
         self._total = 0
         self._held: dict[str, int] = {}
@@ -100,7 +105,9 @@ class MagnitudePruning(L.Callback):
         if not any(self._prunes(pl_module, name, p) for name, p in parameters.items()):
             raise ValueError(f"MagnitudePruning.pattern {self.pattern.pattern!r} is found in no matrix of the layers")
         self.masks = {name: named_state.like(parameters[name], mask) for name, mask in self.masks.items()}
-        self._total = self._flops_of_run(trainer, pl_module)
+        stages = self._stages(trainer, pl_module)
+        self._total = stages[-1].end.flops
+        self._check_last_choice(stages, pl_module.progress)
         self._count()
 
     @override
@@ -138,13 +145,26 @@ class MagnitudePruning(L.Callback):
     def _apply(self, module: GrowableModule) -> None:
         apply_masks({name: p.detach() for name, p in named_state.parameters(module).items()}, self.masks)
 
-    def _flops_of_run(self, trainer: L.Trainer, module: GrowableModule) -> int:
+    def _check_last_choice(self, stages: Sequence[Stage], now: Progress) -> None:
+        """Raises ``ValueError`` where no choice falls between the moment of the whole sparsity and the run's end."""
+        whole = self.end * self._total
+        if now.flops >= whole:
+            return
+        step = next(stage for stage in stages if whole <= stage.end.flops).step_at(whole)
+        steps, every = stages[-1].end.steps, self.every_n_steps
+        if -(-step // every) * every >= steps:
+            raise ValueError(
+                f"MagnitudePruning.every_n_steps {every}: no choice falls between step {step}, from which the sparsity "
+                f"is {self.sparsity}, and the end of the run at {steps}: lower it, or end"
+            )
+
+    def _stages(self, trainer: L.Trainer, module: GrowableModule) -> list[Stage]:
         growth = next((c for c in trainer.callbacks if isinstance(c, GrowthCallback)), None)  # type: ignore[attr-defined]
         if growth is not None:
-            return growth.stages(trainer, module)[-1].end.flops
+            return growth.stages(trainer, module)
         pace = pace_of(trainer, trainer.datamodule)  # type: ignore[attr-defined]
         at: Any = {"start": module.progress, "micro_batches": micro_batches_of(trainer)}
-        return stages(module.shape, [], pace=pace, max_steps=trainer.max_steps, **at)[-1].end.flops
+        return stages(module.shape, [], pace=pace, max_steps=trainer.max_steps, **at)
 
     # --- numbers -----------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from typing_extensions import override
 
-from lit_recycle.addresses import place_of
-from lit_recycle.checkpoints.find import checkpoint_folder
+from lit_recycle.checkpoints.find import checkpoints_of
 from lit_recycle.data.batches import Batch
 from lit_recycle.data.module import TextData
 from lit_recycle.growth.history import of_this_run
@@ -109,14 +108,15 @@ class RunSummary(L.Callback):
             add("active parameters", human(size["active_params"]))
             add("loss before growth", _loss(record["loss_before"] if record else None))
             add("loss after growth", _loss(record["loss_after"] if record else None))
-            add("validation loss at the end", _loss(self._val_loss(step)))
+            add("validation loss at the end", _loss(self._val_loss(began[0], step)))
             seconds = self.seconds.get(number)
             add("tokens per second", f"{(tokens - began[1]) / seconds:,.0f}" if seconds else "–")
             began = (step, tokens)
         print_stages(console, heads, rows)
 
-    def _val_loss(self, step: int) -> float | None:
-        return next((loss for at, loss in reversed(self.val_losses) if at <= step), None)
+    def _val_loss(self, begin: int, end: int) -> float | None:
+        """The last one of a stage; the stage before has had the one at its beginning."""
+        return next((loss for at, loss in reversed(self.val_losses) if begin < at <= end), None)
 
     def _sample(self, trainer: L.Trainer, module: GrowableModule) -> str:
         data, model = trainer.datamodule, module.model  # type: ignore[attr-defined]
@@ -149,10 +149,7 @@ def next_commands(trainer: L.Trainer) -> str:
     lines = []
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         lines.append(f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}")
-    keeper = trainer.checkpoint_callback
-    paths = (getattr(keeper, f"{which}_model_path", "") for which in ("best", "last"))
-    saved = place_of(next(filter(None, paths), "") or checkpoint_folder(trainer))
-    if str(saved).endswith(".ckpt") and (isinstance(saved, str) or saved.exists()):
+    if saved := next(iter(checkpoints_of(trainer)), None):
         lines.append(f"go on:    {resume_command({'--trainer.max_steps': str(2 * trainer.max_steps)})}")
         lines.append(f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(saved))}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 
 from lit_recycle.growth import operators
 from lit_recycle.growth.event import Depth, GrowthEvent, Rewarm, Trigger, Width
@@ -92,17 +93,20 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
         )
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
+    *_, deepest = _causes(error)
+    if deepest is not error and type(deepest).__name__ == "RepresenterError":
+        return sentence(deepest)
     if type(error).__module__ == "omegaconf.errors":
         way_out = ": give a key that there is" if type(error).__name__ == "InterpolationKeyError" else ""
         return f"{getattr(error, 'full_key', None) or 'the configuration'}: {str(error).splitlines()[0]}{way_out}"
     innermost = list(_causes(error))[-1] if _raised_by(error).startswith("jsonargparse.") else error
-    users = type(error).__name__ == "MisconfigurationException"
+    users = "MisconfigurationException" in (type(error).__name__, type(innermost).__name__)
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
     users |= isinstance(innermost, ValueError) and innermost is not error and _refuses_arguments(innermost)
     users |= isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
     users |= isinstance(error, TypeError) and _raised_by(error).startswith("lightning.fabric.accelerators.")
     if not users:
-        return None
+        return _wrong_arguments(innermost) if isinstance(innermost, (TypeError, ArithmeticError)) else None
     told = _one_line(innermost)
     return next((better for said, better in _BETTER.items() if told.startswith(said)), told)
 
@@ -195,10 +199,25 @@ def _raised_by(error: BaseException) -> str:
 
 def _refuses_arguments(error: BaseException) -> bool:
     """Whether a class that a configuration names, a user's own too, has raised it where it takes its arguments."""
+    frame = _last_frame(error)
+    return frame is not None and frame.f_code.co_name in ("__init__", "__post_init__")
+
+
+def _last_frame(error: BaseException) -> FrameType | None:
+    """Where it was raised."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and last.tb_frame.f_code.co_name in ("__init__", "__post_init__")
+    return last and last.tb_frame
+
+
+def _wrong_arguments(error: BaseException) -> str | None:
+    """What is told of a class of this project, Lightning or torch that fails on its arguments, most often on a null."""
+    if not _refuses_arguments(error) or not _raised_by(error).startswith(SPEAKS_TO_USERS):
+        return None
+    frame = _last_frame(error)
+    owner = type(frame.f_locals["self"]).__name__ if frame and "self" in frame.f_locals else "a class"
+    return f"{owner} cannot take these arguments, a null or another type: {_one_line(error)}"
 
 
 def _one_line(text: object) -> str:

@@ -50,13 +50,19 @@ def apply(options: dict[str, Any], config: dict[str, Any]) -> None:
             below = _step(below, part, f"--growth.{'.'.join(parents[: number + 1])}")
         if parents[-1:] in (["at"], ["until"]):
             below.clear()
-        below[last] = value
+        if isinstance(below, list):  # a whole event
+            _step(below, last, f"--growth.{path}")
+            below[int(last)] = value
+        else:
+            below[last] = value
 
 
 def _step(below: Any, part: str, where: str) -> Any:
     if isinstance(below, list):
         if not part.isdigit() or int(part) >= len(below):
-            raise ValueError(f"{where}: there are events 0 to {len(below) - 1}, and no {part!r}")
+            raise ValueError(
+                f"{where}: there are events 0 to {len(below) - 1}, and no {part!r}; --growth.events gives all anew"
+            )
         return below[int(part)]
     if below.get(part) is None:
         below[part] = {}

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from lit_recycle.callbacks.end import SaveAtEnd
 from lit_recycle.callbacks.freed_memory import KeepFreedMemory
 from lit_recycle.callbacks.growth import GrowthCallback
 from lit_recycle.callbacks.interrupt import SaveOnInterrupt
@@ -128,7 +129,7 @@ class RecycleCLI(LightningCLI):
     def _own_callbacks(self) -> list[L.Callback]:
         """Callbacks of every run; whoever lists one, with options of their own, has that one."""
         waiting = WaitingTime(self.config.waiting_minutes)
-        return [SaveOnInterrupt(), RunSummary(), TokenLossWriter(), RemoveLeftovers(), waiting]
+        return [SaveOnInterrupt(), SaveAtEnd(), RunSummary(), TokenLossWriter(), RemoveLeftovers(), waiting]
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -191,7 +192,8 @@ class RecycleCLI(LightningCLI):
         leave_out_switched_off(self.config.trainer)
         strategy = self.config.trainer.strategy
         name = strategy if isinstance(strategy, str) else strategy.class_path
-        if "deepspeed" in name.lower():  # before Lightning asks to have it installed
+        # Before Lightning asks to have it installed; or trains in forks, which hand their weights back in a file.
+        if any(word in name.lower() for word in ("deepspeed", "spawn", "fork", "notebook")):
             raise ValueError(
                 f"{name} cannot train a model that grows: set trainer.strategy to auto, ddp, fsdp or fsdp2"
             )

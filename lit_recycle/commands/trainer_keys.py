@@ -9,9 +9,19 @@ from typing import Any
 import fsspec
 import lightning as L
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning
 
 from lit_recycle.addresses import is_remote, place_of, told
+from lit_recycle.callbacks.text_samples import TextSamples
+from lit_recycle.callbacks.waiting import WaitingTime
 
+INSTEAD: dict[type[L.Callback], str] = {
+    WaitingTime: "is in every run: leave it out of trainer.callbacks, and set --waiting_minutes",
+    BatchSizeFinder: "changes a batch size that the stream of the data does not follow: set data.batch_size",
+    LearningRateFinder: "sets a rate that this model does not have: set model.optimizer.init_args.lr",
+    ModelPruning: "prunes by names that a growth changes: take lit_recycle.callbacks.MagnitudePruning",
+}
+"""Callbacks that a configuration cannot have, and what to do instead."""
 SWITCHES = {"enable_progress_bar": "ProgressBar", "enable_checkpointing": "ModelCheckpoint", "logger": "RateMonitor"}
 """Keys of the trainer, and what the classes of callbacks are called that are of no use when they are false."""
 
@@ -31,16 +41,21 @@ def check_groups(config: Namespace) -> None:
 
 
 def check_callbacks(callbacks: Sequence[L.Callback] | None) -> None:
-    """Raises ``ValueError`` for two callbacks whose states a checkpoint would keep under one name."""
+    """Raises ``ValueError`` for callbacks that do not work here, or of which one would undo what another does.
+
+    Among them are two whose states a checkpoint would keep under one name.
+    """
     seen: set[str] = set()
     for callback in callbacks or []:
-        if type(callback).state_dict is L.Callback.state_dict:
+        for kind, way_out in INSTEAD.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"{type(callback).__name__} {way_out}")
+        has_state = type(callback).state_dict is not L.Callback.state_dict
+        if not has_state and not isinstance(callback, TextSamples):
             continue
         if callback.state_key in seen:
-            raise ValueError(
-                f"trainer.callbacks has two of {type(callback).__name__}, and a checkpoint keeps the state of one: "
-                "leave one out"
-            )
+            kept = "a checkpoint keeps the state of one" if has_state else "the text of one takes the other's place"
+            raise ValueError(f"trainer.callbacks has two of {type(callback).__name__}, and {kept}: leave one out")
         seen.add(callback.state_key)
 
 

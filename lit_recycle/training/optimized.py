@@ -147,7 +147,7 @@ class OptimizedModule(EvaluatedModule):
         groups = parameter_groups(named, dims, self.shape.naming, self.param_groups)
         try:
             optimizer = self.optimizer(groups)
-        except ValueError as error:  # torch names no key
+        except (ValueError, TypeError, RuntimeError) as error:  # torch names no key
             raise ValueError(f"model.optimizer: {error}; set it in model.optimizer.init_args") from error
         settle(optimizer, self.param_groups)
         return optimizer

@@ -41,7 +41,7 @@ class Zeros(L.Callback):
 
 def run(root: Path, strategy: str = "auto", *, first: bool = True, **options: Any) -> tuple[Any, Zeros]:
     events = [GrowthEvent(Trigger(steps=GROWS), grow=OPERATORS)]
-    pruning = MagnitudePruning(0.5, begin=0.1, end=0.9, every_n_steps=1 if first else 3)
+    pruning = MagnitudePruning(0.5, begin=0.1, end=0.6, every_n_steps=1 if first else 3)
     options = {"before_growth": [pruning], "events": events, "callbacks": [zeros := Zeros()], **options}
     trainer, *_ = fit(root, strategy, steps=STEPS, **options)
     return trainer, zeros
@@ -166,6 +166,8 @@ def test_a_mistake_is_one_sentence(arguments: dict[str, Any], message: str) -> N
 def test_what_cannot_be_is_told_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'nowhere' is found in no matrix of the layers"):
         run(tmp_path, before_growth=[MagnitudePruning(0.5, pattern="nowhere")])
+    with pytest.raises(ValueError, match=r"every_n_steps 100: no choice falls between step \d"):
+        run(tmp_path, before_growth=[MagnitudePruning(0.5)])
 
 
 def test_structured_and_unstructured_pruning_stand_side_by_side(tmp_path: Path) -> None:

@@ -77,6 +77,60 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--trainer.callbacks+", "ForgettingMonitor", "--trainer.callbacks+", "ForgettingMonitor"),
         ("trainer.callbacks has two of ForgettingMonitor", "leave one out"),
     ),
+    "texts that take each other's place": (
+        (
+            "--trainer.callbacks",
+            "[{class_path: TextSamples, init_args: {prompts: [a]}}, {class_path: TextSamples, "
+            "init_args: {prompts: [b]}}]",
+        ),
+        ("trainer.callbacks has two of TextSamples", "leave one out"),
+    ),
+    "waiting time twice": (("--trainer.callbacks", "[WaitingTime]"), ("is in every run", "set --waiting_minutes")),
+    "finder of a rate": (
+        ("--trainer.callbacks", "[lightning.pytorch.callbacks.LearningRateFinder]"),
+        ("LearningRateFinder", "set model.optimizer.init_args.lr"),
+    ),
+    "finder of a batch size": (
+        ("--trainer.callbacks", "[lightning.pytorch.callbacks.BatchSizeFinder]"),
+        ("BatchSizeFinder", "set data.batch_size"),
+    ),
+    "null in a callback": (
+        ("--trainer.callbacks", "[{class_path: GrowthMonitor, init_args: {plot_every_n_steps: null}}]"),
+        ("GrowthMonitor cannot take these arguments, a null or another type",),
+    ),
+    "null in an event": (
+        ("--growth.events.0.depth.factor", "null"),
+        ("event 1", "Depth cannot take these arguments, a null or another type"),
+    ),
+    "null in an optimizer": (
+        ("--model.optimizer", "{class_path: torch.optim.AdamW, init_args: {lr: null}}"),
+        ("model.optimizer: ", "set it in model.optimizer.init_args"),
+    ),
+    "options of a callback that exclude each other": (
+        (
+            "--trainer.callbacks",
+            "[{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {every_n_train_steps: 2, "
+            "every_n_epochs: 1}}]",
+        ),
+        ("every_n_train_steps=2, every_n_epochs=1", "mutually exclusive"),
+    ),
+    "no regular expression": (
+        ("--trainer.callbacks", '[{class_path: MagnitudePruning, init_args: {sparsity: 0.5, pattern: "["}}]'),
+        ("MagnitudePruning.pattern '[' is no regular expression",),
+    ),
+    "default in a list that is no YAML": (
+        (
+            "--trainer.callbacks",
+            '[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: "00:00:10:00"}}]',
+        ),
+        ("the default <Interval.step: 'step'>", "interval: step"),
+    ),
+    "forks": (("--trainer.strategy", "ddp_spawn"), ("ddp_spawn", "set trainer.strategy to auto, ddp, fsdp")),
+    "event that there is not": (
+        ("--growth.events.7.at.steps", "3"),
+        ("events 0 to 1", "--growth.events gives all anew"),
+    ),
+    "no event": (("--growth.events.0", "null"), ("event",)),
     "misspelt module": (("--trainer.logger", "nowhere.Logger"), ("trainer.logger", "'nowhere'")),
     "not a number": (("--trainer.max_steps", "many"), ("trainer.max_steps must be of type int, got 'many'",)),
     "not a number in the model": (("--model.config.top_k", "two"), ("model.config.top_k", "int", "'two'")),

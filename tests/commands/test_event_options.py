@@ -36,6 +36,12 @@ def test_another_unit_takes_the_place_of_the_first(tmp_path: Path, capsys: pytes
     assert [row["start_step"] for row in rows] == [0, 3, 4]
 
 
+def test_a_whole_event_is_given_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    event = "{at: {steps: 3}, depth: {factor: 3}}"
+    rows = planned(capsys, "--config", config(tmp_path / "run"), "--growth.events.0", event)
+    assert [(row["start_step"], row["layers"]) for row in rows] == [(0, 2), (3, 6), (4, 6)]
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [

@@ -42,7 +42,6 @@ def test_what_is_switched_off_is_left_out(tmp_path: Path, capsys: pytest.Capture
 def test_callbacks_that_each_run_has_take_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callbacks = [
         {"class_path": "RunSummary", "init_args": {"sample_tokens": 0}},
-        {"class_path": "WaitingTime", "init_args": {"minutes": 3}},
         {"class_path": "TokenLossWriter", "init_args": {"dirpath": str(tmp_path / "losses")}},
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"every_n_train_steps": 1}},
     ]
