@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -39,14 +39,16 @@ def main(argv: list[str]) -> int:
     paths = options.config or [_config_beside(options.ckpt_path)]
     if options.out:
         _check_out(options.out, paths)
-    config = load_config([*(word for path in paths for word in ("--config", str(path))), *rest])
-    saved = _read(options.ckpt_path) if options.ckpt_path else None
+    words = [*(word for path in paths for word in ("--config", str(path))), *rest]
+    config, written = load_config(words), load_config(words, resolve=False)
+    if checkpoint := options.ckpt_path or config.get("ckpt_path"):
+        written["ckpt_path"] = str(checkpoint)
+    saved = _read(place_of(checkpoint)) if checkpoint else None
+    past = [record["event"] for record in saved["hyper_parameters"]["growth"]] if saved else []
     situation = _situation(config, saved, options)
     advice = advise(situation, Forecast(read_runs(options.runs)) if options.runs else None)
-    advice.remarks += left_out(config, len(saved["hyper_parameters"]["growth"]) if saved else 0)
-    if options.ckpt_path:
-        config["ckpt_path"] = str(options.ckpt_path)
-    text = to_yaml(config, situation, advice, saved)
+    advice.remarks += left_out(config, len(past))
+    text = to_yaml(written, length(config, situation, advice, len(past)), advice, past)
     _check(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
@@ -135,6 +137,8 @@ def _config_beside(checkpoint: Place) -> Path:
 
 
 def _read(checkpoint: Place) -> dict[str, Any]:
+    if str(checkpoint) in ("last", "best"):
+        raise ValueError(f"advise takes the checkpoint itself, and ckpt_path is {checkpoint}: give its path")
     with without_gc():  # only now: --help needs no torch
         from lit_recycle.checkpoints.native import load_whole_checkpoint
 
@@ -215,9 +219,16 @@ def _rate(saved: dict[str, Any]) -> float | None:
 # --- the configuration -----------------------------------------------------------------------------------------------
 
 
-def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[str, Any] | None) -> str:
-    """The whole configuration, with the schedule in it and its sources as comments."""
-    past = [record["event"] for record in saved["hyper_parameters"]["growth"]] if saved else []
+class Length(NamedTuple):
+    """Optimizer steps of a run, of the decay at its end, and the FLOPs that they spend from here on."""
+
+    steps: int
+    decay: int
+    flops: float
+
+
+def length(config: dict[str, Any], now: Situation, advice: Advice, past: int) -> Length:
+    """How long the run will be, with what is advised and so many growths behind it."""
     shape = _shape(config, [growth.event() for growth in advice.growths])
     parts = stages(
         NativeModel(now.config),
@@ -225,26 +236,33 @@ def to_yaml(config: dict[str, Any], now: Situation, advice: Advice, saved: dict[
         pace=shape.pace,
         max_steps=NO_END,
         start=now.progress,
-        first_event=len(past),
-        first_in_run=len(past),
+        first_event=past,
+        first_in_run=past,
     )
     last = parts[-1]
     per_step = flops_of(last.last, last.shape)
     steps = max(last.step_at(now.total - now.before), last.start.steps + 1)
     # The end of the decay is the end of the run, its beginning not before the last growth.
     decay = min(round(DECAY * (now.total - now.before) / per_step), (steps - last.start.steps) // 2)
-    made = deepcopy(config)
+    return Length(steps, decay, now.budget)
+
+
+def to_yaml(written: dict[str, Any], run: Length, advice: Advice, past: list[dict[str, Any]]) -> str:
+    """The whole configuration, as it is written, with the schedule in it and its sources as comments."""
+    made = deepcopy(written)
     made["trainer"] = made.get("trainer") or {}
-    made["trainer"]["max_steps"] = steps
+    made["trainer"]["max_steps"] = run.steps
     schedule = (made.get("model") or {}).get("lr_scheduler") or {}
     if SCHEDULE in str(schedule.get("class_path")):
-        schedule["init_args"] |= {"total_steps": steps, "decay_steps": decay}
+        total = schedule["init_args"].get("total_steps")
+        kept = total if isinstance(total, str) else run.steps  # ${trainer.max_steps} says it for every length
+        schedule["init_args"] |= {"total_steps": kept, "decay_steps": run.decay}
     made["trainer"]["callbacks"] = _callbacks(made["trainer"].get("callbacks") or [], bool(advice.growths or past))
     dumped = yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
     dumped = _with_events(dumped, past, advice.growths)
     comments = {
-        f"max_steps: {steps}": f"{now.budget:.3g} FLOPs from here on",
-        f"decay_steps: {decay}": f"the last {DECAY:.0%} of the run's FLOPs, or half of the last stage: our default",
+        f"max_steps: {run.steps}": f"{run.flops:.3g} FLOPs from here on",
+        f"decay_steps: {run.decay}": f"the last {DECAY:.0%} of the run's FLOPs, or half of the last stage: our default",
     }
     for line, why in comments.items():
         dumped = dumped.replace(f"{line}\n", f"{line}  # {why}\n", 1)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
-def load_config(argv: list[str]) -> dict[str, Any]:
-    """The configuration as ``fit`` would see it: files merged in order, overrides, then interpolation."""
+def load_config(argv: list[str], *, resolve: bool = True) -> dict[str, Any]:
+    """The configuration as ``fit`` would see it: files merged in order, overrides, then interpolation.
+
+    Args:
+        argv: As for ``fit``.
+        resolve: Put values in the place of ``${…}``.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -21,7 +26,7 @@ def load_config(argv: list[str]) -> dict[str, Any]:
                 merged, files = _merge(merged, OmegaConf.load(value)), files + 1
             else:
                 merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:].replace('-', '_')}={value}"]))
-        resolved = OmegaConf.to_container(merged, resolve=True)
+        resolved = OmegaConf.to_container(merged, resolve=resolve)
     except OmegaConfBaseException as error:
         raise ValueError(f"the configuration cannot be read: {error}") from error
     assert isinstance(resolved, dict)

@@ -16,7 +16,7 @@ from lit_recycle.advice.rules import advise
 from lit_recycle.advice.situation import Situation
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
-from lit_recycle.commands.advise import to_yaml
+from lit_recycle.commands.advise import length, to_yaml
 from lit_recycle.commands.merged_config import load_config
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
@@ -137,8 +137,10 @@ def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
     deep_steps = -(-20 * unit // (tokens * deep.num_flops_per_token(256)))
     left = 60 * unit - deep_steps * tokens * deep.num_flops_per_token(256)
     wide_steps = round(left / (tokens * wide.num_flops_per_token(256)))
-    made = yaml.safe_load(to_yaml(quickstart, now, advice, None))
-    assert made["trainer"]["max_steps"] == 10 + deep_steps + wide_steps
+    run = length(quickstart, now, advice, 0)
+    assert run.steps == 10 + deep_steps + wide_steps
+    made = yaml.safe_load(to_yaml(quickstart, run, advice, []))
+    assert made["trainer"]["max_steps"] == run.steps
 
 
 def test_a_folder_of_the_hub_is_grown_at_once_where_it_is_trained_enough(
@@ -173,6 +175,29 @@ def test_a_folder_of_the_hub_is_grown_at_once_where_it_is_trained_enough(
     assert main(["fit", "--config", str(out)]) == 0, capsys.readouterr().err
     assert main(["advise", "--ckpt_path", str(folder), "--flops", "1"]) == 2
     assert "is a Hugging Face folder" in capsys.readouterr().err
+
+
+def test_what_stands_for_another_value_goes_on_standing_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another folder or length on the command line of ``fit`` is then one for everything that follows from it."""
+    quickstart = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+    assert main(["advise", "--config", quickstart, "--flops", "1e14"]) == 0
+    said = capsys.readouterr().out
+    assert "dirpath: ${trainer.default_root_dir}/checkpoints" in said and "total_steps: ${trainer.max_steps}" in said
+
+
+def test_a_checkpoint_that_the_configuration_names_is_gone_on_from(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint.parents[2] / "again.yaml"
+    written = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text()) | {"ckpt_path": str(checkpoint)}
+    path.write_text(yaml.safe_dump(written))
+    capsys.readouterr()
+    assert main(["advise", "--config", str(path), "--flops", "1e9", *ONE]) == 0
+    said = capsys.readouterr().out
+    assert "there is none" not in said and yaml.safe_load(said)["trainer"]["max_steps"] > 4
+    path.write_text(yaml.safe_dump(written | {"ckpt_path": "last"}))
+    assert main(["advise", "--config", str(path), "--flops", "1e9", *ONE]) == 2
+    assert "advise takes the checkpoint itself" in capsys.readouterr().err
 
 
 def test_what_the_configuration_grows_by_itself_is_left_out_and_told(
