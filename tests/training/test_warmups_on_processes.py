@@ -108,7 +108,7 @@ def written(root: Path, kind: str) -> Path:
     """A configuration file with what grows, and a checkpoint after every step."""
     path = config(root, trainer__accumulate_grad_batches=2)
     values = yaml.safe_load(path.read_text())
-    values["trainer"]["callbacks"] = [*CALLBACKS[kind], BATCHES, values["trainer"]["callbacks"][-1]]
+    values["trainer"]["callbacks"] = [*CALLBACKS[kind], BATCHES, *values["trainer"]["callbacks"][1:]]
     path.write_text(yaml.safe_dump(values))
     return path
 
