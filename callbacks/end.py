@@ -8,8 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from lit_recycle.addresses import within
-from lit_recycle.checkpoints.find import checkpoint_folder
+from lit_recycle.checkpoints.apart import save_apart
 from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.training.growable import GrowableModule
 
@@ -34,6 +33,5 @@ class SaveAtEnd(L.Callback):
         saves_itself = any(c.save_last and not c.last_model_path for c in keepers)
         if not keepers or saves_itself or self._saved == trainer.global_step:
             return
-        path = within(checkpoint_folder(trainer), f"end-step={trainer.global_step}.ckpt")
-        trainer.save_checkpoint(path, weights_only=False)
+        save_apart(trainer, "end")
         finish_saves(trainer)

@@ -11,9 +11,8 @@ import lightning as L
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lit_recycle.addresses import within
 from lit_recycle.callbacks.monitor import GrowthHooks
-from lit_recycle.checkpoints.find import checkpoint_folder
+from lit_recycle.checkpoints.apart import save_apart
 from lit_recycle.data.batches import Batch
 from lit_recycle.data.pace import Pace, check_resizable, micro_batches_of, pace_of
 from lit_recycle.growth.axes import EXPERTS
@@ -195,8 +194,7 @@ class GrowthCallback(L.Callback):
         self._prepare_step(trainer, pl_module)
         if self.save_anchor and trainer.global_step < trainer.max_steps and self._due(pl_module):
             update_averages(trainer, pl_module, outputs, batch, batch_idx)
-            path = within(checkpoint_folder(trainer, self.dirpath), f"anchor-step={trainer.global_step}.ckpt")
-            trainer.save_checkpoint(path, weights_only=False)
+            save_apart(trainer, "anchor", self.dirpath)
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: GrowableModule, batch: Batch, batch_idx: int) -> None:

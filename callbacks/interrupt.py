@@ -13,9 +13,8 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
-from lit_recycle.addresses import within
 from lit_recycle.callbacks.summary import resume_command
-from lit_recycle.checkpoints.find import checkpoint_folder
+from lit_recycle.checkpoints.apart import save_apart
 from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.data.batches import Batch
 from lit_recycle.training.growable import GrowableModule
@@ -80,8 +79,7 @@ class SaveOnInterrupt(L.Callback):
         self._restore()
 
     def _save(self, trainer: L.Trainer) -> None:
-        path = within(checkpoint_folder(trainer, self.dirpath), f"interrupt-step={trainer.global_step}.ckpt")
-        trainer.save_checkpoint(path, weights_only=False)
+        path = save_apart(trainer, "interrupt", self.dirpath)
         finish_saves(trainer)
         trainer.print(f"saved {path}\ngo on: {resume_command()}")
 

@@ -57,7 +57,7 @@ def test_a_run_from_elsewhere_names_its_own_checkpoint(tmp_path: Path, capsys: p
     (saved,) = (tmp_path / "first/c").iterdir()
     capsys.readouterr()
     assert main(["fit", "--config", str(second), "--ckpt_path", str(saved), "--trainer.max_steps", "3"]) == 0
-    assert f"generate --ckpt_path {tmp_path / 'second/c/'}" in capsys.readouterr().out
+    assert f"generate --ckpt_path {tmp_path / 'second/checkpoints/end-step=3.ckpt'}" in capsys.readouterr().out
 
 
 def test_a_stage_that_was_not_validated_has_no_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
