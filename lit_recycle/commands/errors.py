@@ -86,23 +86,21 @@ def sentence(error: BaseException, options: Iterable[str] = ()) -> str | None:
             "a process that gathers data has ended; where /dev/shm is small, give it more room or set data.num_workers"
             f" 0 ({_one_line(error)[:160]})"
         )
-    if type(error).__name__ == "RepresenterError":  # an enumeration, the default of a class
-        return (
-            f"a class in the configuration has the default {error.args[-1]!r}, which YAML cannot say: give that "
-            "argument in its init_args, as a word (Timer: interval: step)"
-        )
     if isinstance(error, ArgumentError):
         return _parsing(error, options)
     *_, deepest = _causes(error)
-    if deepest is not error and type(deepest).__name__ == "RepresenterError":
-        return sentence(deepest)
+    if type(deepest).__name__ == "RepresenterError":  # an enumeration, the default of a class
+        return (
+            f"a class in the configuration has the default {deepest.args[-1]!r}, which YAML cannot say: give that "
+            "argument in its init_args, as a word (Timer: interval: step)"
+        )
     if type(error).__module__ == "omegaconf.errors":
         way_out = ": give a key that there is" if type(error).__name__ == "InterpolationKeyError" else ""
         return f"{getattr(error, 'full_key', None) or 'the configuration'}: {str(error).splitlines()[0]}{way_out}"
-    innermost = list(_causes(error))[-1] if _raised_by(error).startswith("jsonargparse.") else error
+    innermost = deepest if _raised_by(error).startswith("jsonargparse.") else error
     users = "MisconfigurationException" in (type(error).__name__, type(innermost).__name__)
     users |= isinstance(innermost, (ValueError, ImportError)) and _raised_by(innermost).startswith(SPEAKS_TO_USERS)
-    users |= isinstance(innermost, ValueError) and innermost is not error and _refuses_arguments(innermost)
+    users |= isinstance(innermost, ValueError) and innermost is not error and _constructor(innermost) is not None
     users |= isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
     users |= isinstance(error, TypeError) and _raised_by(error).startswith("lightning.fabric.accelerators.")
     if not users:
@@ -191,16 +189,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _raised_by(error: BaseException) -> str:
     """The module whose code raised an exception, with a dot at its end."""
-    name, trace = "", error.__traceback__
-    while trace is not None:
-        name, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
-    return f"{name}."
-
-
-def _refuses_arguments(error: BaseException) -> bool:
-    """Whether a class that a configuration names, a user's own too, has raised it where it takes its arguments."""
     frame = _last_frame(error)
-    return frame is not None and frame.f_code.co_name in ("__init__", "__post_init__")
+    return f"{frame.f_globals.get('__name__', '') if frame else ''}."
+
+
+def _constructor(error: BaseException) -> FrameType | None:
+    """Where a class that a configuration names, a user's own too, takes its arguments, if that has raised it."""
+    frame = _last_frame(error)
+    return frame if frame and frame.f_code.co_name in ("__init__", "__post_init__") else None
 
 
 def _last_frame(error: BaseException) -> FrameType | None:
@@ -213,10 +209,10 @@ def _last_frame(error: BaseException) -> FrameType | None:
 
 def _wrong_arguments(error: BaseException) -> str | None:
     """What is told of a class of this project, Lightning or torch that fails on its arguments, most often on a null."""
-    if not _refuses_arguments(error) or not _raised_by(error).startswith(SPEAKS_TO_USERS):
+    frame = _constructor(error)
+    if frame is None or not _raised_by(error).startswith(SPEAKS_TO_USERS):
         return None
-    frame = _last_frame(error)
-    owner = type(frame.f_locals["self"]).__name__ if frame and "self" in frame.f_locals else "a class"
+    owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else "a class"
     return f"{owner} cannot take these arguments, a null or another type: {_one_line(error)}"
 
 
