@@ -105,9 +105,9 @@ class MagnitudePruning(L.Callback):
         if not any(self._prunes(pl_module, name, p) for name, p in parameters.items()):
             raise ValueError(f"MagnitudePruning.pattern {self.pattern.pattern!r} is found in no matrix of the layers")
         self.masks = {name: named_state.like(parameters[name], mask) for name, mask in self.masks.items()}
-        stages = self._stages(trainer, pl_module)
-        self._total = stages[-1].end.flops
-        self._check_last_choice(stages, pl_module.progress)
+        planned = self._stages(trainer, pl_module)
+        self._total = planned[-1].end.flops
+        self._check_last_choice(planned, pl_module.progress)
         self._count()
 
     @override
@@ -145,13 +145,13 @@ class MagnitudePruning(L.Callback):
     def _apply(self, module: GrowableModule) -> None:
         apply_masks({name: p.detach() for name, p in named_state.parameters(module).items()}, self.masks)
 
-    def _check_last_choice(self, stages: Sequence[Stage], now: Progress) -> None:
+    def _check_last_choice(self, planned: Sequence[Stage], now: Progress) -> None:
         """Raises ``ValueError`` where no choice falls between the moment of the whole sparsity and the run's end."""
         whole = self.end * self._total
         if now.flops >= whole:
             return
-        step = next(stage for stage in stages if whole <= stage.end.flops).step_at(whole)
-        steps, every = stages[-1].end.steps, self.every_n_steps
+        step = next(stage for stage in planned if whole <= stage.end.flops).step_at(whole)
+        steps, every = planned[-1].end.steps, self.every_n_steps
         if -(-step // every) * every >= steps:
             raise ValueError(
                 f"MagnitudePruning.every_n_steps {every}: no choice falls between step {step}, from which the sparsity "

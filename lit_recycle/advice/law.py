@@ -195,13 +195,21 @@ class Forecast:
         return {parts: fit(without(self.runs, parts), self.size) for parts in {run.parts: None for run in self.runs}}
 
     @cached_property
+    def means(self) -> dict[tuple[str, str], float]:
+        """By kind of run, its mean loss."""
+        return self._by_kind(lambda run: run.loss)
+
+    @cached_property
     def misses(self) -> dict[tuple[str, str], float]:
         """By kind of run, its mean loss minus what a law says that has seen none like it."""
-        found = {}
-        for kind in {run.kind: None for run in self.runs}:
-            own = [run for run in self.runs if run.kind == kind]
-            found[kind] = sum(run.loss - self.left_out[run.parts](run.parts) for run in own) / len(own)
-        return found
+        return self._by_kind(lambda run: run.loss - self.left_out[run.parts](run.parts))
+
+    def _by_kind(self, value: Callable[[Finished], float]) -> dict[tuple[str, str], float]:
+        """Means over seeds."""
+        values: dict[tuple[str, str], list[float]] = {}
+        for run in self.runs:
+            values.setdefault(run.kind, []).append(value(run))
+        return {kind: sum(found) / len(found) for kind, found in values.items()}
 
     @property
     def error(self) -> float:

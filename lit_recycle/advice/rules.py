@@ -34,7 +34,7 @@ sunk, which the paper (arXiv 2510.08008) asks for.
 """
 NO_LESS = f"no less is left than is sunk, {PAPER}"
 FAR = 2.0
-"""By what factor the best size is beyond the last growth before it is said: another growth's."""
+"""By what factor the best size must exceed that after the last growth to be worth a word: as much as one more makes."""
 DECAY = 0.2
 """Share of the whole FLOPs in which the rate decays, at the end: this program's default."""
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lit_recycle.experiments.comparison import METRICS
 from lit_recycle.experiments.definition import Experiment, label
-from lit_recycle.experiments.results import Result, Results, spread
+from lit_recycle.experiments.results import HIGHER_IS_BETTER, Result, Results, spread
 from lit_recycle.experiments.saved import seconds_per_step
 from lit_recycle.report.plots import COLOURS, STYLE, profiles
 
@@ -85,13 +85,9 @@ def plates(experiment: Experiment, results: Results) -> list[Plate]:
 
 
 @mpl.rc_context(STYLE)
-def _categories(found: Mapping[str, Sequence[Result]], speeds: bool) -> Figure:
+def _categories(found: Mapping[str, Sequence[Result]], times_steps: bool) -> Figure:
     """A row per variant, a panel per metric, or one of the time of a step."""
-    measures: dict[str, Callable[[Result], float]] = {
-        "CPU time per step (ms)": lambda run: 1000 * seconds_per_step(run)
-    }
-    if not speeds:
-        measures = {text: partial(_metric, metric) for metric, text in PANELS.items()}
+    measures = _measures(times_steps)
     figure = Figure(figsize=(9.0, 1.3 + 0.42 * len(found)), layout="constrained")
     names = list(found)
     for number, (axis_label, measure) in enumerate(measures.items()):
@@ -101,11 +97,17 @@ def _categories(found: Mapping[str, Sequence[Result]], speeds: bool) -> Figure:
             _dots(axes, values, [row] * len(values), COLOURS[row % len(COLOURS)], upright=False)
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(
-            axis_label + (", higher is better" if axis_label == PANELS["accuracy"] else ", lower is better")
-        )
+        axes.set_xlabel(axis_label)
         axes.xaxis.set_major_locator(MaxNLocator(5))  # labels as long as 0.475 stand clear of each other
     return figure
+
+
+def _measures(times_steps: bool) -> dict[str, Callable[[Result], float]]:
+    """What the panels show of a run, by the labels of their axes."""
+    if times_steps:
+        return {"CPU time per step (ms), lower is better": lambda run: 1000 * seconds_per_step(run)}
+    better = {metric: "higher" if metric in HIGHER_IS_BETTER else "lower" for metric in PANELS}
+    return {f"{text}, {better[metric]} is better": partial(_metric, metric) for metric, text in PANELS.items()}
 
 
 def _metric(metric: str, run: Result) -> float:

@@ -57,14 +57,13 @@ def _misses(experiments: Sequence[Experiment], forecast: Forecast) -> list[str]:
     ]
     wrong = []
     for experiment in (e for e in experiments if e.letter == "e" and not e.times_steps):
-        found = {kind: miss for kind, miss in forecast.misses.items() if kind[0] == experiment.name}
-        losses = {kind: [run.loss for run in forecast.runs if run.kind == kind] for kind in found}
-        means = {kind: sum(values) / len(values) for kind, values in losses.items()}
-        for kind, miss in found.items():
-            lines.append(f"| {kind[0]} | {kind[1]} | {means[kind]:.4f} | {means[kind] - miss:.4f} | {miss:+.4f} |")
-        for one, other in combinations(found, 2):
-            measured = means[one] - means[other]
-            if measured * (measured - found[one] + found[other]) < 0:
+        kinds = [kind for kind in forecast.means if kind[0] == experiment.name]
+        for kind in kinds:
+            mean, miss = forecast.means[kind], forecast.misses[kind]
+            lines.append(f"| {kind[0]} | {kind[1]} | {mean:.4f} | {mean - miss:.4f} | {miss:+.4f} |")
+        for one, other in combinations(kinds, 2):
+            measured = forecast.means[one] - forecast.means[other]
+            if measured * (measured - forecast.misses[one] + forecast.misses[other]) < 0:
                 wrong.append(f"*{one[1]}* and *{other[1]}* of {one[0]} ({measured:+.4f} apart)")
     return [*lines, "", f"In the wrong order: {', '.join(wrong) or 'none'}.", ""]
 
@@ -105,8 +104,7 @@ def _figure(forecasts: Sequence[tuple[str, Forecast]]) -> Figure:
     figure = Figure(figsize=(5.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for (name, forecast), colour, face in zip(forecasts, COLOURS, (None, "none"), strict=False):
-        losses = {kind: [run.loss for run in forecast.runs if run.kind == kind] for kind in forecast.misses}
-        means = [sum(found) / len(found) for found in losses.values()]
+        means = list(forecast.means.values())
         said = [mean - miss for mean, miss in zip(means, forecast.misses.values(), strict=True)]
         told = f"parameters {name}: error {forecast.error:.3f}"
         axes.plot(means, said, "o", color=colour, markerfacecolor=face, markersize=4, label=told)
