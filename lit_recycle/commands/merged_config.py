@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 
-def load_config(argv: list[str], *, resolve: bool = True) -> dict[str, Any]:
-    """The configuration as ``fit`` would see it: files merged in order, overrides, then interpolation.
-
-    Args:
-        argv: As for ``fit``.
-        resolve: Put values in the place of ``${…}``.
-    """
+def load_config(argv: list[str]) -> dict[str, Any]:
+    """The configuration as ``fit`` would read it: files merged in order, then overrides; ``${…}`` stands as written."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -26,11 +21,28 @@ def load_config(argv: list[str], *, resolve: bool = True) -> dict[str, Any]:
                 merged, files = _merge(merged, OmegaConf.load(value)), files + 1
             else:
                 merged = _merge(merged, OmegaConf.from_dotlist([f"{key[2:].replace('-', '_')}={value}"]))
-        resolved = OmegaConf.to_container(merged, resolve=resolve)
     except OmegaConfBaseException as error:
         raise ValueError(f"the configuration cannot be read: {error}") from error
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return _plain(merged, resolve=False)
+
+
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """With values in the place of ``${…}``."""
+    from omegaconf import OmegaConf
+
+    return _plain(OmegaConf.create(config), resolve=True)
+
+
+def _plain(config: Any, *, resolve: bool) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(config, resolve=resolve)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the configuration cannot be read: {error}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _merge(first: Any, second: Any) -> Any:

@@ -16,8 +16,8 @@ from lit_recycle.advice.rules import advise
 from lit_recycle.advice.situation import Situation
 from lit_recycle.checkpoints.native import load_checkpoint
 from lit_recycle.cli import main
-from lit_recycle.commands.advise import length, to_yaml
-from lit_recycle.commands.merged_config import load_config
+from lit_recycle.commands.advised_run import length, to_yaml
+from lit_recycle.commands.merged_config import load_config, resolved
 from lit_recycle.growth.native import NativeModel
 from lit_recycle.growth.operators import DuplicateExperts, Interpose
 from lit_recycle.growth.plan import plan_growth
@@ -127,7 +127,7 @@ def test_several_configurations_lie_one_over_the_other(tmp_path: Path, capsys: p
 
 def test_steps_are_counted_from_what_the_checkpoint_has_behind_it() -> None:
     """Also where its steps had other batches, so that they do not tell its FLOPs."""
-    quickstart = load_config(["--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")])
+    quickstart = resolved(load_config(["--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")]))
     shape = MoEConfig.from_dict(quickstart["model"]["config"])
     unit, tokens = chinchilla_flops(shape), 8 * 256
     now = Situation(shape, Progress(10, 10**6, 20 * unit), 60.0 * unit)
@@ -213,6 +213,12 @@ def test_what_the_configuration_grows_by_itself_is_left_out_and_told(
         assert "# left out: the configuration's own growth\n# left out: start_seq_len, for samples" in said
         callbacks = yaml.safe_load(said)["trainer"]["callbacks"]
         assert [sorted(c["init_args"]) for c in callbacks] == ([["events", "seed"]] if grows else [])
+
+
+def test_a_growth_callback_without_events_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(tmp_path / "run", trainer__callbacks=[{"class_path": "GrowthCallback"}])
+    assert main(["advise", "--config", str(path), "--flops", "1e9", *ONE]) == 0, capsys.readouterr().err
+    assert not yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
 
 
 RESULTS = Path(__file__).parents[2] / "results"
