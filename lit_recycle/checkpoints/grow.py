@@ -36,6 +36,7 @@ def grow_checkpoint(
     optimizer_state: OptimizerPolicy = "carry",
     maps: Sequence[Mapping[str, Any]] | None = None,
     expect: Callable[[int], None] = lambda nbytes: None,
+    shape_of: Callable[[dict[str, Any]], Shape] = shape_of,
 ) -> None:
     """Grow a checkpoint as the callback grows a run: weights, optimizer state and history; training goes on from it.
 
@@ -47,6 +48,7 @@ def grow_checkpoint(
         optimizer_state: What becomes of the optimizer's state; see :class:`GrowthEvent`.
         maps: The maps that another growth has recorded, for operators that choose by what only a run knows.
         expect: Called with a number of bytes that the weights have at least, before a plan that takes long is made.
+        shape_of: The shape that :meth:`Shape.to_dict` has given these values for, in a checkpoint of one's own module.
 
     Raises:
         ValueError: For a source that cannot be read or grown, a destination that exists, or a disk with too little room
@@ -61,7 +63,7 @@ def grow_checkpoint(
         check_room(dst, nbytes, at_least=True)
         expect(nbytes)
 
-    plan = plan_checkpoint_growth(checkpoint, *operators, seed=seed, maps=maps, expect=find_room)
+    plan = plan_checkpoint_growth(checkpoint, *operators, seed=seed, maps=maps, expect=find_room, shape_of=shape_of)
     counters = checkpoint.get("progress", {})
     progress = Progress(
         checkpoint.get("global_step", 0), counters.get("tokens_seen", 0), counters.get("flops_spent", 0)
@@ -88,6 +90,7 @@ def plan_checkpoint_growth(
     seed: int = 0,
     maps: Sequence[Mapping[str, Any]] | None = None,
     expect: Callable[[int], None] = lambda nbytes: None,
+    shape_of: Callable[[dict[str, Any]], Shape] = shape_of,
 ) -> GrowthPlan:
     """Plan a growth of a checkpoint that is loaded; see :func:`grow_checkpoint`."""
     saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from math import prod
 from types import MappingProxyType
@@ -117,10 +117,20 @@ class HubShape(HubModel):
 
 
 def shape_of(values: dict[str, Any]) -> HubShape | NativeModel:
-    """The shape that a checkpoint keeps: our own model's, with branches or without, or that of a Hugging Face model."""
+    """The shape that a checkpoint keeps: our own model's, with branches or without, or that of a Hugging Face model.
+
+    Raises:
+        ValueError: For a module of a user's own, whose class no checkpoint names.
+    """
     if "model_type" in values:
         return HubShape.of(values)
-    config = MoEConfig.from_dict({key: value for key, value in values.items() if key != "reparam"})
+    ours = {key: value for key, value in values.items() if key != "reparam"}
+    if ours.keys() != {field.name for field in fields(MoEConfig)}:
+        raise ValueError(
+            f"the checkpoint is of a module of your own, with {', '.join(values)}: use it in Python, where its class "
+            "is known (docs/grow-your-own-module.md)"
+        )
+    config = MoEConfig.from_dict(ours)
     if "reparam" not in values:
         return NativeModel(config)
     # Here alone: who trains no branches never imports them.

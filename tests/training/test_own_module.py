@@ -13,16 +13,17 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
-from runs import STRATEGIES, TEXT, assert_same_training_state, on_processes
+from runs import STRATEGIES, TEXT, assert_equal, assert_same_training_state, on_processes
 
 from lit_recycle.callbacks import GrowthCallback
 from lit_recycle.checkpoints.io import AtomicCheckpointIO
 from lit_recycle.checkpoints.native import load_whole_checkpoint
+from lit_recycle.commands import grow
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.operators import DuplicateExperts, Interpose, WidenHidden, WidenInner
 
 PAGE = (Path(__file__).parents[2] / "docs/grow-your-own-module.md").read_text()
-MODULE, RUN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MODULE, RUN, ON_DISK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 EVENTS = [
     GrowthEvent(at=Trigger(steps=2), grow=[Interpose(2, zero_output=True)]),
     GrowthEvent(at=Trigger(steps=4), grow=[WidenInner("dense", factor=2)]),
@@ -103,6 +104,26 @@ def test_it_resumes(own: Any, folder: Path, step: int) -> None:
     assert (again / "step=6.ckpt").exists()
     if step == 2:
         assert_same_training_state(folder / "whole/anchor-step=2.ckpt", folder / "whole/step=2.ckpt")
+
+
+def test_grown_on_disk_it_goes_on_as_grown_in_the_run(
+    own: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page has it, with the optimizer's state; no command reads such a checkpoint, and says so."""
+    if not (folder / "whole").exists():
+        fit(own, folder / "whole")
+    anchor = folder / "whole/anchor-step=4.ckpt"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.ckpt").symlink_to(anchor)
+    monkeypatch.chdir(tmp_path)
+    exec(ON_DISK, {})
+    for name, start in (("in run", anchor), ("on disk", tmp_path / "grown.ckpt")):
+        fit(own, tmp_path / name, ckpt_path=start)
+    in_run, on_disk = (load_whole_checkpoint(tmp_path / name / "step=6.ckpt") for name in ("in run", "on disk"))
+    for key in ("state_dict", "optimizer_states", "progress"):
+        assert_equal(in_run[key], on_disk[key], key)
+    with pytest.raises(ValueError, match="of a module of your own, with num_layers, hidden_size, inner_size: use it"):
+        grow.main([str(anchor), "again.ckpt", "--depth", "2"])
 
 
 def test_the_step_that_an_epochs_end_cuts_short_is_one(own: Any, tmp_path: Path) -> None:
