@@ -139,6 +139,7 @@ def _with_paths(fit: Fit, folder: Path, settings: Settings) -> Fit:
     }
     callbacks = [
         {"class_path": "lit_recycle.callbacks.RunRecord", "init_args": record},
+        {"class_path": "lit_recycle.callbacks.RunSummary", "init_args": {"sample_tokens": 0}},
         *(fit["trainer"].get("callbacks") or []),
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoint},
     ]

@@ -16,7 +16,7 @@ PROMPTS = ["def decode(", "", "a longer prompt than the others"]
 
 
 def samples(**options: object) -> TextSamples:
-    return TextSamples(**{"prompts": PROMPTS, "every_n_steps": 4, "max_new_tokens": 12, **options})
+    return TextSamples(**{"prompts": PROMPTS, "every_n_steps": 4, "max_new_tokens": 6, **options})
 
 
 def written(root: Path) -> dict[int, str]:
@@ -32,7 +32,7 @@ def of_checkpoint(path: Path) -> list[str]:
     """Continuations that the model of a checkpoint writes, by hand."""
     model, tokenizer = load_model(path)
     encoded = [tokenizer.encode(prompt).tolist() or [tokenizer.eos_id] for prompt in PROMPTS]
-    rows = generate_batch(model, encoded, [0] * 3, 12, lambda ids: ids[-1] == 256, temperature=0.8, top_p=0.95)
+    rows = generate_batch(model, encoded, [0] * 3, 6, lambda ids: ids[-1] == 256, temperature=0.8, top_p=0.95)
     return [tokenizer.decode([i for i in row if i != 256]) for row in rows]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from runs import CONFIG, EVENTS, PROCESSES, assert_equal, fit, on_processes
+from runs import CONFIG, EVENTS, PROCESSES, SaveAtOnce, assert_equal, fit, on_processes
 from torch.distributed.tensor import DTensor
 
 from lit_recycle.callbacks import growth
@@ -56,21 +56,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         on_processes(world, train, root, strategies)
     resume_all(root)
     on_processes(2, second_round, root)
-    on_processes(4, grow_and_save, root, "4-fsdp2", "fsdp2")
     return root
 
 
 def train(root: Path, strategies: list[str]) -> None:
     for strategy in strategies:
         name = f"{processes()}-{strategy}"
-        _, module, _ = fit_and_note(root / name, strategy, saves=SAVED.get(name, ()))
+        grown = SaveAtOnce(root / f"{name}-grown-{{step}}.ckpt", 3, 6)
+        _, module, _ = fit_and_note(root / name, strategy, saves=SAVED.get(name, ()), callbacks=[grown])
         assert [record["steps"] for record in module.growth] == [3, 6]
 
 
 def second_round(root: Path) -> None:
     resume_all(root)
-    for strategy in RUNS[2]:
-        grow_and_save(root, f"2-{strategy}", strategy)
     for strategy in ("ddp", "fsdp", "fsdp2"):
         fit_and_note(root / f"bf16-{strategy}", strategy, precision="bf16-mixed", saves=[STEPS])
     for strategy in ("fsdp", "fsdp2"):
@@ -126,20 +124,6 @@ def block_bytes(config: MoEConfig) -> int:
     """Weights and the two moments of one whole block."""
     with torch.device("meta"):
         return 3 * sum(p.nbytes for p in Block(config, 0).parameters())
-
-
-def grow_and_save(root: Path, name: str, strategy: str) -> None:
-    """Save right after each event, before anything is trained."""
-
-    class SaveAtOnce(L.Callback):
-        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-            trainer.save_checkpoint(root / f"{name}-grown-{trainer.global_step}.ckpt", weights_only=False)
-
-    for step in (3, 6):
-        anchor = root / name / f"checkpoints/anchor-step={step}.ckpt"
-        target = root / f"{name}-grow-{step}"
-        saves, events = [SaveAtOnce()], EVENTS[: step // 3]
-        fit(target, strategy, ckpt_path=anchor, callbacks=saves, steps=step + 1, events=events, saves=())
 
 
 def fit_and_note(root: Path, strategy: str, **kwargs: object) -> tuple:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +108,18 @@ def test_every_operator_is_tried() -> None:
     ) - OF_SEVERAL_MODELS
 
 
-def run(root: Path, name: str, strategy: str = "auto", **options: Any) -> None:
+def run(root: Path, name: str, strategy: str = "auto", steps: int = END, **options: Any) -> None:
     """A run that grows at step 2 of 4."""
     changes, operators = ALL[name]
     policy = "fresh_copies" if name == "Stack" else "carry"
     events = [GrowthEvent(Trigger(steps=STEP), grow=operators, optimizer_state=policy)]
-    fit(root / "run", strategy, steps=END, events=events, config=CONFIG.replace(**changes), **options)
+    fit(root / "run", strategy, steps=steps, events=events, config=CONFIG.replace(**changes), **options)
 
 
-def grow_in_run(root: Path, name: str, strategy: str = "auto", saves: Container[int] = ()) -> None:
+def grow_in_run(root: Path, name: str, strategy: str = "auto", saves: Sequence[int] = ()) -> None:
     folder = root / strategy / name.replace(", ", "-")
-    run(folder, name, strategy, saves=saves, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
+    steps = max(saves, default=STEP + 1)
+    run(folder, name, strategy, steps, saves=saves, callbacks=[SaveAtOnce(folder / "grown.ckpt", STEP)])
 
 
 def check(root: Path, name: str, strategy: str) -> None:
@@ -137,9 +138,13 @@ def check(root: Path, name: str, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_growth_in_a_run_is_growth_on_disk(name: str, tmp_path: Path) -> None:
-    grow_in_run(tmp_path, name)
+def test_growth_in_a_run_is_growth_on_disk_and_resumed_around_it_ends_where_it_would_have(
+    name: str, tmp_path: Path
+) -> None:
+    grow_in_run(tmp_path, name, saves=SAVED)
     check(tmp_path, name, "auto")
+    resume(tmp_path, name, "auto")
+    check_resumed(tmp_path, name, "auto")
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +208,3 @@ def test_every_operator_is_resumed_on_two_processes(strategy: str, part: int, tm
     for name in names:
         check(tmp_path, name, strategy)
         check_resumed(tmp_path, name, strategy)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_run_that_is_resumed_around_a_growth_ends_where_it_would_have(name: str, tmp_path: Path) -> None:
-    grow_in_run(tmp_path, name, saves=SAVED)
-    resume(tmp_path, name, "auto")
-    check_resumed(tmp_path, name, "auto")

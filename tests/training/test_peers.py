@@ -21,6 +21,7 @@ def _wait_in_vain(out: Path) -> None:
     dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
     group = dist.new_group([0, 1])
     peers.set_timeout(timedelta(seconds=1))
+    peers.ANSWER = 1.0
     if dist.get_rank() == 0:
         for number, used in enumerate((None, group)):  # also those that a strategy has made
             start_of_wait = time.monotonic()
@@ -49,36 +50,21 @@ def test_minutes_are_checked() -> None:
 
 def test_steps_wait_shorter_than_what_one_process_does_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With five seconds to wait, a first process that saves for ten is waited for; one that sleeps in a step is not."""
-    options = (
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.devices",
-        "2",
-        "--data.batch_size",
-        "2",
-        "--waiting_minutes",
-        "0.08",
-    )
+    options = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "2")
+    options += ("--waiting_minutes", "0.08")
     slow = ("--trainer.callbacks+", "killing.SlowSave", "--trainer.callbacks.init_args.seconds", "10")
-    run = start("fit", "--config", config(tmp_path / "run"), *options, *slow, log=tmp_path / "log", world=2)
-    assert run.wait() == [0, 0], run.output
     sleep = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "sleep=3")
-    late = ("--trainer.callbacks.init_args.rank", "1")
-    run = start(
-        "fit",
-        "--config",
-        config(tmp_path / "other", trainer__callbacks=[]),
-        *options,
-        *sleep,
-        *late,
-        log=tmp_path / "log2",
-        world=2,
-    )
-    run.processes[0].join(300)
-    for process in run.processes:
+    sleep += ("--trainer.callbacks.init_args.rank", "1")
+    file = config(tmp_path / "slow")
+    waited_for = start("fit", "--config", file, *options, *slow, log=tmp_path / "slow.log", world=2)
+    file = config(tmp_path / "late", trainer__callbacks=[])
+    given_up = start("fit", "--config", file, *options, *sleep, log=tmp_path / "late.log", world=2)
+    given_up.processes[0].join(300)
+    for process in given_up.processes:
         process.kill()
-    assert run.processes[0].exitcode == 2, run.output
-    assert len(run.errors) == 1 and "process 1 of the run's 2 has ended or hangs" in run.errors[0]
+    assert given_up.processes[0].exitcode == 2, given_up.output
+    assert len(given_up.errors) == 1 and "process 1 of the run's 2 has ended or hangs" in given_up.errors[0]
+    assert waited_for.wait() == [0, 0], waited_for.output
 
 
 def test_a_start_to_which_not_all_come_is_told_in_a_sentence() -> None:
