@@ -5,7 +5,7 @@ Each process grows its shards, and beside them the whole tensors; the results mu
 
 from __future__ import annotations
 
-from datetime import timedelta
+import os
 
 import torch
 import torch.distributed as dist
@@ -34,23 +34,17 @@ HYBRID = (Replicate(), Shard(0))
 SHAPES = {"moe.experts.gate_up": (6, 4), "moe.experts.down": (4, 3), "moe.router.weight": (4,)}
 
 
-def check(rank: int, store: str) -> None:
+def check() -> None:
     """Everything, in one process of four."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60)
-    )
-    try:
-        line = init_device_mesh("cpu", (PROCESSES,), mesh_dim_names=("shard",))
-        grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
-        for (experts, factor, shards), communicates in NEEDS_COMMUNICATION.items():
-            layouts = [(line, (Shard(0),))] if shards == 4 else [(grid["shard"], (Shard(0),)), (grid, HYBRID)]
-            for mesh, placements in layouts:
-                _check_growth(experts, factor, mesh, placements, communicates)
-        _check_growth(4, 2, line, (Replicate(),), communicates=False)
-        _check_unsharded_kinds(line)
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=PROCESSES)
+    line = init_device_mesh("cpu", (PROCESSES,), mesh_dim_names=("shard",))
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    for (experts, factor, shards), communicates in NEEDS_COMMUNICATION.items():
+        layouts = [(line, (Shard(0),))] if shards == 4 else [(grid["shard"], (Shard(0),)), (grid, HYBRID)]
+        for mesh, placements in layouts:
+            _check_growth(experts, factor, mesh, placements, communicates)
+    _check_growth(4, 2, line, (Replicate(),), communicates=False)
+    _check_unsharded_kinds(line)
 
 
 def _check_growth(

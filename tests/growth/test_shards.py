@@ -3,7 +3,7 @@
 import pytest
 import shard_cases
 import torch
-import torch.multiprocessing
+from runs import on_processes
 
 from lit_recycle.growth.shards import best_dimension, gather, strides, window
 
@@ -16,9 +16,9 @@ def test_entries_are_gathered_into_memory_of_their_own():
     assert window(source) == (slice(0, 2), slice(0, 2))
 
 
-def test_sharded_tensors_grow_into_what_whole_ones_grow_into(tmp_path):
+def test_sharded_tensors_grow_into_what_whole_ones_grow_into():
     """Four processes; shards of equal and unequal numbers of experts, and hybrid sharding. See shard_cases."""
-    torch.multiprocessing.spawn(shard_cases.check, (str(tmp_path / "store"),), nprocs=shard_cases.PROCESSES)
+    on_processes(shard_cases.PROCESSES, shard_cases.check)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (4, 1, 5), (2, 0, 3)])

@@ -22,7 +22,7 @@ from lit_recycle.reparam.merge import merge_branches
 from lit_recycle.reparam.names import Part
 from lit_recycle.training.module import LitMoE
 
-REPARAM = {"pattern": "attn|experts", "branches": 3, "product_rank": 2}
+REPARAM = {"pattern": "[qo]_proj|experts", "branches": 3, "product_rank": 2}
 KILLED = {"model__reparam": REPARAM, "data__batch_size": 4}
 
 
