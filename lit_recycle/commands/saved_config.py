@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch.distributed as dist
@@ -37,7 +38,19 @@ class SharedConfig(SaveConfigCallback):
         self.already_saved = True
         if trainer.is_global_zero:
             with beside(Path(folder) / self.config_filename) as part:
-                part.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+                values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+                values = told_from(self.config.trainer.default_root_dir, values)
+                part.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def told_from(root: str, value: Any) -> Any:
+    """A configuration whose paths below the run's folder are told from there: in another folder nothing leads back."""
+    if isinstance(value, dict):
+        return {key: told_from(root, below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [told_from(root, below) for below in value]
+    below = value.removeprefix(f"{root}/") if isinstance(value, str) else value
+    return value if below == value else f"${{trainer.default_root_dir}}/{below}"
 
 
 def refuse_differences(dumps: list[str]) -> None:
