@@ -241,7 +241,7 @@ class RecycleCLI(LightningCLI):
         Growths are those of a run that begins; one that goes on knows its progress only later.
         """
         check_run(self.model, self.trainer, self.datamodule, is_fit=True)
-        check_stream(self.trainer)
+        check_stream(self.trainer, self.datamodule)
         check_first_step(self.model, self.trainer.max_steps)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

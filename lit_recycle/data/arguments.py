@@ -24,11 +24,8 @@ def check_sizes(
     for name, (value, bound) in least.items():
         if value < bound:
             raise ValueError(f"data.{name} must be at least {bound}, got {value}")
-    if not 0 < val_fraction < 1:
-        raise ValueError(
-            f"data.val_fraction must lie between 0 and 1, got {val_fraction}; to leave validation out set "
-            "trainer.limit_val_batches 0"
-        )
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"data.val_fraction must be at least 0 and below 1, got {val_fraction}")
 
 
 def kept_arguments(data: TextData) -> dict[str, Any]:

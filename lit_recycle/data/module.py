@@ -59,7 +59,7 @@ class TextData(LightningDataModule):
         seq_len: Tokens per sample that the model reads, and predicts.
         batch_size: Samples per process and micro-batch.
         val_fraction: Share of the documents that is kept for validation, chosen by their content; where that chooses
-            none, as with one book, this share of the tokens, at the end.
+            none, as with one book, this share of the tokens, at the end. 0 keeps none, where `val` names all.
         seed: Of the order of the training samples. The validation split and its order do not depend on it.
         shuffle_window: Shuffle stretches of neighbouring samples, and then so many samples at a time, rather than all
             samples of a source, so that files on a server are read a few blocks at a time; None to shuffle all.
@@ -161,7 +161,7 @@ class TextData(LightningDataModule):
         if self.trainer is not None:
             folders = self.trainer.strategy.broadcast(folders)
             if stage == "fit":
-                _check_trainer(self.trainer)
+                _check_trainer(self.trainer, self)
         assert folders, "prepare_data comes before setup"
         self._batches, self._cut, self._rows = None, Cut(self.seq_len, self.seq_len), self.batch_size
         found = [how.open(source, folder) for (source, how), folder in zip(self._everything, folders, strict=True)]
@@ -173,6 +173,7 @@ class TextData(LightningDataModule):
                 s.name if len(self.opened) > 1 else "", s.val, self.seq_len, self._title("val", s), is_split=True
             )
             for s in self.opened
+            if self.val_fraction
         ]
         self.val_sets += [
             ValidationSet.of(s.name, s.train, self.seq_len, f"The validation set {s.name!r}", is_split=False)
@@ -310,6 +311,14 @@ class TextData(LightningDataModule):
         tokens, epochs = self.stream.tokens_by(self._place), self.stream.epochs_by(self._place)
         return {name: (tokens[name], epochs[name]) for name in tokens}
 
+    def check_validated(self) -> None:
+        """Raises ValueError where there is nothing to validate on."""
+        if not self.val_fraction and not self.val:
+            raise ValueError(
+                "data.val_fraction 0 keeps nothing for validation: name validation sets in data.val, or set "
+                "trainer.limit_val_batches 0"
+            )
+
     @override
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """For each of `val_sets` every sample once, in as many batches on each process as on the others.
@@ -318,8 +327,9 @@ class TextData(LightningDataModule):
             A loader, or a list where there are several sets.
 
         Raises:
-            ValueError: a set has fewer samples than there are processes.
+            ValueError: there are no sets, or one has fewer samples than there are processes.
         """
+        self.check_validated()
         loaders = [self._val_loader(part) for part in self.val_sets]
         return loaders[0] if len(loaders) == 1 else loaders
 
@@ -390,17 +400,19 @@ class TextData(LightningDataModule):
             rank_zero_warn(change)
 
 
-def _check_trainer(trainer: Trainer) -> None:
+def _check_trainer(trainer: Trainer, data: TextData) -> None:
     module = trainer.lightning_module
     if not isinstance(getattr(module, "samples_seen", None), int):
         raise ValueError(
             f"{type(module).__name__} needs an int attribute samples_seen, the samples trained on so far by all "
             "processes, for TextData to resume at the right sample."
         )
-    check_stream(trainer)
+    check_stream(trainer, data)
 
 
-def check_stream(trainer: Trainer) -> None:
-    """Raises ValueError for a trainer that cannot work with a stream."""
+def check_stream(trainer: Trainer, data: TextData) -> None:
+    """Raises ValueError for a trainer that cannot work with a stream, or would validate on nothing."""
+    if trainer.limit_val_batches:
+        data.check_validated()
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")

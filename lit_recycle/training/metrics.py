@@ -38,13 +38,15 @@ class LanguageModelMetrics(Metric):
 def validation_values(losses: Sequence[Tensor], sets: Sequence[ValidationSet]) -> dict[str, Tensor]:
     """What is logged of validation sets with these losses.
 
-    ``loss/val`` with its perplexity and bits per byte is that of the split, of all sources by their number of tokens.
+    ``loss/val`` with its perplexity and bits per byte is that of the split, of all sources by their number of tokens;
+    where nothing was split off, that of all named sets.
     ``loss/val_<name>`` and ``loss/val_<name>_bits_per_byte`` are of the set of that name.
     """
     values: dict[str, Tensor] = {}
     nll, tokens, size = losses[0].new_zeros(()).double(), 0, 0.0
+    nothing_split = not any(part.is_split for part in sets)
     for loss, part in zip(losses, sets, strict=True):
-        if part.is_split:
+        if part.is_split or nothing_split:
             nll, tokens = nll + loss.double() * part.tokens, tokens + part.tokens
             size += part.bytes_per_token() * part.tokens
         if part.name:

@@ -138,6 +138,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no such strategy": (("--trainer.strategy", "ddpp"), ("strategy='ddpp'",)),
     "deepspeed": (("--trainer.strategy", "deepspeed"), ("deepspeed", "set trainer.strategy to auto, ddp, fsdp")),
     "no file": (("--config", "/nowhere.yaml"), ("config", "'/nowhere.yaml'")),
+    "nothing to validate on": (
+        ("--data.val_fraction", "0", "--trainer.limit_val_batches", "1"),
+        ("data.val_fraction 0 keeps nothing for validation", "data.val", "trainer.limit_val_batches 0"),
+    ),
     "heads": (("--model.config.num_heads", "3"), ("hidden_size 16", "num_heads 3")),
     "top_k": (("--model.config.top_k", "9"), ("top_k 9", "num_experts")),
     "dense layer": (("--model.config.dense_layers", "[7]"), ("dense_layers [7]", "0..1")),

@@ -185,8 +185,8 @@ def test_what_a_stream_cannot_do_is_refused_before_training(books):
         ({"seq_len": 0}, "data.seq_len must be at least 1, got 0"),
         ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "data.num_workers must be at least 0, got -1"),
-        ({"val_fraction": 0.0}, "data.val_fraction must lie between 0 and 1, got 0.0"),
-        ({"val_fraction": 1}, "data.val_fraction must lie"),
+        ({"val_fraction": -0.1}, "data.val_fraction must be at least 0 and below 1, got -0.1"),
+        ({"val_fraction": 1}, "data.val_fraction must be at least 0 and below 1, got 1"),
     ],
 )
 def test_arguments_out_of_range(options, message):

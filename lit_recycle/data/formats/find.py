@@ -12,6 +12,7 @@ from pathlib import Path
 from lit_recycle.data.formats import datasets, flat, litdata, megatron
 from lit_recycle.data.formats.files import TokenFiles, joined
 from lit_recycle.data.sources import check_named, holds_text
+from lit_recycle.data.splits import refuse_splits
 
 READERS = (litdata.read, datasets.read, megatron.read, flat.read)
 
@@ -61,5 +62,7 @@ def _read(place: Path, dtype: str, column: str) -> Iterator[TokenFiles]:
     if whole is not None:
         yield whole
     elif place.is_dir() and not holds_text(place):
-        for file in _once(sorted(file for file in place.rglob("*") if file.suffix in flat.ENDINGS)):
+        found = _once(sorted(file for file in place.rglob("*") if file.suffix in flat.ENDINGS))
+        refuse_splits(place, found)
+        for file in found:
             yield from _read(file, dtype, column)
