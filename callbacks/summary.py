@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from typing_extensions import override
@@ -122,6 +123,8 @@ class RunSummary(L.Callback):
         data, model = trainer.datamodule, module.model  # type: ignore[attr-defined]
         if not self.sample_tokens or not isinstance(data, TextData) or not isinstance(module, LitMoE):
             return ""
+        if not data.val_sets:
+            return ""  # there is no text that it has not been trained on
         if isinstance(trainer.strategy, ShardingStrategy):
             return ""  # a sharded model would be assembled once per token; `lit-recycle generate` reads its checkpoint
         assert model is not None
@@ -150,9 +153,17 @@ def next_commands(trainer: L.Trainer) -> str:
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         lines.append(f"watch:    tensorboard --logdir {shlex.quote(str(trainer.default_root_dir))}")
     if saved := next(iter(checkpoints_of(trainer)), None):
-        lines.append(f"go on:    {resume_command({'--trainer.max_steps': str(2 * trainer.max_steps)})}")
+        lines.append(f"go on:    {resume_command(_longer(trainer))}")
         lines.append(f"generate: lit-recycle generate --ckpt_path {shlex.quote(str(saved))}")
     return "\n".join(lines)
+
+
+def _longer(trainer: L.Trainer) -> dict[str, str]:
+    """Options without which a run that is gone on from would end at once: the checkpoint knows how long it took."""
+    if trainer.global_step >= trainer.max_steps:
+        return {"--trainer.max_steps": str(2 * trainer.max_steps)}
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return {"--trainer.max_time": "null"} if any(isinstance(c, Timer) for c in callbacks) else {}
 
 
 def resume_command(changes: Mapping[str, str] | None = None) -> str:

@@ -33,6 +33,8 @@ class DryRun(RecycleCLI):
         check_callbacks(parts.trainer.callbacks)
         self.model, self.datamodule = parts.model, parts.data
         self._check_vocabulary()
+        if self.config.trainer.limit_val_batches != 0:
+            self.datamodule.check_validated()
         self.notes += filter(None, [no_validation(self.config.trainer)])
         check_first_step(self.model, self.config.trainer.max_steps)
 

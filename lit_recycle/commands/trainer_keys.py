@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning, Timer
 
 from lit_recycle.addresses import is_remote, place_of, told
 from lit_recycle.callbacks.text_samples import TextSamples
@@ -65,6 +65,8 @@ def check_numbers(trainer: Namespace) -> None:
         value = trainer.get(name)
         if value is not None and value < 1:
             raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+    if trainer.max_time is not None and not Timer(trainer.max_time).time_remaining():
+        raise ValueError(f"trainer.max_time {trainer.max_time} trains nothing: leave it out")
     clip, every, devices = trainer.gradient_clip_val, trainer.val_check_interval, trainer.devices
     if clip is not None and not 0 <= clip < math.inf:
         raise ValueError(f"trainer.gradient_clip_val must be a finite number and not negative, got {clip}: 0 for none")
@@ -84,6 +86,11 @@ def count(batches: Any) -> Any:
 
 def check_end(trainer: Namespace) -> None:
     """Raises ``ValueError`` for limits that end a run before ``max_steps``, or that no plan of its steps knows of."""
+    if trainer.min_steps is not None and trainer.min_steps > trainer.max_steps:
+        raise ValueError(
+            f"trainer.min_steps {trainer.min_steps} is above trainer.max_steps {trainer.max_steps}, where the run "
+            "ends: raise max_steps"
+        )
     limit, epochs, window = count(trainer.limit_train_batches), trainer.max_epochs, trainer.accumulate_grad_batches
     if limit == 0 or epochs == 0:
         name = "limit_train_batches" if limit == 0 else "max_epochs"

@@ -226,8 +226,12 @@ def _flops(trigger: Trigger, shape: Shape) -> float:
 def _check(event: GrowthEvent, name: str, step: int, now: Progress, max_steps: int, is_first: bool) -> None:
     name = name if event.at.steps is not None else f"{name}, at step {step:,},"
     if step < now.steps:
-        where = f"in the past: the run is at step {now.steps:,}" if is_first else "before the event that precedes it"
-        raise ValueError(f"{name} lies {where}; put the events in order of time")
+        if not is_first:
+            raise ValueError(f"{name} lies before the event that precedes it; put the events in order of time")
+        raise ValueError(
+            f"{name} lies in the past: the run is at step {now.steps:,}; let it come later, leave it out, or go on "
+            "from an older checkpoint"
+        )
     if step >= max_steps:
         raise ValueError(
             f"{name} cannot be reached: the run ends at trainer.max_steps "

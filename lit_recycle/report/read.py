@@ -103,7 +103,7 @@ def read_run(folder: Path) -> RunLog:
     if missing:
         raise ValueError(
             f"the logs in {logs} hold no {' and no '.join(missing)}, from which the report is made: train with the "
-            "callbacks TensorBoardLayout and ComputeMonitor"
+            "callbacks TensorBoardLayout and ComputeMonitor, and trainer.log_every_n_steps no larger than the run"
         )
     starts = [_json(text) for text in texts["run/start"]]
     records = [*starts[0]["growth"], *map(_json, texts.get("growth/record", []))]

@@ -138,6 +138,11 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no such strategy": (("--trainer.strategy", "ddpp"), ("strategy='ddpp'",)),
     "deepspeed": (("--trainer.strategy", "deepspeed"), ("deepspeed", "set trainer.strategy to auto, ddp, fsdp")),
     "no file": (("--config", "/nowhere.yaml"), ("config", "'/nowhere.yaml'")),
+    "no time": (("--trainer.max_time", "00:00:00:00"), ("trainer.max_time 00:00:00:00 trains nothing",)),
+    "least steps above the most": (
+        ("--trainer.min_steps", "7", "--trainer.max_steps", "6"),
+        ("trainer.min_steps 7", "trainer.max_steps 6"),
+    ),
     "nothing to validate on": (
         ("--data.val_fraction", "0", "--trainer.limit_val_batches", "1"),
         ("data.val_fraction 0 keeps nothing for validation", "data.val", "trainer.limit_val_batches 0"),

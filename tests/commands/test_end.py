@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -68,3 +69,28 @@ def test_a_stage_that_was_not_validated_has_no_loss(tmp_path: Path, capsys: pyte
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "validation loss at the end" in line)
     cells = [cell.strip() for cell in row.split("│") if cell.strip()]
     assert cells[-1] == "–" and all(float(cell) > 0 for cell in cells[1:-1]) and len(cells) == 4
+
+
+def test_a_run_that_its_time_has_ended_goes_on_by_the_command_that_it_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config(tmp_path / "run", trainer__callbacks=[])
+    argv = ["fit", "--config", str(run), "--trainer.max_steps", "400", "--trainer.max_time", "00:00:00:01"]
+    monkeypatch.setattr(sys, "argv", ["lit-recycle", *argv])
+    assert main(argv) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("go on:"))
+    words = shlex.split(told.removeprefix("go on:"))
+    assert words == ["lit-recycle", *argv[:-2], "--trainer.max_time", "null", "--ckpt_path", "last"]
+    (saved,) = (tmp_path / "run/checkpoints").iterdir()
+    assert 0 < load_whole_checkpoint(saved)["global_step"] < 400
+    assert main(words[1:]) == 0
+    assert (tmp_path / "run/checkpoints/end-step=400.ckpt").exists()
+
+
+def test_a_run_that_keeps_no_text_from_training_ends_without_a_sample(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = config(tmp_path / "run", trainer__callbacks=[keeper(every_n_train_steps=4)], data__val_fraction=0)
+    assert main(["fit", "--config", str(run), "--trainer.max_steps", "4"]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "the run" in said and "▸" not in said

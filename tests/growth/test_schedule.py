@@ -168,7 +168,7 @@ def test_an_event_at_the_end_cannot_be_reached_where_the_size_of_a_step_changes_
 @pytest.mark.parametrize("at", [{"steps": 9}, {"tokens": 9 * TOKENS}, {"flops": 9 * FLOPS}])
 def test_events_in_the_past(at):
     now = Progress(10, 10 * TOKENS, 10 * FLOPS)
-    with pytest.raises(ValueError, match="in the past: the run is at step 10; put the events in order"):
+    with pytest.raises(ValueError, match="in the past: the run is at step 10; let it come later"):
         stages(NativeModel(CONFIG), [event(**at)], **RUN, start=now)
 
 
