@@ -71,6 +71,15 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True, cwd=pytestconfig.rootpath)
 
 
-def test_a_run_does_not_import_what_plans_one(pytestconfig: pytest.Config) -> None:
-    code = "import sys, lit_recycle.commands.trainer; assert 'lit_recycle.commands.plan' not in sys.modules"
+def test_a_run_does_not_import_what_it_does_not_use(pytestconfig: pytest.Config) -> None:
+    code = """
+import sys, lit_recycle.commands.trainer, lit_recycle.callbacks, lit_recycle.hub.convert, lit_recycle.growth
+from lit_recycle.training.module import LitMoE
+LitMoE().configure_model()
+others = ("lit_recycle.commands.plan", "lit_recycle.reasoning", "lit_recycle.reparam")
+found = [name for name in sys.modules if name.startswith(others)]
+assert not found, found
+import lit_recycle.reasoning.rewards, lit_recycle.reasoning.config
+assert "trl" not in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True, cwd=pytestconfig.rootpath)

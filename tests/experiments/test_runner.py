@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import os
 import signal
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import TEXT
+from processes import TEXT, fork
 from runs import assert_same_training_state
 
 from lit_recycle import cli
@@ -99,8 +98,7 @@ def in_one_piece(fit: Fit, root: Path, work: Path) -> Path:
 def test_a_killed_experiment_goes_on_and_ends_as_runs_in_one_piece(
     configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = mp.get_context("spawn").Process(target=run, args=(configs, tmp_path))
-    killed.start()
+    killed = fork(run, configs, tmp_path)
     first = runner(configs, tmp_path)
     grown, small = first.open_runs()
     trunk = first.open_tasks()[0]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -123,14 +121,3 @@ def test_what_cannot_be_meant_is_refused(make: Any, told: str) -> None:
     with pytest.raises(ValueError) as error:
         make()
     assert told in str(error.value)
-
-
-def test_nothing_else_imports_the_room() -> None:
-    program = (
-        "import sys, lit_recycle.commands.trainer, lit_recycle.callbacks, lit_recycle.hub.convert\n"
-        "assert not [name for name in sys.modules if name.startswith('lit_recycle.reasoning')]\n"
-        "import lit_recycle.reasoning.rewards, lit_recycle.reasoning.config\n"
-        "assert 'trl' not in sys.modules"
-    )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr

@@ -55,7 +55,7 @@ OPTIMIZERS: dict[str, Any] = {
 }
 STRATEGIES = {"muon": ["ddp", "fsdp2"], "lion": ["ddp", "fsdp", "fsdp2"]}
 CASES = [(name, s) for name, strategies in STRATEGIES.items() for s in ("auto", *strategies)]
-STEPS, RESUMED = 9, {"muon": (2, 5), "lion": (5,)}
+STEPS, RESUMED = 7, {"muon": (2, 5), "lion": (5,)}
 
 
 def train(root: Path, name: str, strategy: str) -> None:
