@@ -139,7 +139,7 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
             return _unknown((unknown["key"] or unknown["sub"]).partition(".")[0], _parameters(owner), path)
         return _unknown(".".join(filter(None, (unknown["group"], unknown["sub"], unknown["key"]))), options, path)
     if alternatives:
-        return f"{path} cannot be {alternatives.rpartition('Given value: ')[2]!r}: see --help"
+        return f"{path} cannot be {alternatives.rpartition('Given value:')[2].strip()!r}: see --help"
     if wrong_type := re.match(r"Expected a <class '(\w+)'>\. Got value: (.*)", message):
         return f"{path} must be of type {wrong_type[1]}, got {wrong_type[2]!r}"
     if choice := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", message):

@@ -27,8 +27,10 @@ def check_units(callbacks: Sequence[Any] | None) -> None:
         found = (callback.get("init_args") or {}).get(parts)
         for number, part in enumerate(found if isinstance(found, list) else (), 1):
             moment = part.get(key) if isinstance(part, Mapping | Namespace) else None
+            what = f"{parts.removesuffix('s')} {number} of {name}"
+            if moment is None and key == "at" and key in part:
+                raise ValueError(f"{what}: at: null is no moment: write {{steps: 1000}}, or tokens")
             if moment is not None and not isinstance(moment, Mapping | Namespace):
-                what = f"{parts.removesuffix('s')} {number} of {name}"
                 raise ValueError(f"{what}: {key}: {moment} lacks a unit: write {{steps: {moment}}}, or tokens")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import lightning as L
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning, Timer
 
 from lit_recycle.addresses import is_remote, place_of, told
@@ -65,8 +66,7 @@ def check_numbers(trainer: Namespace) -> None:
         value = trainer.get(name)
         if value is not None and value < 1:
             raise ValueError(f"trainer.{name} must be at least 1, got {value}")
-    if trainer.max_time is not None and not Timer(trainer.max_time).time_remaining():
-        raise ValueError(f"trainer.max_time {trainer.max_time} trains nothing: leave it out")
+    check_time(trainer.max_time)
     clip, every, devices = trainer.gradient_clip_val, trainer.val_check_interval, trainer.devices
     if clip is not None and not 0 <= clip < math.inf:
         raise ValueError(f"trainer.gradient_clip_val must be a finite number and not negative, got {clip}: 0 for none")
@@ -77,6 +77,18 @@ def check_numbers(trainer: Namespace) -> None:
         )
     if str(devices).lstrip("-").isdigit() and int(devices) < 1 and int(devices) != -1:
         raise ValueError(f"trainer.devices must be at least 1, or -1 for all there are, got {devices}")
+
+
+def check_time(limit: Any) -> None:
+    """Raises ``ValueError`` for a time that is none, or over at once."""
+    try:
+        seconds = Timer(limit).time_remaining()
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(
+            f"trainer.max_time must be DD:HH:MM:SS, or in a file such as {{hours: 8}}, got {limit!r}"
+        ) from error
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"trainer.max_time {limit} trains nothing: leave it out")
 
 
 def count(batches: Any) -> Any:

@@ -76,7 +76,8 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-8,
     ) -> None:
-        for name, value in {"lr": lr, "adamw_lr": adamw_lr, "weight_decay": weight_decay}.items():
+        numbers = {"lr": lr, "adamw_lr": adamw_lr, "weight_decay": weight_decay, "eps": eps, "adamw_eps": adamw_eps}
+        for name, value in numbers.items():
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"Muon.{name} must be a finite number and not negative, got {value}")
         for name, value in {"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]}.items():

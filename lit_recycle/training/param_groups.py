@@ -39,7 +39,10 @@ def check_param_groups(groups: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(
                 f"{where}.{min(given)} is not to be given: the pattern chooses the parameters; leave it out"
             )
-        for key in ("lr", "weight_decay"):
+        betas = group.get("betas", ())
+        if not isinstance(betas, list | tuple) or any(not isinstance(b, int | float) or not 0 <= b < 1 for b in betas):
+            raise ValueError(f"{where}.betas must be numbers in 0..1, 1 excluded, got {betas!r}")
+        for key in ("lr", "weight_decay", "eps", "momentum"):
             value = group.get(key, 0.0)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{where}.{key} must be a finite number and not negative, got {value!r}")

@@ -111,6 +111,7 @@ class FSDPStrategy(NamedCheckpoints, LightningFSDPStrategy):  # type: ignore[mis
 
     @override
     def setup_environment(self) -> None:
+        _check_offload(self.cpu_offload is not None and self.cpu_offload.offload_params, self.root_device)
         super().setup_environment()
         # With a mesh, sharded state is DTensors, as under FSDP2.
         mesh = self.kwargs.get("device_mesh") or init_device_mesh(self.root_device.type, (self.world_size,))
@@ -183,6 +184,7 @@ class FSDP2Strategy(NamedCheckpoints, ModelParallelStrategy):  # type: ignore[mi
 
     @override
     def setup_environment(self) -> None:
+        _check_offload(self.cpu_offload, self.root_device)
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
@@ -226,6 +228,13 @@ def layers_of(module: GrowableModule) -> list[nn.Module]:
     """The layers of a module's model, which are sharded one by one."""
     naming = module.shape.naming
     return [part for name, part in module.named_modules() if naming.is_layer(name)]
+
+
+def _check_offload(wanted: bool, device: torch.device) -> None:
+    if wanted and device.type == "cpu":
+        raise ValueError(
+            "strategy.cpu_offload keeps on the CPU what a GPU computes with, and there is none: leave it out"
+        )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -55,6 +55,18 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 # --- the command line and the configuration --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["FSDPStrategy", "FSDP2Strategy"])
+def test_what_is_offloaded_from_a_gpu_needs_one(name: str, tmp_path: Path) -> None:
+    options = (
+        "--trainer.strategy",
+        f"lit_recycle.training.strategies.{name}",
+        "--trainer.strategy.cpu_offload",
+        "true",
+    )
+    run = start("fit", "--config", config(tmp_path / "run"), *options, "--trainer.devices", 1, log=tmp_path / "log")
+    assert run.wait() == [2] and "strategy.cpu_offload keeps on the CPU" in run.errors[0], run.output
+
+
 def test_unknown_command(refused: Refused) -> None:
     refused("fitt", says=("'fitt'", "choose from fit, "))
 
@@ -138,6 +150,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no such strategy": (("--trainer.strategy", "ddpp"), ("strategy='ddpp'",)),
     "deepspeed": (("--trainer.strategy", "deepspeed"), ("deepspeed", "set trainer.strategy to auto, ddp, fsdp")),
     "no file": (("--config", "/nowhere.yaml"), ("config", "'/nowhere.yaml'")),
+    "no such time": (("--trainer.max_time", "8h"), ("trainer.max_time must be DD:HH:MM:SS", "'8h'")),
+    "empty precision": (("--trainer.precision", ""), ("trainer.precision cannot be '': see --help",)),
+    "no moment": (("--growth.events.0.at", "null"), ("event 1", "at: null", "{steps: 1000}")),
     "no time": (("--trainer.max_time", "00:00:00:00"), ("trainer.max_time 00:00:00:00 trains nothing",)),
     "least steps above the most": (
         ("--trainer.min_steps", "7", "--trainer.max_steps", "6"),

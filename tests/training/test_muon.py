@@ -162,6 +162,7 @@ def test_the_others_are_updated_as_by_torchs_adamw():
         (lambda p: Muon([{"params": [p], "algorithm": "adam"}]), "algorithm must be muon or adamw, got 'adam'"),
         (lambda p: Muon([("layers.0.attn.q_proj.weight", p.view(-1))]), "each process holds a flat slice.*fsdp2"),
         (lambda p: Muon([{"params": [("b", p.view(-1))], "algorithm": "muon"}]), "Muon is for matrices, and b has"),
+        (lambda p: Muon([("a", p)], eps=-1.0), r"Muon\.eps must be a finite number and not negative, got -1"),
         (lambda p: Muon([("a", p)], lr=-1.0), r"Muon\.lr must be a finite number and not negative, got -1"),
         (lambda p: Muon([("a", p)], adamw_lr=float("nan")), r"Muon\.adamw_lr must be"),
         (lambda p: Muon([("a", p)], betas=(0.9, 1.0)), r"Muon\.betas\[1\] must lie in 0..1"),

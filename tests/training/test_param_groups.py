@@ -83,6 +83,12 @@ def test_muon_divides_groups_that_do_not_say_their_algorithm() -> None:
         ([{"lr": 1.0}], r"model\.param_groups\[0\] needs a pattern"),
         ([{"pattern": "(", "lr": 1.0}], r"model\.param_groups\[0\]\.pattern '\(' is no regular expression"),
         ([{"pattern": "a"}], "says nothing of its parameters: give lr"),
+        (
+            [{"pattern": "a", "betas": [0.9, 1]}],
+            r"param_groups\[0\]\.betas must be numbers in 0\.\.1, .*got \[0\.9, 1\]",
+        ),
+        ([{"pattern": "a", "betas": 0.9}], r"param_groups\[0\]\.betas must be numbers in 0\.\.1, .*got 0\.9"),
+        ([{"pattern": "a", "eps": -1}], r"param_groups\[0\]\.eps must be a finite number and not negative, got -1"),
         ([{"pattern": "a", "lr": -1}], r"param_groups\[0\]\.lr must be a finite number and not negative, got -1"),
         (
             [{"pattern": "a", "weight_decay": "x"}],
