@@ -46,8 +46,8 @@ class LitMoE(OptimizedModule):
             exactly; ``transformers``; or ``auto``, the first that can.
         drop_mtp: Leave out the folder's layers for multi-token prediction. No run trains them; otherwise exports take
             them from the folder, grown as the model is.
-        optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay.
-            AdamW (fused) when not given.
+        optimizer: Takes parameter groups and gives the optimizer; vectors are in a group without weight decay. AdamW
+            (fused) at a rate of 1e-3 when not given.
         param_groups: Parameters with options of their own: each has a ``pattern``, a regular expression that is looked
             for in names, and ``lr``, ``weight_decay`` or whatever else the optimizer takes for a group; ``name`` is
             what logs call it. The first pattern that is found counts.

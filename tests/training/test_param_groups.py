@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from processes import config
 from runs import CONFIG, assert_same_training_state, fit
 
@@ -18,6 +19,7 @@ from lit_recycle.growth.event import Depth, GrowthEvent, Trigger
 from lit_recycle.growth.operators import Upcycle
 from lit_recycle.training.module import LitMoE
 from lit_recycle.training.muon import Muon
+from lit_recycle.training.optimized import default_optimizer
 
 GROUPS: list[dict[str, Any]] = [
     {"pattern": r"\.router\.", "lr": 1e-4, "weight_decay": 0.0},
@@ -199,10 +201,16 @@ def test_the_rate_of_a_group_is_the_one_that_moves_it(tmp_path: Path) -> None:
 
 
 PAGE = Path(__file__).parents[2] / "docs/training.md"
-
-
 BLOCKS = [block.split("```")[0] for block in PAGE.read_text().split("```yaml")[1:]]
 """Parts of configurations, and at the end a whole one, which test_all_at_once runs."""
+
+
+def test_the_default_optimizer_is_the_first_on_the_page() -> None:
+    told = yaml.safe_load(BLOCKS[0])["model"]["optimizer"]
+    default = default_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert told["class_path"] == "torch.optim.AdamW" and type(default) is torch.optim.AdamW
+    told["init_args"]["betas"] = tuple(told["init_args"]["betas"])
+    assert told["init_args"].items() <= default.defaults.items()
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if "seed_everything" not in block])
