@@ -77,5 +77,6 @@ def measure(trainer: L.Trainer, module: GrowableModule) -> dict[str, float]:
                 trainer.strategy.validation_step(trainer.strategy.batch_to_device(batch), index, number)
     values = module.validation_values()
     module.train()
+    split = {"split": float(values["loss/val"])} if any(part.is_split for part in module.val_sets) else {}
     names = [part.name for part in module.val_sets if part.name]
-    return {"split": float(values["loss/val"])} | {name: float(values[f"loss/val_{name}"]) for name in names}
+    return split | {name: float(values[f"loss/val_{name}"]) for name in names}

@@ -162,8 +162,9 @@ def _longer(trainer: L.Trainer) -> dict[str, str]:
     """Options without which a run that is gone on from would end at once: the checkpoint knows how long it took."""
     if trainer.global_step >= trainer.max_steps:
         return {"--trainer.max_steps": str(2 * trainer.max_steps)}
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return {"--trainer.max_time": "null"} if any(isinstance(c, Timer) for c in callbacks) else {}
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+    is_over = any((timer.time_remaining() or 0) < 0 for timer in timers)
+    return {"--trainer.max_time": "null"} if is_over else {}
 
 
 def resume_command(changes: Mapping[str, str] | None = None) -> str:

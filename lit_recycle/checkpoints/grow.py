@@ -25,7 +25,7 @@ from lit_recycle.growth.plan import GrowthPlan, plan_growth
 from lit_recycle.growth.policy import OptimizerPolicy
 from lit_recycle.growth.schedule import Progress
 from lit_recycle.growth.shape import Shape
-from lit_recycle.hub.shape import shape_of
+from lit_recycle.hub.shape import shape_of as shape_of_ours
 
 
 def grow_checkpoint(
@@ -36,7 +36,7 @@ def grow_checkpoint(
     optimizer_state: OptimizerPolicy = "carry",
     maps: Sequence[Mapping[str, Any]] | None = None,
     expect: Callable[[int], None] = lambda nbytes: None,
-    shape_of: Callable[[dict[str, Any]], Shape] = shape_of,
+    shape_of: Callable[[dict[str, Any]], Shape] = shape_of_ours,
 ) -> None:
     """Grow a checkpoint as the callback grows a run: weights, optimizer state and history; training goes on from it.
 
@@ -90,7 +90,7 @@ def plan_checkpoint_growth(
     seed: int = 0,
     maps: Sequence[Mapping[str, Any]] | None = None,
     expect: Callable[[int], None] = lambda nbytes: None,
-    shape_of: Callable[[dict[str, Any]], Shape] = shape_of,
+    shape_of: Callable[[dict[str, Any]], Shape] = shape_of_ours,
 ) -> GrowthPlan:
     """Plan a growth of a checkpoint that is loaded; see :func:`grow_checkpoint`."""
     saved, weights = checkpoint["hyper_parameters"], trained_weights(checkpoint)

@@ -14,6 +14,10 @@ from typing_extensions import override
 from lit_recycle.checkpoints.atomic import beside
 from lit_recycle.training.module import LitMoE
 
+WRITTEN_TO = ("dirpath", "save_dir")
+"""Arguments of callbacks and loggers that are folders which they write to."""
+ROOT = "${trainer.default_root_dir}"
+
 
 class SharedConfig(SaveConfigCallback):
     """Saves the configuration of a training run, after a look at whether all processes have the same."""
@@ -39,18 +43,19 @@ class SharedConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             with beside(Path(folder) / self.config_filename) as part:
                 values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-                values = told_from(self.config.trainer.default_root_dir, values)
+                values = relocatable(values, self.config.trainer.default_root_dir)
                 part.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def told_from(root: str, value: Any) -> Any:
-    """A configuration whose paths below the run's folder are told from there: in another folder nothing leads back."""
+def relocatable(value: Any, root: str, key: str = "") -> Any:
+    """A configuration in which what is written to the run's folder, or below it, follows when that is another one."""
     if isinstance(value, dict):
-        return {key: told_from(root, below) for key, below in value.items()}
+        return {name: relocatable(part, root, name) for name, part in value.items()}
     if isinstance(value, list):
-        return [told_from(root, below) for below in value]
-    below = value.removeprefix(f"{root}/") if isinstance(value, str) else value
-    return value if below == value else f"${{trainer.default_root_dir}}/{below}"
+        return [relocatable(part, root) for part in value]
+    if key in WRITTEN_TO and (value == root or str(value).startswith(f"{root}/")):
+        return ROOT + value.removeprefix(root)
+    return value
 
 
 def refuse_differences(dumps: list[str]) -> None:

@@ -45,8 +45,8 @@ from lit_recycle.commands.trainer_keys import (
     leave_out_switched_off,
     no_validation,
 )
-from lit_recycle.data.config import check_growths
-from lit_recycle.data.module import TextData, check_stream
+from lit_recycle.data.config import DataDefaults, check_growths
+from lit_recycle.data.module import TextData, check_stream, validates
 from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.schedule import stages, unfinished_warmup
@@ -172,7 +172,13 @@ class RecycleCLI(LightningCLI):
         """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
         data, said = load_checkpoint(path, shards=False).get("TextData", {}), self.config.data
         other = ("path", "sources") if said.path is not None or said.sources is not None else ()
-        return {f"data.{name}": value for name, value in data.get("arguments", {}).items() if name not in other}
+        arguments = data.get("arguments", {})
+        if other and arguments.get("val_fraction") == 0 and said.val_fraction == DataDefaults.val_fraction:
+            raise ValueError(
+                "nothing of data.path or data.sources would be measured: the checkpoint's run has data.val_fraction 0, "
+                "and measures what data.val names; name the text there (--data.val.NAME PATH)"
+            )
+        return {f"data.{name}": value for name, value in arguments.items() if name not in other}
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -241,7 +247,9 @@ class RecycleCLI(LightningCLI):
         Growths are those of a run that begins; one that goes on knows its progress only later.
         """
         check_run(self.model, self.trainer, self.datamodule, is_fit=True)
-        check_stream(self.trainer, self.datamodule)
+        check_stream(self.trainer)
+        if validates(self.trainer):
+            self.datamodule.check_validated()
         check_first_step(self.model, self.trainer.max_steps)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -317,6 +325,8 @@ def main(argv: list[str]) -> int:
             return 0
         if command == "fit":
             cli.check_run(begins=path is None)
+        else:
+            cli.datamodule.check_validated()
         run(cli, path)
     return 0
 

@@ -98,7 +98,7 @@ def count(batches: Any) -> Any:
 
 def check_end(trainer: Namespace) -> None:
     """Raises ``ValueError`` for limits that end a run before ``max_steps``, or that no plan of its steps knows of."""
-    if trainer.min_steps is not None and trainer.min_steps > trainer.max_steps:
+    if trainer.min_steps is not None and 0 < trainer.max_steps < trainer.min_steps:
         raise ValueError(
             f"trainer.min_steps {trainer.min_steps} is above trainer.max_steps {trainer.max_steps}, where the run "
             "ends: raise max_steps"

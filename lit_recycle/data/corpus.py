@@ -25,6 +25,7 @@ from lit_recycle.checksums import file_checksum
 from lit_recycle.data.blocks import damaged, write_sums
 from lit_recycle.data.digests import content_digests, known_digests
 from lit_recycle.data.sources import PIECE, SourceFile, find_files, other_files, rows_of_ids
+from lit_recycle.data.splits import tell_of_splits
 from lit_recycle.data.token_files import LEAVES_OUT, SPLITS, copy_ids, tokenise
 from lit_recycle.data.tokenizer import Tokenizer
 from lit_recycle.data.tokens import Piece, Tokens
@@ -123,6 +124,7 @@ def prepare_corpus(
         ValueError: there is no text, or some of it cannot be read.
     """
     files = find_files(path)
+    tell_of_splits(path, [file.path for file in files if not file.is_code])
     cache_dir = Path(cache_dir)
 
     def make(made: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class TextData(LightningDataModule):
         self.tokenizer_spec, self.text_field = tokenizer, text_field
         self.documents = documents
         self.seq_len, self.batch_size, self.num_workers = seq_len, batch_size, num_workers
-        self.val_fraction, self.seed, self.cache_dir = val_fraction, seed, cache_dir
+        self.val_fraction, self.seed, self.cache_dir = float(val_fraction), seed, cache_dir
         self.shuffle_window = shuffle_window
         self._folders: list[Path | None] = []
         self._samples_seen = 0  # without a trainer, whose module counts
@@ -315,8 +315,8 @@ class TextData(LightningDataModule):
         """Raises ValueError where there is nothing to validate on."""
         if not self.val_fraction and not self.val:
             raise ValueError(
-                "data.val_fraction 0 keeps nothing for validation: name validation sets in data.val, or set "
-                "trainer.limit_val_batches 0"
+                "data.val_fraction 0 keeps nothing for validation, and data.val names nothing: name a set there "
+                "(data.val.NAME), or train with trainer.limit_val_batches 0"
             )
 
     @override
@@ -327,9 +327,8 @@ class TextData(LightningDataModule):
             A loader, or a list where there are several sets.
 
         Raises:
-            ValueError: there are no sets, or one has fewer samples than there are processes.
+            ValueError: a set has fewer samples than there are processes.
         """
-        self.check_validated()
         loaders = [self._val_loader(part) for part in self.val_sets]
         return loaders[0] if len(loaders) == 1 else loaders
 
@@ -407,12 +406,17 @@ def _check_trainer(trainer: Trainer, data: TextData) -> None:
             f"{type(module).__name__} needs an int attribute samples_seen, the samples trained on so far by all "
             "processes, for TextData to resume at the right sample."
         )
-    check_stream(trainer, data)
-
-
-def check_stream(trainer: Trainer, data: TextData) -> None:
-    """Raises ValueError for a trainer that cannot work with a stream, or would validate on nothing."""
-    if trainer.limit_val_batches:
+    check_stream(trainer)
+    if validates(trainer):
         data.check_validated()
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether a run is to be validated; a dry run takes what there is."""
+    return bool(trainer.limit_val_batches) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+
+def check_stream(trainer: Trainer) -> None:
+    """Raises ValueError for a trainer that cannot work with a stream."""
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")

@@ -14,6 +14,7 @@ from lit_recycle.data.corpus import Corpus, known_corpus, prepare_corpus, prepar
 from lit_recycle.data.formats.files import TokenFiles
 from lit_recycle.data.formats.find import find_tokens
 from lit_recycle.data.remote import fetch, is_fetched, local_path
+from lit_recycle.data.splits import tell_of_splits
 from lit_recycle.data.template import Template, prepare_records
 from lit_recycle.data.tokenised import check_ends, check_ids, default_dtype, documents_end, documents_of
 from lit_recycle.data.tokenizer import Tokenizer
@@ -87,6 +88,7 @@ class Preparation:
         if files is None:
             field = source.text_field or self.text_field
             return prepare_corpus(source.path, self.tokenizer, self.cache_dir, field, self.val_fraction)
+        tell_of_splits(source.path, [Path(piece.path) for piece in files.pieces])
         if not files.tokens:
             raise ValueError(f"path={source.path!r} holds no ids.")
         tokens = Tokens.of(files.pieces, self.tokenizer.vocab_size)

@@ -19,7 +19,6 @@ from lit_recycle.data.formats.datasets import IDS, arrow_files, column_type, is_
 from lit_recycle.data.formats.optional import pyarrow_for
 from lit_recycle.data.formats.zstd import zstd_lines
 from lit_recycle.data.oddities import Oddities, counted
-from lit_recycle.data.splits import refuse_splits
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,11 @@ class SourceFile:
 
     path: Path
     named: bool = False
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is source code, or text with marks, by its ending."""
+        return self.path.name.lower().endswith(TEXT) and self.path.suffix.lower() != ".txt"
 
     @property
     def kind(self) -> str:
@@ -129,9 +133,7 @@ def _walk(root: Path, endings: tuple[str, ...]) -> list[SourceFile]:
     found = [file for file in _visible(root) if file.name.lower().endswith(endings)]
     if not found:
         raise ValueError(f"path={str(root)!r} holds no text: no file in it ends in .txt, .md, .py, .jsonl, .parquet ….")
-    found.sort(key=lambda file: file.relative_to(root).parts)
-    refuse_splits(root, [file for file in found if not file.name.lower().endswith(TEXT)])
-    return [SourceFile(file) for file in found]
+    return [SourceFile(file) for file in sorted(found, key=lambda file: file.relative_to(root).parts)]
 
 
 def read_documents(file: SourceFile, text_field: str, oddities: Oddities) -> Iterator[tuple[str, int]]:

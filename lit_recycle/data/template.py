@@ -15,6 +15,7 @@ import numpy as np
 from lit_recycle.data.corpus import corpus_key, prepare_ids
 from lit_recycle.data.oddities import Oddities
 from lit_recycle.data.sources import SourceFile, find_files, other_files, read_records
+from lit_recycle.data.splits import tell_of_splits
 from lit_recycle.data.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def prepare_records(
     files, cache_dir = find_files(path), Path(cache_dir)
     if plain := [file.path for file in files if file.kind == "text"]:
         raise ValueError(f"{plain[0]} has no fields for a template: give .jsonl, .json, .parquet or a dataset.")
+    tell_of_splits(path, [file.path for file in files])
     size = sum(file.path.stat().st_size for file in files)
     documents = _documents(path, files, template, tokenizer)
     with corpus_key(files, tokenizer, cache_dir, template.key, val_fraction) as key:

@@ -125,10 +125,10 @@ def shape_of(values: dict[str, Any]) -> HubShape | NativeModel:
     if "model_type" in values:
         return HubShape.of(values)
     ours = {key: value for key, value in values.items() if key != "reparam"}
-    if ours.keys() - {field.name for field in fields(MoEConfig)}:
+    if ours.keys() != {field.name for field in fields(MoEConfig)}:
         raise ValueError(
-            f"the checkpoint is of a module of your own, with {', '.join(values)}: use it in Python, where its class "
-            "is known (docs/grow-your-own-module.md)"
+            f"the checkpoint's model, of {', '.join(values)}, is none of this version's: one of a module of your own "
+            "is used in Python, where its class is known (docs/grow-your-own-module.md)"
         )
     config = MoEConfig.from_dict(ours)
     if "reparam" not in values:

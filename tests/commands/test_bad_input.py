@@ -150,6 +150,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no such strategy": (("--trainer.strategy", "ddpp"), ("strategy='ddpp'",)),
     "deepspeed": (("--trainer.strategy", "deepspeed"), ("deepspeed", "set trainer.strategy to auto, ddp, fsdp")),
     "no file": (("--config", "/nowhere.yaml"), ("config", "'/nowhere.yaml'")),
+    "least steps without a length": (
+        ("--trainer.min_steps", "7", "--trainer.max_steps", "-1"),
+        ("trainer.max_steps must be set",),
+    ),
     "no such time": (("--trainer.max_time", "8h"), ("trainer.max_time must be DD:HH:MM:SS", "'8h'")),
     "empty precision": (("--trainer.precision", ""), ("trainer.precision cannot be '': see --help",)),
     "no moment": (("--growth.events.0.at", "null"), ("event 1", "at: null", "{steps: 1000}")),

@@ -53,6 +53,25 @@ def test_what_is_given_counts(run: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "cache").glob("corpus-*"))
 
 
+def test_a_run_that_split_nothing_off_is_measured_on_what_is_named(tmp_path: Path) -> None:
+    """Not on other text that is given as data.path, nor on nothing at all."""
+    data = {"data__val_fraction": 0, "data__val": {"held_out": f"{TEXT}/decoder.py"}}
+    path = config(tmp_path / "run", trainer__max_steps=2, trainer__callbacks=[], **data)
+    assert start("fit", "--config", path, log=tmp_path / "log").wait() == [0]
+    evaluate = ("validate", "--ckpt_path", checkpoint(tmp_path), *PLAIN)
+    found = start(*evaluate, log=tmp_path / "log")
+    assert found.wait() == [0] and "loss/val_held_out" in found.output, found.output
+    for options, says in (
+        (("--data.path", f"{TEXT}/encoder.py"), "nothing of data.path or data.sources would be measured"),
+        (("--data.val", "null"), "data.val_fraction 0 keeps nothing for validation, and data.val names nothing"),
+    ):
+        refused = start(*evaluate, *options, log=tmp_path / "log")
+        assert refused.wait() == [2] and says in refused.errors[0], refused.output
+    other = ("--data.path", TEXT, "--data.val_fraction", 0.5)
+    found = start(*evaluate, *other, log=tmp_path / "log")
+    assert found.wait() == [0] and "loss/val " in found.output, found.output
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_without_a_checkpoint_nothing_is_scored(run: Path, tmp_path: Path, command: str) -> None:
     for options in ((), ("--ckpt_path", "last")):

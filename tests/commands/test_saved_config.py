@@ -7,12 +7,14 @@ from pathlib import Path
 import yaml
 from processes import config, start
 
-from lit_recycle.commands.saved_config import told_from
+from lit_recycle.commands.saved_config import ROOT, relocatable
 
 
 def test_run_again_in_another_folder_nothing_is_written_into_the_first(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    run = start("fit", "--config", config(first), log=tmp_path / "log")
+    options = {"save_dir": "${trainer.default_root_dir}", "name": "", "version": ""}
+    logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": options}
+    run = start("fit", "--config", config(first, trainer__logger=logger), log=tmp_path / "log")
     assert run.wait() == [0], run.output
     written = {file: file.stat().st_mtime_ns for file in first.rglob("*")}
     run = start("fit", "--config", first / "config.yaml", "--trainer.default_root_dir", second, log=tmp_path / "log2")
@@ -20,16 +22,21 @@ def test_run_again_in_another_folder_nothing_is_written_into_the_first(tmp_path:
     assert {file: file.stat().st_mtime_ns for file in first.rglob("*")} == written
     names = [{file.relative_to(folder) for file in folder.rglob("*.ckpt")} for folder in (first, second)]
     assert names[0] == names[1] and Path("checkpoints/step=6.ckpt") in names[0]
+    assert list(second.glob("events.*"))
     values = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (first, second)]
     assert [v["trainer"].pop("default_root_dir") for v in values] == [str(first), str(second)]
     assert values[0] == values[1]
 
 
-def test_only_what_lies_below_the_folder_is_told_from_it() -> None:
-    paths = {
-        "dirpath": "runs/a/checkpoints",
-        "others": ["runs/a", "runs/ab/c", "/runs/a/c", 3, None, {"x": "runs/a/b"}],
+def test_only_what_is_written_to_follows_the_folder() -> None:
+    """Neither texts nor what is read, wherever that lies."""
+    stays = {
+        "path": "./books",
+        "prompts": ["./configure && make", "."],
+        "cache_dir": "./cache",
+        "default_root_dir": ".",
     }
-    told = told_from("runs/a", paths)
-    assert told["dirpath"] == "${trainer.default_root_dir}/checkpoints"
-    assert told["others"] == [*paths["others"][:-1], {"x": "${trainer.default_root_dir}/b"}]
+    values = {"a": [{"dirpath": "./checkpoints"}, {"save_dir": "."}, {"dirpath": "elsewhere", "save_dir": None}]}
+    moved = {"a": [{"dirpath": f"{ROOT}/checkpoints"}, {"save_dir": ROOT}, {"dirpath": "elsewhere", "save_dir": None}]}
+    assert relocatable(values | stays, ".") == moved | stays
+    assert relocatable({"dirpath": "runs/ab"}, "runs/a") == {"dirpath": "runs/ab"}

@@ -63,6 +63,7 @@ def test_the_readme_says_what_the_results_say() -> None:
     assert saved and len(saved.reached) == saved.seeds == 3
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"{amounts(saved.reached)}." in readme
+    assert "| small, trained on | grown | large, from scratch | large, same compute as after the growth |" in readme
     rows = {"headline": "4 F_c (1)", "headline_late": "16 F_c (4)", "headline_ten": "4 F_c (1), ten times the size"}
     means = {}
     for experiment in load_experiments(ROOT / "configs" / "experiments", list(rows)):

@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
     model = LitMoE(MoEConfig(vocab_size=257, **shape))
     model.configure_model()
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
-    about = {"config": shape | {"vocab_size": 257}, "growth": []}
+    about = {"config": model.shape.to_dict(), "growth": []}
     weights = {"state_dict": model.state_dict(), "global_step": 0, "tokenizer": ByteTokenizer().to_dict()}
     save(weights | {"hyper_parameters": about}, path)
     return path

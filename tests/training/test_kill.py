@@ -58,8 +58,8 @@ def go_on(root: Path, *options: object) -> None:
     assert set(run.wait()) == {0}, run.output
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+@pytest.fixture(scope="module")
+def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path, float]]:
     """A run of which one process hangs, and a thread waits for it to save its shards: begun first, as it waits long."""
     root = tmp_path_factory.mktemp("hanging") / "run"
     hang = ("--trainer.callbacks+", "killing.Kill", "--trainer.callbacks.init_args.at", "hang=2")
@@ -67,9 +67,10 @@ def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproce
     options += ("--trainer.callbacks+", "lit_recycle.callbacks.AsyncSave")
     strategy = (*FSDP2[2:], "--trainer.strategy", "lit_recycle.training.strategies.FSDP2Strategy")
     with executable(root, *strategy, *options) as run:
-        yield run, root.with_suffix(".log")
+        yield run, root.with_suffix(".log"), time.time()
 
 
+@pytest.mark.usefixtures("hanging")
 def test_killed_again_and_again_a_run_ends_bit_for_bit_the_same(undisturbed: dict[str, Path], tmp_path: Path) -> None:
     points = ["step=1", "anchor=2", "grown=2", "saving=3", "saved=3", "step=4", "grown=4", "saving=5", "end"]
     for number, point in enumerate(points):
@@ -195,9 +196,12 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def test_a_process_that_hangs_does_not_hold_up_the_others(hanging: tuple[subprocess.Popen[bytes], Path]) -> None:
-    run, log = hanging
+def test_a_process_that_hangs_does_not_hold_up_the_others(
+    hanging: tuple[subprocess.Popen[bytes], Path, float],
+) -> None:
+    run, log, begun = hanging
     assert run.wait(240) == 2
+    assert log.stat().st_mtime - begun < 240
     wait_for(lambda: not members(run.pid), 60)  # a killed process takes a moment to give back its memory
     errors = [line for line in log.read_text().splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "process 1 of the run's 2 has ended or hangs" in errors[0]

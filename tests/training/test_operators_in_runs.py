@@ -96,8 +96,10 @@ SAVED = (*AROUND, END)
 STRATEGIES = ("ddp", "fsdp", "fsdp2")
 QUICK = ("Upcycle", "several")
 """Cases that each run of the tests resumes on several processes; ``make families`` resumes all."""
-DRAWN = ("DuplicateExperts", "DuplicateExperts, drawn", "RandomLayers", "noise on layers")
-"""Cases that draw random numbers: in these alone processes that hold whole tensors could come to differ."""
+WHOLE = (*QUICK, "PruneInner, activation")
+"""Cases tried under DDP, where each process grows whole tensors as one device does: what is measured is reduced over
+processes, and resumed.
+"""
 
 
 OF_SEVERAL_MODELS = {"BranchTrainMix"}
@@ -166,7 +168,7 @@ def all_cases(root: Path) -> None:
 
 def cases_under(strategy: str) -> Sequence[str]:
     """Those that each run of the tests tries on two processes; ``make families`` tries all."""
-    return (*QUICK, *DRAWN) if strategy == "ddp" else list(CASES)
+    return WHOLE if strategy == "ddp" else list(CASES)
 
 
 @pytest.mark.parametrize(("name", "strategy"), [(name, s) for s in STRATEGIES for name in cases_under(s)])

@@ -21,6 +21,7 @@ from lit_recycle.checkpoints.native import load_whole_checkpoint
 from lit_recycle.commands import grow
 from lit_recycle.growth.event import GrowthEvent, Trigger
 from lit_recycle.growth.operators import DuplicateExperts, Interpose, WidenHidden, WidenInner
+from lit_recycle.hub.shape import shape_of
 
 PAGE = (Path(__file__).parents[2] / "docs/grow-your-own-module.md").read_text()
 MODULE, RUN, ON_DISK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -122,8 +123,10 @@ def test_grown_on_disk_it_goes_on_as_grown_in_the_run(
     in_run, on_disk = (load_whole_checkpoint(tmp_path / name / "step=6.ckpt") for name in ("in run", "on disk"))
     for key in ("state_dict", "optimizer_states", "progress"):
         assert_equal(in_run[key], on_disk[key], key)
-    with pytest.raises(ValueError, match="of a module of your own, with num_layers, hidden_size, inner_size: use it"):
+    with pytest.raises(ValueError, match="of num_layers, hidden_size, inner_size, is none of this version's"):
         grow.main([str(anchor), "again.ckpt", "--depth", "2"])
+    with pytest.raises(ValueError, match="of num_layers, hidden_size, is none of this version's: one of a module of"):
+        shape_of({"num_layers": 2, "hidden_size": 32})
 
 
 def test_the_step_that_an_epochs_end_cuts_short_is_one(own: Any, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from lit_recycle.data.formats import datasets, flat, litdata, megatron
 from lit_recycle.data.formats.files import TokenFiles, joined
 from lit_recycle.data.sources import check_named, holds_text
-from lit_recycle.data.splits import refuse_splits
 
 READERS = (litdata.read, datasets.read, megatron.read, flat.read)
 
@@ -62,7 +61,5 @@ def _read(place: Path, dtype: str, column: str) -> Iterator[TokenFiles]:
     if whole is not None:
         yield whole
     elif place.is_dir() and not holds_text(place):
-        found = _once(sorted(file for file in place.rglob("*") if file.suffix in flat.ENDINGS))
-        refuse_splits(place, found)
-        for file in found:
+        for file in _once(sorted(file for file in place.rglob("*") if file.suffix in flat.ENDINGS)):
             yield from _read(file, dtype, column)
