@@ -139,28 +139,42 @@ class GrowthCallback(L.Callback):
         Raises:
             ValueError: For events out of order, in the past, or after the end of the run.
         """
+        # A dry run ends before they come.
+        to_come = [] if trainer.fast_dev_run else self._matched(module.growth)[0]  # type: ignore[attr-defined]
         return stages(
             module.shape,
-            [] if trainer.fast_dev_run else self.open_events(module.growth),  # type: ignore[attr-defined]  # it ends before they come
+            [event for _, event in to_come],
             pace=pace_of(trainer, trainer.datamodule),  # type: ignore[attr-defined]
             max_steps=trainer.max_steps,
             start=module.progress,
             micro_batches=micro_batches_of(trainer),
             seed=self.seed,
             first_event=len(module.growth),
-            first_in_run=len(of_this_run(module.growth)),
+            numbers=[number for number, _ in to_come],
         )
 
     def open_events(self, growth: Sequence[dict[str, Any]]) -> list[GrowthEvent]:
         """The configured events that the run has not been through, matched by what they say."""
-        past = [record["event"] for record in of_this_run(growth)]
-        open_events = []
-        for event, written in zip(self.events, self._written, strict=True):
-            if written in past:
-                past.remove(written)
+        return [event for _, event in self._matched(growth)[0]]
+
+    def unlisted(self, growth: Sequence[dict[str, Any]]) -> list[str]:
+        """A sentence on each growth of the run that is no event of the configuration, as one that was changed since."""
+        return [
+            f"the checkpoint has grown, {record['label']} at step {record['steps']:,}, by no event of this "
+            "configuration: one that was changed since is still to come, and grows the model once more"
+            for record in self._matched(growth)[1]
+        ]
+
+    def _matched(self, growth: Sequence[dict[str, Any]]) -> tuple[list[tuple[int, GrowthEvent]], list[dict[str, Any]]]:
+        """Events to come with their numbers in the configuration, from 1, and records of growths that are not in it."""
+        past, to_come = of_this_run(growth), []
+        for number, (event, written) in enumerate(zip(self.events, self._written, strict=True), 1):
+            record = next((record for record in past if record["event"] == written), None)
+            if record is None:
+                to_come.append((number, event))
             else:
-                open_events.append(event)
-        return open_events
+                past.remove(record)
+        return to_come, past
 
     # --- length of samples -------------------------------------------------------------------------------------------
 

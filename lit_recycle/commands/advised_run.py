@@ -48,7 +48,7 @@ def length(config: dict[str, Any], now: Situation, advice: Advice, past: int) ->
         max_steps=NO_END,
         start=now.progress,
         first_event=past,
-        first_in_run=past,
+        numbers=range(past + 1, past + 1 + len(shape.events)),
     )
     last = parts[-1]
     per_step = flops_of(last.last, last.shape)

@@ -134,6 +134,8 @@ def _problem(messages: list[str], path: str, owner: str | None, options: Iterabl
     if unrecognized := re.match(r"unrecognized arguments: --([\w.]+)", message):
         return _unknown(unrecognized[1], options)
     if unknown := _UNKNOWN.search(alternatives or message):
+        if "class_path" in (unknown["key"], unknown["sub"]):
+            return f"{path}: the arguments of a class_path go below init_args"
         owner = owner or next(iter(re.findall(_CLASS.pattern[1:], alternatives)), None)
         if owner:
             return _unknown((unknown["key"] or unknown["sub"]).partition(".")[0], _parameters(owner), path)

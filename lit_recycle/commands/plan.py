@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     run = run_shape(values)
     parts = run.stages()
     dry.notes += filter(None, [unfinished_warmup(parts)])
+    if dry.config.ckpt_path:
+        dry.notes.append("planned is the run from its beginning, and not what is left of it after --ckpt_path")
     dry.model.shapes_to_come = [stage.shape for stage in parts]
     dry.model.check_patterns()
     rows = [stage_row(run, stage) for stage in parts]

@@ -16,7 +16,7 @@ from lit_recycle.training.module import LitMoE
 
 WRITTEN_TO = ("dirpath", "save_dir")
 """Arguments of callbacks and loggers that are folders which they write to."""
-ROOT = "${trainer.default_root_dir}"
+ROOT, STEPS = "${trainer.default_root_dir}", "${trainer.max_steps}"
 
 
 class SharedConfig(SaveConfigCallback):
@@ -43,19 +43,26 @@ class SharedConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             with beside(Path(folder) / self.config_filename) as part:
                 values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-                values = relocatable(values, self.config.trainer.default_root_dir)
+                values = relative(values, self.config.trainer.default_root_dir, self.config.trainer.max_steps)
                 part.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def relocatable(value: Any, root: str, key: str = "") -> Any:
-    """A configuration in which what is written to the run's folder, or below it, follows when that is another one."""
+def relative(value: Any, root: str, steps: int, key: str = "") -> Any:
+    """A configuration with ``${…}`` where another folder or length of the run is to be followed, if one is given.
+
+    Args:
+        value: The configuration, or a part of it.
+        root: The run's folder. What is written to it, or below it, follows.
+        steps: The run's length. A schedule that ends with it follows.
+        key: What the part is called.
+    """
     if isinstance(value, dict):
-        return {name: relocatable(part, root, name) for name, part in value.items()}
+        return {name: relative(part, root, steps, name) for name, part in value.items()}
     if isinstance(value, list):
-        return [relocatable(part, root) for part in value]
+        return [relative(part, root, steps) for part in value]
     if key in WRITTEN_TO and (value == root or str(value).startswith(f"{root}/")):
         return ROOT + value.removeprefix(root)
-    return value
+    return STEPS if key == "total_steps" and value == steps else value
 
 
 def refuse_differences(dumps: list[str]) -> None:

@@ -161,6 +161,13 @@ class RecycleCLI(LightningCLI):
                 apply(events, values)
                 written = [values]
                 self.config = parser.parse_object(values)
+            if self.config.ckpt_path == "":
+                raise ValueError("--ckpt_path is an empty text: give a checkpoint, or `last` for the newest of the run")
+            if self.command not in ("fit", "plan") and self.config.ckpt_path == "last" and not written:
+                raise ValueError(
+                    f"{self.command} --ckpt_path last needs the run's configuration (--config), which says on what "
+                    "data; a checkpoint that is named brings its own"
+                )
             if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
                 parser.set_defaults(self._trained_on(self.config.ckpt_path))
                 self.config = parser.parse_args(args)  # type: ignore[arg-type]
@@ -177,6 +184,12 @@ class RecycleCLI(LightningCLI):
             raise ValueError(
                 "nothing of data.path or data.sources would be measured: the checkpoint's run has data.val_fraction 0, "
                 "and measures what data.val names; name the text there (--data.val.NAME PATH)"
+            )
+        if other and self.command in ("validate", "test", "predict"):
+            share = arguments.get("val_fraction", said.val_fraction)
+            rank_zero_info(
+                f"of data.path or data.sources the part split off for validation is measured, {share:g} of it unless "
+                "data.val_fraction says otherwise; --data.val.NAME PATH measures all of a path"
             )
         return {f"data.{name}": value for name, value in arguments.items() if name not in other}
 
@@ -256,6 +269,8 @@ class RecycleCLI(LightningCLI):
         if told := no_validation(self.config.trainer):
             rank_zero_info(told)
         to_come = self._growth.open_events(self.model.growth) if self._growth else []
+        for told in self._growth.unlisted(self.model.growth) if self._growth else ():
+            rank_zero_info(told)
         check_growths(self.datamodule.stages, len(self.model.growth) + len(to_come))
         if begins:
             self._check_growths()

@@ -138,10 +138,11 @@ def no_validation(trainer: Namespace) -> str | None:
 
 def check_addresses(trainer: Namespace) -> None:
     """Raises ``ValueError`` for addresses whose package is missing, where only a disk will do, or for no folder."""
-    if trainer.default_root_dir is None:
+    if not trainer.default_root_dir:
+        shown, parent = ("null", "None/") if trainer.default_root_dir is None else ("an empty text", "/")
         raise ValueError(
-            "trainer.default_root_dir cannot be null, for ${trainer.default_root_dir}/checkpoints would lie in None/: "
-            "leave it out, or set it to . for the current folder"
+            f"trainer.default_root_dir cannot be {shown}, for ${{trainer.default_root_dir}}/checkpoints would lie in "
+            f"{parent}: leave it out, or set it to . for the current folder"
         )
     if is_remote(trainer.default_root_dir):
         raise ValueError(

@@ -168,5 +168,7 @@ def check_val(val: dict[str, str | list[str]], sources: Sequence[Source]) -> dic
 
 def check_name(key: str, name: str) -> None:
     """Raises ValueError for what cannot be part of a tag."""
+    if not isinstance(name, str):
+        raise ValueError(f"{key} {name!r} is a number: put it between quotes")
     if not NAME.fullmatch(name):
         raise ValueError(f"{key} {name!r} must be letters, digits, dots and dashes, joined by single underscores")

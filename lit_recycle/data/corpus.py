@@ -125,10 +125,10 @@ def prepare_corpus(
     """
     files = find_files(path)
     tell_of_splits(path, [file.path for file in files if not file.is_code])
+    other_files(path)
     cache_dir = Path(cache_dir)
 
     def make(made: Path) -> dict[str, Any]:
-        other_files(path)
         if rows := rows_of_ids(files, text_field):
             return copy_ids(rows, sum(file.path.stat().st_size for file in files), tokenizer, val_fraction, made)
         meta = tokenise(files, tokenizer, text_field, val_fraction, made)

@@ -101,7 +101,7 @@ def _find(entry: str) -> list[SourceFile]:
     if root.exists():
         return [SourceFile(root, named=True)]
     if not glob.has_magic(entry):
-        raise ValueError(f"there is no text at {entry}: data.path takes a file, a folder, a glob or 'python-stdlib'")
+        raise ValueError(f"there is no text at {entry}: give a file, a folder, a glob or 'python-stdlib'")
     matches = [Path(match) for match in sorted(glob.glob(str(root), recursive=True))]
     if not any(match.is_file() for match in matches):
         raise ValueError(f"path={entry!r} matches no file; quote it in the shell and write ** to search folders.")

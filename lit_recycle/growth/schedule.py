@@ -105,7 +105,7 @@ def stages(
     micro_batches: int = 0,
     seed: int = 0,
     first_event: int = 0,
-    first_in_run: int = 0,
+    numbers: Sequence[int] = (),
 ) -> list[Stage]:
     """What a run will be, stage by stage.
 
@@ -118,7 +118,7 @@ def stages(
         micro_batches: Micro-batches before the start.
         seed: Seed of the noise.
         first_event: Number of the first event in the life of the model.
-        first_in_run: Its number in the run, by which messages call it, counted from 1.
+        numbers: Of the events in the configuration, by which messages call them; 1, 2, … when not given.
 
     Raises:
         ValueError: For events out of order, in the past, after the end of the run, or without the steps that they
@@ -126,7 +126,7 @@ def stages(
     """
     at, result, event, plan = _Place(start or Progress(0, 0, 0), micro_batches), [], None, None
     for number, following in enumerate([*events, None]):
-        name = following.name(first_in_run + number + 1) if following is not None else ""
+        name = following.name(numbers[number] if numbers else number + 1) if following is not None else ""
         begin = at
         at = _end(at, shape, pace, following, name, max_steps, is_first=number == 0)
         result.append(Stage(shape, begin.now, at.now, pace, begin.micro_batches, event, plan))

@@ -11,9 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lit_recycle.addresses import Place
+
 WAY_OUT = (
-    "{begin} with a lower learning rate (model.optimizer), a longer warm-up, or clipped "
-    "gradients (trainer.gradient_clip_val), or pass over such steps (model.spike_skip.non_finite)"
+    "{on} with clipped gradients (trainer.gradient_clip_val), or passing over such steps "
+    "(model.spike_skip.non_finite); or begin anew{weights} with a lower learning rate (model.optimizer) or a longer "
+    "warm-up"
 )
 
 
@@ -31,11 +34,11 @@ class FiniteWatch:
     computing, and looked at one step later, or when something is about to be saved, whatever comes first.
 
     Args:
-        way_on: Says from where to go on, as far as "with".
+        newest: Gives the newest checkpoint of the run, or None.
     """
 
-    def __init__(self, way_on: Callable[[], str]) -> None:
-        self._way_on = way_on
+    def __init__(self, newest: Callable[[], Place | None]) -> None:
+        self._newest = newest
         self._loss: Tensor | None = None
         self._seen: deque[_Seen] = deque()
 
@@ -78,11 +81,20 @@ class FiniteWatch:
                 arrived.synchronize()
             for what, value in zip(("loss", "gradient norm"), values.tolist(), strict=True):
                 if not torch.isfinite(torch.tensor(value)):
-                    way_out = WAY_OUT.format(begin=self._way_on())
+                    way_out = way_out_from(self._newest())
                     raise ValueError(f"the {what} of step {step} is {value}, and the run stops there: {way_out}")
 
 
-def check_weights(tensors: Iterable[Tensor], step: int, way_on: Callable[[], str]) -> None:
+def way_out_from(newest: Place | None) -> str:
+    """What can be done; a run that goes on has the rate of its checkpoint, whatever the configuration says."""
+    if newest is None:
+        return WAY_OUT.format(on="begin anew", weights="")
+    return WAY_OUT.format(
+        on=f"go on from {newest}, --ckpt_path last,", weights=f" from its weights (model.init_from {newest})"
+    )
+
+
+def check_weights(tensors: Iterable[Tensor], step: int, newest: Callable[[], Place | None]) -> None:
     """Raises ``ValueError``, on all processes, where a weight of any of them is not finite."""
     extremes = [
         extreme
@@ -96,5 +108,5 @@ def check_weights(tensors: Iterable[Tensor], step: int, way_on: Callable[[], str
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(broken, dist.ReduceOp.MAX)
     if broken.item():
-        way_out = WAY_OUT.format(begin=way_on())
+        way_out = way_out_from(newest())
         raise ValueError(f"the weights after step {step} are not finite, and are not saved: {way_out}")

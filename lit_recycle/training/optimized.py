@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
+from lit_recycle.addresses import Place
 from lit_recycle.checkpoints.find import checkpoints_of
 from lit_recycle.checkpoints.io import finish_saves
 from lit_recycle.data.batches import Batch
@@ -62,7 +63,7 @@ class OptimizedModule(EvaluatedModule):
         self.spikes = SpikeWatch(spike_skip) if spike_skip else None
         self.skip: Tensor | None = None
         """One if the optimizer step at hand is skipped, zero if not."""
-        self.watch = FiniteWatch(self._way_on)
+        self.watch = FiniteWatch(self._newest)
         self.saved_optimizer: str | None = None
         """Name of the optimizer whose state a checkpoint brings, if one does."""
         self.saved_groups: list[dict[str, Any]] = []
@@ -91,17 +92,16 @@ class OptimizedModule(EvaluatedModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.watch.check(wait=True)
-        check_weights(self.parameters(), self.trainer.global_step, self._way_on)
+        check_weights(self.parameters(), self.trainer.global_step, self._newest)
         super().on_save_checkpoint(checkpoint)
         if self.spikes:
             checkpoint["spikes"] = self.spikes.state_dict()
         if checkpoint.get("optimizer_states"):
             checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
-    def _way_on(self) -> str:
+    def _newest(self) -> Place | None:
         finish_saves(self.trainer)
-        found = checkpoints_of(self.trainer)
-        return f"go on from {found[0]}, --ckpt_path last," if found else "begin anew"
+        return next(iter(checkpoints_of(self.trainer)), None)
 
     # --- optimizer and schedule --------------------------------------------------------------------------------------
 

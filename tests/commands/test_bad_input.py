@@ -275,6 +275,13 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "devices by number": (("--trainer.devices", "0,1"), ("trainer.devices: on CPUs give the number of processes",)),
     "devices in a list": (("--trainer.devices", "[0]"), ("trainer.devices: on CPUs give the number of processes",)),
     "log interval": (("--trainer.log_every_n_steps", "-1"), ("trainer.log_every_n_steps must be at least 1",)),
+    "empty folder": (("--trainer.default_root_dir", ""), ("trainer.default_root_dir cannot be an empty text", "to .")),
+    "empty checkpoint": (("--ckpt_path", ""), ("--ckpt_path is an empty text",)),
+    "set named by a number": (("--data.val", "{2023: x.jsonl}"), ("data.val: 2023 is a number", "between quotes")),
+    "arguments beside a class": (
+        ("--model.optimizer", "{class_path: AdamW, lr: 1e-3}"),
+        ("model.optimizer: the arguments of a class_path go below init_args",),
+    ),
     "no folder": (("--trainer.default_root_dir", "null"), ("trainer.default_root_dir cannot be null", "set it to .")),
     "checkpoint": (("--ckpt_path", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
     "source": (("--model.config", "null", "--model.init_from", "/nowhere.ckpt"), ("no checkpoint at /nowhere.ckpt",)),
@@ -839,6 +846,24 @@ def test_what_a_checkpoint_cannot_be_resumed_with(refused: Refused, runs: Path, 
     refused(*base, "--trainer.max_steps", "2", says=("step 3", "trainer.max_steps 2", "raise it"))
     past = with_events(tmp_path / "past.yaml", [{"at": {"steps": 1}, "depth": {}}])
     refused(*base, "--config", past, says=("1 steps", "in the past", "step 3"))
+    later = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=5.ckpt")
+    refused(*later, "--growth.events.1.width.noise", "0.5", says=("event 2 (at 4 steps) lies in the past", "step 5"))
+
+
+def test_a_growth_that_was_changed_since_is_told(runs: Path, tmp_path: Path) -> None:
+    argv = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", runs / "alone/checkpoints/step=5.ckpt")
+    for moved, times in ((("--growth.events.1.at.steps", 6, "--trainer.max_steps", 7), 1), ((), 0)):
+        run = start(*argv, *moved, log=tmp_path / "log")
+        assert run.wait() == [0], run.output
+        said = "the checkpoint has grown, experts ×2 at step 4, by no event of this configuration"
+        assert run.output.count(said) == times, run.output
+
+
+def test_a_plan_is_of_a_run_from_its_beginning(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = runs / "alone/checkpoints/step=5.ckpt"
+    for options, told in (((), False), (("--ckpt_path", str(checkpoint)), True)):
+        assert main(["plan", "--config", str(config(tmp_path / "run")), *options]) == 0
+        assert ("planned is the run from its beginning" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("made", ["merged", "sharded", "weights alone"])

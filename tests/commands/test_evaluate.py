@@ -61,6 +61,9 @@ def test_a_run_that_split_nothing_off_is_measured_on_what_is_named(tmp_path: Pat
     evaluate = ("validate", "--ckpt_path", checkpoint(tmp_path), *PLAIN)
     found = start(*evaluate, log=tmp_path / "log")
     assert found.wait() == [0] and "loss/val_held_out" in found.output, found.output
+    log = tmp_path / "log"
+    last = start("validate", "--ckpt_path", "last", *PLAIN, "--trainer.default_root_dir", tmp_path / "run", log=log)
+    assert last.wait() == [2] and "needs the run's configuration" in last.errors[0], last.output
     for options, says in (
         (("--data.path", f"{TEXT}/encoder.py"), "nothing of data.path or data.sources would be measured"),
         (("--data.val", "null"), "data.val_fraction 0 keeps nothing for validation, and data.val names nothing"),
@@ -70,6 +73,7 @@ def test_a_run_that_split_nothing_off_is_measured_on_what_is_named(tmp_path: Pat
     other = ("--data.path", TEXT, "--data.val_fraction", 0.5)
     found = start(*evaluate, *other, log=tmp_path / "log")
     assert found.wait() == [0] and "loss/val " in found.output, found.output
+    assert "the part split off for validation is measured" in found.output
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from processes import config, start
 
-from lit_recycle.commands.saved_config import ROOT, relocatable
+from lit_recycle.commands.saved_config import ROOT, STEPS, relative
 
 
 def test_run_again_in_another_folder_nothing_is_written_into_the_first(tmp_path: Path) -> None:
@@ -38,5 +38,10 @@ def test_only_what_is_written_to_follows_the_folder() -> None:
     }
     values = {"a": [{"dirpath": "./checkpoints"}, {"save_dir": "."}, {"dirpath": "elsewhere", "save_dir": None}]}
     moved = {"a": [{"dirpath": f"{ROOT}/checkpoints"}, {"save_dir": ROOT}, {"dirpath": "elsewhere", "save_dir": None}]}
-    assert relocatable(values | stays, ".") == moved | stays
-    assert relocatable({"dirpath": "runs/ab"}, "runs/a") == {"dirpath": "runs/ab"}
+    assert relative(values | stays, ".", 6) == moved | stays
+    assert relative({"dirpath": "runs/ab"}, "runs/a", 6) == {"dirpath": "runs/ab"}
+
+
+def test_a_schedule_that_ends_with_the_run_follows_its_length() -> None:
+    schedules = [{"total_steps": 6}, {"total_steps": 4, "warmup_steps": 6}]
+    assert relative(schedules, ".", 6) == [{"total_steps": STEPS}, {"total_steps": 4, "warmup_steps": 6}]

@@ -126,7 +126,7 @@ def test_bad_parquet(tmp_path, monkeypatch):
 
 
 def test_missing_and_empty(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no text at .*gone: data.path takes"):
+    with pytest.raises(ValueError, match=r"there is no text at .*gone: give a file"):
         find_files(str(tmp_path / "gone"))
     with pytest.raises(ValueError, match="holds no text"):
         find_files(str(tmp_path))

@@ -151,12 +151,12 @@ def test_events_out_of_order_or_out_of_reach(events, message):
         stages(NativeModel(CONFIG), events, **RUN)
 
 
-def test_events_are_called_by_their_number_in_the_run():
-    """Not in the life of a model that has grown in a run before."""
+def test_events_are_called_by_their_number_in_the_configuration():
+    """Not in the life of a model that has grown before, and not among those that are still to come."""
     with pytest.raises(ValueError, match=r"event 2 .at 200 steps. cannot be reached"):
         stages(NativeModel(CONFIG), [event(steps=3), event(steps=200)], **RUN, first_event=3)
     with pytest.raises(ValueError, match=r"event 3 .at 200 steps. cannot be reached"):
-        stages(NativeModel(CONFIG), [event(steps=3), event(steps=200)], **RUN, first_event=3, first_in_run=1)
+        stages(NativeModel(CONFIG), [event(steps=3), event(steps=200)], **RUN, first_event=3, numbers=[1, 3])
 
 
 def test_an_event_at_the_end_cannot_be_reached_where_the_size_of_a_step_changes_there():
