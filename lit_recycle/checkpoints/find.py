@@ -54,6 +54,11 @@ def _last_number(place: Place) -> int:
     return int((re.findall(r"\d+", str(place).rpartition("/")[2]) or [-1])[-1])
 
 
+def _step(place: Place) -> int:
+    """That of a name which says it; otherwise -1."""
+    return int((re.findall(r"step=(\d+)", str(place).rpartition("/")[2]) or [-1])[-1])
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a hidden file or folder among checkpoints is what a killed save has left, and nothing is lost with it."""
     if path.name.endswith(".part"):
@@ -77,6 +82,11 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
         except ValueError as error:
             rank_zero_info(f"passed over: {error}")
         else:
+            if later := [other for other in found if _step(other) > _step(place) >= 0]:
+                rank_zero_info(
+                    f"{place} is the newest by its time, and {later[0]} is of a later step: give the latter if times "
+                    "were lost in a copy"
+                )
             return path
     if found:
         folders = ", ".join(sorted({str(place).rpartition("/")[0] for place in found}))

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -857,6 +858,20 @@ def test_a_growth_that_was_changed_since_is_told(runs: Path, tmp_path: Path) -> 
         assert run.wait() == [0], run.output
         said = "the checkpoint has grown, experts ×2 at step 4, by no event of this configuration"
         assert run.output.count(said) == times, run.output
+
+
+def test_times_that_were_lost_in_a_copy_are_told(runs: Path, tmp_path: Path) -> None:
+    """A run may have begun anew where an earlier one went further, so that times are what counts."""
+    shutil.copytree(runs / "alone", tmp_path / "run")
+    saved = tmp_path / "run/checkpoints"
+    argv = ("fit", "--config", config(tmp_path / "run"), "--ckpt_path", "last", "--trainer.max_steps", 7)
+    for newest, told in (("step=6.ckpt", 0), ("step=5.ckpt", 1)):
+        os.utime(saved / newest, (time.time() + 60, time.time() + 60))
+        run = start(*argv, log=tmp_path / "log")
+        assert run.wait() == [0], run.output
+        assert run.output.count(f"{saved / newest} is the newest by its time, and {saved}/") == told, run.output
+        for path in saved.glob("*step=7*"):
+            path.unlink()
 
 
 def test_a_plan_is_of_a_run_from_its_beginning(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ def test_a_rate_that_is_far_too_high_ends_in_a_sentence(tmp_path: Path) -> None:
 def test_weights_are_looked_at_each_and_all(values: list[float]) -> None:
     check_weights([torch.ones(3), torch.empty(0)], 1, lambda: None)
     with pytest.raises(
-        ValueError, match="after step 7 .*: begin anew with clipped gradients .* or begin anew with a lower"
+        ValueError, match=r"after step 7 .*: begin anew with clipped gradients .* or begin anew with a lower"
     ):
         check_weights([torch.ones(2), torch.tensor(values)], 7, lambda: None)
 
