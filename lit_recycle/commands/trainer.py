@@ -33,6 +33,7 @@ from lit_recycle.commands.double_keys import check_keys
 from lit_recycle.commands.errors import sentence
 from lit_recycle.commands.event_numbers import check_events, check_units, read_configs, with_number
 from lit_recycle.commands.event_options import apply, split_off
+from lit_recycle.commands.measured_data import check_checkpoint_option, data_of_checkpoint
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
 from lit_recycle.commands.saved_config import SharedConfig
@@ -45,7 +46,7 @@ from lit_recycle.commands.trainer_keys import (
     leave_out_switched_off,
     no_validation,
 )
-from lit_recycle.data.config import DataDefaults, check_growths
+from lit_recycle.data.config import check_growths
 from lit_recycle.data.module import TextData, check_stream, validates
 from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.history import records_to_come
@@ -161,37 +162,14 @@ class RecycleCLI(LightningCLI):
                 apply(events, values)
                 written = [values]
                 self.config = parser.parse_object(values)
-            if self.config.ckpt_path == "":
-                raise ValueError("--ckpt_path is an empty text: give a checkpoint, or `last` for the newest of the run")
-            if self.command not in ("fit", "plan") and self.config.ckpt_path == "last" and not written:
-                raise ValueError(
-                    f"{self.command} --ckpt_path last needs the run's configuration (--config), which says on what "
-                    "data; a checkpoint that is named brings its own"
-                )
-            if self.command != "fit" and self.config.ckpt_path not in (None, "last"):
-                parser.set_defaults(self._trained_on(self.config.ckpt_path))
+            path = self.config.ckpt_path
+            check_checkpoint_option(self.command, path, has_config=bool(written))
+            if self.command != "fit" and path not in (None, "last"):
+                parser.set_defaults(data_of_checkpoint(path, self.config.data, self.command))
                 self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except ArgumentError as error:
             options = parser.get_defaults(skip_validation=True).keys()
             raise ValueError(with_number(sentence(error, options) or str(error), written)) from error
-
-    def _trained_on(self, path: str) -> dict[str, Any]:
-        """Keys of the data that a checkpoint was trained on, for whoever says nothing else."""
-        data, said = load_checkpoint(path, shards=False).get("TextData", {}), self.config.data
-        other = ("path", "sources") if said.path is not None or said.sources is not None else ()
-        arguments = data.get("arguments", {})
-        if other and arguments.get("val_fraction") == 0 and said.val_fraction == DataDefaults.val_fraction:
-            raise ValueError(
-                "nothing of data.path or data.sources would be measured: the checkpoint's run has data.val_fraction 0, "
-                "and measures what data.val names; name the text there (--data.val.NAME PATH)"
-            )
-        if other and self.command in ("validate", "test", "predict"):
-            share = arguments.get("val_fraction", said.val_fraction)
-            rank_zero_info(
-                f"of data.path or data.sources the part split off for validation is measured, {share:g} of it unless "
-                "data.val_fraction says otherwise; --data.val.NAME PATH measures all of a path"
-            )
-        return {f"data.{name}": value for name, value in arguments.items() if name not in other}
 
     @override
     def before_instantiate_classes(self) -> None:

@@ -85,7 +85,7 @@ def run_each(root: Path) -> None:
         run(root, strategy)
 
 
-SEVERAL = ["ddp", "fsdp", "fsdp2", "fsdp_full", "fsdp2_full"]
+SEVERAL = ["ddp", "fsdp", "fsdp2", "fsdp_full"]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from lit_recycle.training.module import LitMoE
 from lit_recycle.training.regrow import grow_in_run
 
 STEPS = 9
-RUNS = {2: ["ddp", "fsdp", "fsdp2", "fsdp_full", "fsdp2_full"], 4: ["fsdp2"]}
+RUNS = {2: ["ddp", "fsdp", "fsdp2", "fsdp2_full"], 4: ["fsdp2"]}
 NAMES = [f"{world}-{strategy}" for world, strategies in RUNS.items() for strategy in strategies]
 RESUMES = [
     ("2-fsdp", "step=2", 2, "fsdp2"),

@@ -168,7 +168,8 @@ def all_cases(root: Path) -> None:
 
 def cases_under(strategy: str) -> Sequence[str]:
     """Those that each run of the tests tries on two processes; ``make families`` tries all."""
-    return WHOLE if strategy == "ddp" else list(CASES)
+    names = list(CASES)
+    return {"ddp": WHOLE, "fsdp": sorted({*QUICK, *names[::2]}), "fsdp2": names}[strategy]
 
 
 @pytest.mark.parametrize(("name", "strategy"), [(name, s) for s in STRATEGIES for name in cases_under(s)])
