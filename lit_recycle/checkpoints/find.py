@@ -46,17 +46,13 @@ def checkpoints_of(trainer: Trainer) -> list[Place]:
             here = [path for pattern in ("*.ckpt", ".*.ckpt.old") for path in folder.glob(pattern)]
             # `last` may be a link to what a killed run was still writing.
             found += [(path.stat().st_mtime_ns / 1e9, path) for path in here if path.exists()]
+    # By number, too, most often the step: stores tell times in seconds, in which several may have been saved.
     return [place for _, place in sorted(found, key=lambda pair: (pair[0], _last_number(pair[1])), reverse=True)]
 
 
-def _last_number(place: Place) -> int:
-    """That of a name, most often the step: stores tell times in seconds, in which several may have been saved."""
-    return int((re.findall(r"\d+", str(place).rpartition("/")[2]) or [-1])[-1])
-
-
-def _step(place: Place) -> int:
-    """That of a name which says it; otherwise -1."""
-    return int((re.findall(r"step=(\d+)", str(place).rpartition("/")[2]) or [-1])[-1])
+def _last_number(place: Place, label: str = "") -> int:
+    """The last number of a name, or the last one behind a label; -1 where there is none."""
+    return int((re.findall(rf"{label}(\d+)", str(place).rpartition("/")[2]) or [-1])[-1])
 
 
 def is_leftover(path: Path) -> bool:
@@ -82,7 +78,8 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
         except ValueError as error:
             rank_zero_info(f"passed over: {error}")
         else:
-            if later := [other for other in found if _step(other) > _step(place) >= 0]:
+            step = _last_number(place, "step=")
+            if later := [other for other in found if _last_number(other, "step=") > step >= 0]:
                 rank_zero_info(
                     f"{place} is the newest by its time, and {later[0]} is of a later step: give the latter if times "
                     "were lost in a copy"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from typing_extensions import override
 
+from lit_recycle.commands.saved_config import plain
 from lit_recycle.commands.trainer import RecycleCLI
 from lit_recycle.commands.trainer_keys import check_callbacks, no_validation
 from lit_recycle.training.run_checks import check_first_step, check_vocabulary
@@ -48,4 +48,4 @@ class DryRun(RecycleCLI):
 
     def values(self) -> dict[str, Any]:
         """The whole configuration in plain types, defaults included."""
-        return yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return plain(self.parser, self.config)

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 import yaml
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
@@ -42,9 +43,14 @@ class SharedConfig(SaveConfigCallback):
         self.already_saved = True
         if trainer.is_global_zero:
             with beside(Path(folder) / self.config_filename) as part:
-                values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-                values = relative(values, self.config.trainer.default_root_dir, self.config.trainer.max_steps)
+                trainer_keys, values = self.config.trainer, plain(self.parser, self.config)
+                values = relative(values, trainer_keys.default_root_dir, trainer_keys.max_steps)
                 part.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A whole configuration in plain types, defaults included."""
+    return yaml.safe_load(parser.dump(config, skip_none=False))
 
 
 def relative(value: Any, root: str, steps: int, key: str = "") -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -36,7 +35,7 @@ from lit_recycle.commands.event_options import apply, split_off
 from lit_recycle.commands.measured_data import check_checkpoint_option, data_of_checkpoint
 from lit_recycle.commands.parent import announce
 from lit_recycle.commands.quiet import silence
-from lit_recycle.commands.saved_config import SharedConfig
+from lit_recycle.commands.saved_config import SharedConfig, plain
 from lit_recycle.commands.trainer_keys import (
     check_addresses,
     check_callbacks,
@@ -47,7 +46,7 @@ from lit_recycle.commands.trainer_keys import (
     no_validation,
 )
 from lit_recycle.data.config import check_growths
-from lit_recycle.data.module import TextData, check_stream, validates
+from lit_recycle.data.module import TextData
 from lit_recycle.data.pace import pace_of
 from lit_recycle.growth.history import records_to_come
 from lit_recycle.growth.schedule import stages, unfinished_warmup
@@ -158,7 +157,7 @@ class RecycleCLI(LightningCLI):
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
             check_groups(self.config)
             if events:
-                values = yaml.safe_load(parser.dump(self.config, skip_none=False))
+                values = plain(parser, self.config)
                 apply(events, values)
                 written = [values]
                 self.config = parser.parse_object(values)
@@ -238,9 +237,7 @@ class RecycleCLI(LightningCLI):
         Growths are those of a run that begins; one that goes on knows its progress only later.
         """
         check_run(self.model, self.trainer, self.datamodule, is_fit=True)
-        check_stream(self.trainer)
-        if validates(self.trainer):
-            self.datamodule.check_validated()
+        self.datamodule.check_trainer(self.trainer)
         check_first_step(self.model, self.trainer.max_steps)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -161,7 +161,8 @@ class TextData(LightningDataModule):
         if self.trainer is not None:
             folders = self.trainer.strategy.broadcast(folders)
             if stage == "fit":
-                _check_trainer(self.trainer, self)
+                _check_module(self.trainer.lightning_module)
+                self.check_trainer(self.trainer)
         assert folders, "prepare_data comes before setup"
         self._batches, self._cut, self._rows = None, Cut(self.seq_len, self.seq_len), self.batch_size
         found = [how.open(source, folder) for (source, how), folder in zip(self._everything, folders, strict=True)]
@@ -311,6 +312,13 @@ class TextData(LightningDataModule):
         tokens, epochs = self.stream.tokens_by(self._place), self.stream.epochs_by(self._place)
         return {name: (tokens[name], epochs[name]) for name in tokens}
 
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raises ValueError for a trainer that cannot work with a stream, or would validate on nothing."""
+        if trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")
+        if trainer.limit_val_batches and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # which takes what there is
+            self.check_validated()
+
     def check_validated(self) -> None:
         """Raises ValueError where there is nothing to validate on."""
         if not self.val_fraction and not self.val:
@@ -399,24 +407,9 @@ class TextData(LightningDataModule):
             rank_zero_warn(change)
 
 
-def _check_trainer(trainer: Trainer, data: TextData) -> None:
-    module = trainer.lightning_module
+def _check_module(module: object) -> None:
     if not isinstance(getattr(module, "samples_seen", None), int):
         raise ValueError(
             f"{type(module).__name__} needs an int attribute samples_seen, the samples trained on so far by all "
             "processes, for TextData to resume at the right sample."
         )
-    check_stream(trainer)
-    if validates(trainer):
-        data.check_validated()
-
-
-def validates(trainer: Trainer) -> bool:
-    """Whether a run is to be validated; a dry run takes what there is."""
-    return bool(trainer.limit_val_batches) and not trainer.fast_dev_run  # type: ignore[attr-defined]
-
-
-def check_stream(trainer: Trainer) -> None:
-    """Raises ValueError for a trainer that cannot work with a stream."""
-    if trainer.overfit_batches:  # type: ignore[attr-defined]
-        raise ValueError("overfit_batches does not work with an endless stream; set path to a small file instead.")

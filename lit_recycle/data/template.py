@@ -96,17 +96,15 @@ def prepare_records(
     if plain := [file.path for file in files if file.kind == "text"]:
         raise ValueError(f"{plain[0]} has no fields for a template: give .jsonl, .json, .parquet or a dataset.")
     tell_of_splits(path, [file.path for file in files])
+    other_files(path)
     size = sum(file.path.stat().st_size for file in files)
-    documents = _documents(path, files, template, tokenizer)
+    documents = _documents(files, template, tokenizer)
     with corpus_key(files, tokenizer, cache_dir, template.key, val_fraction) as key:
         return prepare_ids(documents, size, key, tokenizer, cache_dir, val_fraction, leaves_out=bool(template.loss_on))
 
 
-def _documents(
-    path: str | list[str], files: Sequence[SourceFile], template: Template, tokenizer: Tokenizer
-) -> Iterator[np.ndarray]:
+def _documents(files: Sequence[SourceFile], template: Template, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Ids of every document; ~id where it is not predicted. Says what is left out."""
-    other_files(path)
     oddities = Oddities()
     records = (record for file in files for record in read_records(file, template.fields, oddities))
     while some := list(islice(records, AT_ONCE)):

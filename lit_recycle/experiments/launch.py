@@ -127,7 +127,7 @@ def _with_start(task: Task, folder: Path, settings: Settings) -> Fit:
 
 
 def _with_paths(fit: Fit, folder: Path, settings: Settings) -> Fit:
-    """The configuration with this machine's paths, and what keeps checkpoints and numbers."""
+    """The configuration with this machine's paths, and what keeps checkpoints and numbers; nobody reads a sample."""
     record = {"end": str(folder / END), "progress": str(folder / STEP)}
     checkpoint = {
         "dirpath": str(folder / "checkpoints"),
